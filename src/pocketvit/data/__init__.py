@@ -1,0 +1,1 @@
+"""Files -> validated samples. Only `loader` imports torch."""

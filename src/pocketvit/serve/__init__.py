@@ -1,0 +1,1 @@
+"""Artifact -> answers for people: files, folders, pictures."""

@@ -1,0 +1,222 @@
+"""Artifacts on disk: a folder (or one zipped ``.pvit``) with a manifest, model files, goldens and a card.
+
+Written to a temporary folder and renamed, so there are no half artifacts. Reading trusts nothing: names may not leave
+the folder, archives may not unpack to more than they should, and NumPy files are read without pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.spec.manifest import FileEntry, Manifest, Variant
+from pocketvit.spec.preprocess import Preprocess
+
+MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
+MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real inputs with the trained float model's outputs, and what they were made with."""
+
+    inputs: NDArray[np.uint8]
+    """(N, H, W, 3) uint8: model inputs after preprocessing."""
+    outputs: Mapping[str, NDArray[np.float32]]
+    """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
+    sources: tuple[NDArray[np.uint8], ...]
+    """A few images as they were before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
+    truth: NDArray[np.generic]
+    """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that was found and whose manifest is valid; its files are not verified yet."""
+
+    path: Path
+    manifest: Manifest
+
+    def variant(self, key: str | None = None) -> Variant:
+        """The variant ``runtime:precision`` (default: the manifest's).
+
+        Raises:
+            UsageError: the artifact holds no such variant.
+        """
+        wanted = key or self.manifest.default
+        for variant in self.manifest.variants:
+            if f"{variant.runtime}:{variant.precision}" == wanted:
+                return variant
+        have = ", ".join(f"{v.runtime}:{v.precision}" for v in self.manifest.variants)
+        raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
+
+    def variant_bytes(self, variant: Variant) -> int:
+        """Bytes on disk of the files that ``variant`` needs, as measured now."""
+        return sum((self.path / name).stat().st_size for name in (variant.path, *variant.companions))
+
+
+def shipped_names() -> list[str]:
+    """Names of the artifacts that are package data, e.g. ``denoise-color``."""
+    root = Path(str(resources.files("pocketvit"))) / "models_shipped"
+    return sorted(p.name for p in root.iterdir() if (p / MANIFEST).is_file()) if root.is_dir() else []
+
+
+def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
+    """Folder of an artifact: a shipped name, an artifact folder, a run folder that holds one, or a ``.pvit`` file (unpacked to a cache).
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    path = Path(path_or_name)
+    if not path.exists() and str(path_or_name) in shipped_names():
+        return Path(str(resources.files("pocketvit"))) / "models_shipped" / str(path_or_name)
+    if path.is_file() and path.suffix == ".pvit":
+        return _unpack(path)
+    for folder in (path, path / "artifact"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise UsageError(f"{path_or_name}: no artifact there.", f"Give a folder with a {MANIFEST}, a .pvit file or one of: {', '.join(shipped_names()) or 'none shipped'}.")
+
+
+def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
+    """Find the artifact and parse its manifest.
+
+    Raises:
+        UsageError: nothing is there.
+        VerificationError: the manifest is damaged, of another version, or names files outside the folder.
+    """
+    folder = find_artifact(path_or_name)
+    todo = "Export it again, or copy the whole folder again."
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise VerificationError(f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}.", todo) from error
+    except UsageError as error:  # Preprocess checks its own values
+        raise VerificationError(f"{folder / MANIFEST}: {error.what}", todo) from error
+    names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
+    for name in names:
+        if PurePosixPath(name).name != name or "\\" in name:
+            raise VerificationError(f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder.", "Do not use this artifact.")
+    return Artifact(folder, manifest)
+
+
+def read_golden(artifact: Artifact) -> Golden:
+    """The goldens of ``artifact``.
+
+    Raises:
+        VerificationError: the file is missing, damaged or incomplete.
+    """
+    path = artifact.path / GOLDEN
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            outputs = {key.removeprefix("output."): data[key] for key in data.files if key.startswith("output.")}
+            sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data.files)))
+            preprocess = json.loads(str(data["preprocess"]))
+            for key in ("size", "mean", "std"):
+                preprocess[key] = tuple(preprocess[key])
+            return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, UsageError) as error:
+        raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
+
+
+def write_golden(folder: Path, golden: Golden) -> None:
+    """Write ``golden.npz`` (compressed, no pickle) into ``folder``."""
+    arrays: dict[str, NDArray[np.generic]] = {"inputs": golden.inputs, "truth": golden.truth, "preprocess": np.array(json.dumps(golden.preprocess.to_dict()))}
+    arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
+    arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
+    np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entries(folder: Path) -> list[FileEntry]:
+    """Entries for every file in ``folder`` but the manifest."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    return [FileEntry(path=p.name, bytes=p.stat().st_size, sha256=sha256(p)) for p in files]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace ``manifest.json`` in one step."""
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+
+
+@contextmanager
+def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``destination`` and rename it there on success; on any error nothing is left.
+
+    Raises:
+        UsageError: ``destination`` exists and ``replace`` is off.
+        DataError: the disk is full or not writable.
+    """
+    if destination.exists() and not replace:
+        raise UsageError(f"{destination} already exists.", "Choose another name or delete it first.")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise DataError(f"{destination}: cannot be created ({error.strerror}).", "Check free space and permissions.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if destination.exists():
+            shutil.rmtree(destination)
+        os.rename(temporary, destination)
+    except OSError as error:
+        raise DataError(f"{destination}: cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def pack(artifact: Artifact, destination: Path) -> Path:
+    """Zip an artifact into one ``.pvit`` file and return its path."""
+    partial = destination.with_name(f".{destination.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
+            archive.write(artifact.path / name, name)
+    os.replace(partial, destination)
+    return destination
+
+
+def _unpack(path: Path) -> Path:
+    """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
+    cache = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit")) / "unpacked" / sha256(path)[:32]
+    if (cache / MANIFEST).is_file():
+        return cache
+    refuse = "Do not use this file; ask for it again."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
+                raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", refuse)
+            for member in members:
+                if PurePosixPath(member.filename).name != member.filename or "\\" in member.filename or member.filename.startswith("."):
+                    raise VerificationError(f"{path}: member {member.filename!r} would leave the folder.", refuse)
+            if MANIFEST not in archive.namelist():
+                raise VerificationError(f"{path}: holds no {MANIFEST}.", refuse)
+            with new_folder(cache, replace=True) as folder:
+                archive.extractall(folder)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
+    return cache

@@ -1,0 +1,95 @@
+"""What a user asks for: the target, the budget on it and the floor below which a model is useless."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pocketvit.errors import UsageError
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+RUNTIME_NAMES = ("onnxruntime", "openvino", "torchscript")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime on this device with a precision and a thread count; written ``onnxruntime:int8:2``."""
+
+    runtime: str = "onnxruntime"
+    precision: str = "fp32"
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIME_NAMES:
+            raise UsageError(f"unknown runtime {self.runtime!r}.", f"Take one of {', '.join(RUNTIME_NAMES)}.")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
+        if self.threads < 1:
+            raise UsageError(f"threads must be at least 1, not {self.threads}.", "Give the cores the model may use.")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """``runtime[:precision[:threads]]``."""
+        parts = text.split(":")
+        try:
+            threads = int(parts[2]) if len(parts) > 2 else cls.threads
+        except ValueError:
+            raise UsageError(f"target {text!r}: {parts[2]!r} is no thread count.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2.") from None
+        if len(parts) > 3:
+            raise UsageError(f"target {text!r} has too many parts.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2.")
+        return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads)
+
+    def __str__(self) -> str:
+        return f"{self.runtime}:{self.precision}:{self.threads}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on the target; ``None`` is no limit."""
+
+    latency_ms: float | None = None
+    """Milliseconds for one image: preprocessing, inference and postprocessing together."""
+    percentile: Literal["p50", "p90"] = "p50"
+    """Which percentile of the latency the limit is on."""
+    size_mb: float | None = None
+    """Megabytes (1e6 bytes) of the model files on disk."""
+    memory_mb: float | None = None
+    """Peak resident megabytes of a fresh process that loads the model and answers once."""
+
+    def __post_init__(self) -> None:
+        for name in ("latency_ms", "size_mb", "memory_mb"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"budget.{name} must be positive, not {value}.", "Leave it out for no limit.")
+
+    def misses(self, *, latency_ms: float | None, size_mb: float, memory_mb: float | None) -> list[str]:
+        """One sentence for each limit that the measured figures exceed."""
+        measured = {"latency_ms": latency_ms, "size_mb": size_mb, "memory_mb": memory_mb}
+        found = []
+        for name, value in measured.items():
+            limit = getattr(self, name)
+            if limit is not None and value is not None and value > limit:
+                found.append(f"{name} {value:.4g} > {limit:.4g}")
+        return found
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The worst accepted value of the task's main metric, absolute or as a drop from the trained float model."""
+
+    metric: str | None = None
+    """Metric name, e.g. ``psnr`` or ``fine.top1``; ``None`` takes the task's main one."""
+    value: float | None = None
+    """Absolute floor in the metric's unit."""
+    max_drop: float | None = None
+    """Largest accepted loss against the float model, in the metric's unit (percentage points, dB)."""
+
+    def misses(self, value: float, reference: float | None = None) -> list[str]:
+        """One sentence for each limit that ``value`` falls short of (higher is better for every main metric)."""
+        found = []
+        if self.value is not None and value < self.value:
+            found.append(f"metric {value:.4g} < {self.value:.4g}")
+        if self.max_drop is not None and reference is not None and reference - value > self.max_drop + 1e-9:
+            found.append(f"metric drop {reference - value:.3g} > {self.max_drop:.3g}")
+        return found

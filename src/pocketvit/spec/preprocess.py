@@ -1,0 +1,105 @@
+"""Preprocessing as data, executed by one function everywhere: training, calibration, prediction, benchmarks, serving.
+
+Colour order, mean and standard deviation are baked into the exported graph, which takes pixels; they are listed here
+because they are part of what the model was trained with, and ``verify`` holds the manifest against them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pocketvit.errors import DataError, UsageError
+
+Pixels = NDArray[np.uint8]
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the model's input.
+
+    ``resize``: ``crop`` scales the short side to ``size / crop_pct`` and cuts the centre (timm's evaluation transform);
+    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with tiles of ``size``.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    """Height and width of the model's input in pixels."""
+    resize: Literal["crop", "stretch", "tile"] = "crop"
+    crop_pct: float = 0.9
+    """Share of the resized short side that the centre crop keeps (``crop`` only)."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    """Filter, always antialiased when shrinking (Pillow's definition)."""
+    overlap: int = 0
+    """Pixels shared by neighbouring tiles (``tile`` only)."""
+    color: Literal["RGB", "BGR"] = "RGB"
+    """Channel order that the model itself sees; the exported graph always takes RGB."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted per channel after scaling to [0, 1]; baked into the graph."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divisor per channel; baked into the graph."""
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
+        if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
+            raise UsageError(f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}.", "Take 16.")
+        if min(self.std) <= 0:
+            raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def resize(image: Pixels, size: tuple[int, int], interpolation: str = "bicubic", box: tuple[float, float, float, float] | None = None) -> Pixels:
+    """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut first."""
+    height, width = size
+    if box is None and image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[interpolation], box=box))
+
+
+def prepare(image: Pixels, spec: Preprocess) -> Pixels:
+    """Return the (size, 3) uint8 input of a fixed-size model for an RGB image of shape (H, W, 3).
+
+    Raises:
+        DataError: the array is not (H, W, 3) uint8.
+        UsageError: ``spec`` tiles; use :mod:`pocketvit.spec.tiles`.
+    """
+    check_pixels(image)
+    if spec.resize == "tile":
+        raise UsageError("a tiled preprocessing has no single input.", "Use pocketvit.spec.tiles.run_tiled.")
+    if spec.resize == "stretch":
+        return resize(image, spec.size, spec.interpolation)
+    height, width = image.shape[:2]
+    target_h, target_w = spec.size
+    # The same integers as torchvision's Resize (floor) and CenterCrop (round), which timm uses.
+    scale = max(np.floor(target_h / spec.crop_pct) / height, np.floor(target_w / spec.crop_pct) / width)
+    resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
+    image = resize(image, (resized_h, resized_w), spec.interpolation)
+    top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
+    return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
+
+
+def check_pixels(image: NDArray[Any]) -> None:
+    """Raise ``DataError`` unless ``image`` is (H, W, 3) uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise DataError(f"expected (H, W, 3) uint8 pixels, got {image.dtype} {image.shape}.", "Read the image with pocketvit.spec.images.read_image.")

@@ -1,0 +1,278 @@
+"""The recipe: one YAML file, or the same fields in Python, that states everything a run needs.
+
+Every field can be overridden on the command line (``--train.epochs 3``). Unknown keys are errors that name the nearest
+valid one; fields are checked for type and for impossible combinations when the recipe is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pocketvit.errors import UsageError
+from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images are and how they become samples."""
+
+    train: tuple[str, ...] = ()
+    """Folders or list files with training data; several are joined."""
+    val: tuple[str, ...] = ()
+    """Validation data; empty splits off ``val_share`` of the training data, stratified."""
+    layout: Literal["clean", "pairs", "classes", "list", "sidd", "gopro"] = "clean"
+    """``clean`` photos with synthetic noise; ``pairs`` (noisy/ + clean/ or *_real + *_mean); ``classes`` (one folder per class); ``list`` (path, fine, coarse); ``sidd``; ``gopro``."""
+    class_names: str | None = None
+    """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
+    val_share: float = 0.1
+    """Share split off for validation where ``val`` is empty."""
+    noise: Literal["none", "gaussian", "poisson"] = "gaussian"
+    """Synthetic noise of the ``clean`` layout; ``poisson`` adds shot noise to Gaussian read noise."""
+    sigma: tuple[float, float] = (25.0, 25.0)
+    """Range of the Gaussian standard deviation on the 0..255 scale, uniform per crop."""
+    shot: tuple[float, float] = (0.0, 0.02)
+    """Range of the shot-noise gain (variance per unit of signal in [0, 1]), uniform per crop (``poisson``)."""
+    patch: int = 64
+    """Side of the training crops in pixels (restore)."""
+    patches_per_image: int = 1
+    """Crops taken from each image per epoch (restore)."""
+    eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0)
+    """Noise levels of the validation metric (``clean`` layout); the main metric is at the middle one."""
+    workers: int = 0
+    """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_share < 1:
+            raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
+        if self.sigma[0] < 0 or self.sigma[1] < self.sigma[0]:
+            raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
+        if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
+            raise UsageError("data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which architecture, from which weights."""
+
+    name: str = "vit_tiny_patch16_224"
+    """A row of the variants table (``pocketvit.models.VARIANTS``) or ``timm:<name>``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
+    weights: str | None = None
+    """Start from: a local .safetensors (timm's names are understood), a checkpoint folder, a shipped artifact's name, or ``timm``."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model must do."""
+
+    name: Literal["restore", "classify"] = "classify"
+    loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse", "cross_entropy"] = "auto"
+    """``auto`` is log_mse for restore (it weighs all noise levels alike) and cross_entropy for classify."""
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    level_weights: tuple[float, ...] = ()
+    """Weight of each level's loss, coarsest first; empty weighs all alike."""
+
+    def __post_init__(self) -> None:
+        restore = ("auto", "l1", "charbonnier", "mse", "log_mse")
+        if (self.name == "restore") != (self.loss in restore) and self.loss != "auto":
+            raise UsageError(f"task.loss {self.loss} does not go with task.name {self.name}.", f"For restore take one of {', '.join(restore)}; for classify cross_entropy.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the model is trained."""
+
+    epochs: int = 10
+    batch_size: int = 32
+    accumulate: int = 1
+    """Batches whose gradients are summed before a step."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.05
+    """Share of all steps during which the rate rises linearly."""
+    min_lr: float = 0.0
+    """Rate at the end, as a share of ``lr``."""
+    clip_norm: float | None = 1.0
+    ema: float | None = None
+    """Decay of the exponential moving average of the weights, which is then what is evaluated and kept."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    """``auto`` is bf16 where the processor has bf16 instructions, else fp32. fp16 needs a GPU."""
+    channels_last: bool = True
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+    augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
+    """Classify: ``crop`` = random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Restore always flips and turns unless ``none``."""
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    """Area range of the random resized crop."""
+    jitter: float = 0.2
+    """Strength of brightness, contrast and saturation jitter."""
+    randaugment_magnitude: int = 2
+    patience: int | None = None
+    """Stop after this many epochs without a better validation metric."""
+    validate_every: int = 1
+    """Epochs between validations."""
+    checkpoint_minutes: float = 5.0
+    """Least minutes between ``last`` checkpoints within an epoch."""
+    checkpoint_steps: int | None = None
+    """Write ``last`` every so many steps instead."""
+    minutes: float | None = None
+    """Stop after so many minutes of training, with the schedule ending there instead of at ``epochs``."""
+    teacher: str | None = None
+    """Checkpoint folder or .safetensors of a teacher; its answers become part of the loss."""
+    distill_weight: float = 0.5
+    distill_temperature: float = 2.0
+    devices: int = 1
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "validate_every", "devices"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"train.{name} must be at least 1, not {getattr(self, name)}.", "Correct the recipe.")
+        if self.lr <= 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
+            raise UsageError("train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].", "Correct the recipe.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Which steps are tried behind the gain gate."""
+
+    steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
+    calibration_images: int = 64
+    """Training images used for calibration and sensitivity ranking; never validation images."""
+    min_speedup: float = 1.03
+    """A step stays if its p50 is at least so many times better, or its file ``min_shrink`` times smaller, side by side."""
+    min_shrink: float = 1.5
+    max_float_layers: int | None = None
+    """At most so many of the ranked layers are put back in float; ``None`` tries all."""
+    library_default: bool = True
+    """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How ``fit`` looks for candidates."""
+
+    models: tuple[str, ...] = ()
+    """Variants to consider; empty takes only ``model.name``."""
+    sizes: tuple[int, ...] = ()
+    """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
+    runtimes: tuple[Literal["onnxruntime", "openvino", "torchscript"], ...] = ("onnxruntime", "openvino")
+    trials: int = 4
+    """At most so many surviving models are trained."""
+    rung_epochs: int = 1
+    """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
+    timing_seconds: float = 2.0
+    """Seconds of timing for each candidate."""
+    eval_images: int | None = None
+    """Validation images used to score exported files; ``None`` takes all."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run needs."""
+
+    data: Data = Data()
+    model: Model = field(default_factory=Model)
+    task: Task = Task()
+    preprocess: Preprocess = Preprocess()
+    train: Train = Train()
+    compress: Compress = Compress()
+    budget: Budget = Budget()
+    floor: Floor = Floor()
+    target: Target = Target()
+    search: Search = Search()
+    name: str = "artifact"
+    """Name of the artifact."""
+    licence_data: str = "not stated"
+    """Terms of the training data, copied into manifest and card."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as written to ``recipe.yaml`` in the run folder."""
+        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+
+def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe and override fields.
+
+    Args:
+        source: YAML file, a recipe, or ``None`` for the defaults.
+        overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields; dataclasses too.
+
+    Raises:
+        UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.
+    """
+    if isinstance(source, Recipe):
+        document = source.to_dict()
+    else:
+        document = _read_yaml(Path(source)) if source is not None else {}
+    for key, value in (overrides or {}).items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        _merge(document, _nest(key.split("."), value))
+    _check_keys(document, Recipe, "")
+    try:
+        return TypeAdapter(Recipe).validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']} (got {first['input']!r}).", "Correct the recipe or the option.") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).", "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]}).", "Correct the file.") from error
+    if document is not None and not isinstance(document, dict):
+        raise UsageError(f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}.", "See recipes/ for examples.")
+    return document or {}
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "options":
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _dataclass_of(annotation: Any) -> type | None:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return next((t for t in options if dataclasses.is_dataclass(t) and isinstance(t, type)), None)
+
+
+def _check_keys(document: dict[str, Any], schema: type, prefix: str) -> None:
+    hints = typing.get_type_hints(schema)
+    for key, value in document.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+            todo = f"Did you mean {prefix}{near[0]}?" if near else f"Known keys: {', '.join(hints)}."
+            raise UsageError(f"unknown key {prefix}{key}.", todo)
+        nested = _dataclass_of(hints[key])
+        if nested is not None and isinstance(value, dict):
+            _check_keys(value, nested, f"{prefix}{key}.")
