@@ -70,9 +70,14 @@ class Artifact:
         return sum((self.path / name).stat().st_size for name in (variant.path, *variant.companions))
 
 
+def shipped_root() -> Path:
+    """Folder of the artifacts that are package data; it may not exist in a checkout without them."""
+    return Path(str(resources.files("pocketvit"))) / "models_shipped"
+
+
 def shipped_names() -> list[str]:
     """Names of the artifacts that are package data, e.g. ``denoise-color``."""
-    root = Path(str(resources.files("pocketvit"))) / "models_shipped"
+    root = shipped_root()
     return sorted(p.name for p in root.iterdir() if (p / MANIFEST).is_file()) if root.is_dir() else []
 
 
@@ -84,7 +89,7 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     """
     path = Path(path_or_name)
     if not path.exists() and str(path_or_name) in shipped_names():
-        return Path(str(resources.files("pocketvit"))) / "models_shipped" / str(path_or_name)
+        return shipped_root() / str(path_or_name)
     if path.is_file() and path.suffix == ".pvit":
         return _unpack(path)
     for folder in (path, path / "artifact"):

@@ -7,19 +7,22 @@ an animation the first frame is taken. Colour profiles are not applied: cameras 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvit.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
 """Images larger than this are refused before they are decoded (a decompression bomb of a few kB can ask for 100 GB)."""
+
+_OPENING = threading.Lock()  # Pillow's pixel limit and the warning filters are global
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
 
@@ -49,20 +52,29 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path} is a folder, not an image.", "Name an image file.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes).", "Copy it again or leave it out.")
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # our own limit below gives a better message
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return _from_pil(image, str(path))
+        with open_image(path) as image:
+            return _from_pil(image, str(path))
     except DataError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be decoded ({reason}).", "Run `pocketvit doctor` on its folder to list damaged files.") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open a file lazily with Pillow, without Pillow's own pixel limit (ours gives a better message); safe in threads.
+
+    Raises:
+        OSError, ValueError, SyntaxError: Pillow's errors for files that are not images.
+    """
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -85,7 +97,7 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.asarray(image.convert("RGB")).copy()  # np.array(image) is several times slower
 
 
 def _stack_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -97,6 +97,7 @@ class Train:
     """How the model is trained."""
 
     epochs: int = 10
+    """0 takes the start weights as they are."""
     batch_size: int = 32
     accumulate: int = 1
     """Batches whose gradients are summed before a step."""
@@ -116,7 +117,7 @@ class Train:
     """``auto`` is bf16 where the processor has bf16 instructions, else fp32. fp16 needs a GPU."""
     channels_last: bool = True
     compile: bool = False
-    """Compile the training step with torch.compile."""
+    """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
     """Classify: ``crop`` = random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Restore always flips and turns unless ``none``."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
@@ -138,12 +139,13 @@ class Train:
     """Checkpoint folder or .safetensors of a teacher; its answers become part of the loss."""
     distill_weight: float = 0.5
     distill_temperature: float = 2.0
-    devices: int = 1
     threads: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "validate_every", "devices"):
+        if self.epochs < 0:
+            raise UsageError(f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are.")
+        for name in ("batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"train.{name} must be at least 1, not {getattr(self, name)}.", "Correct the recipe.")
         if self.lr <= 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:

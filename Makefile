@@ -1,0 +1,31 @@
+# make demo: set up and see it work. make test, make check: what CI runs.
+.PHONY: setup demo test check lock schema clean
+BIN := .venv/bin
+
+setup: .venv/setup.stamp
+
+.venv/setup.stamp: requirements.lock pyproject.toml scripts/setup.sh
+	@bash scripts/setup.sh
+
+demo: setup
+	$(BIN)/pocketvit demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/export_schema.py --check
+	$(BIN)/python scripts/check_lock.py
+
+lock: setup
+	$(BIN)/python scripts/check_lock.py --write
+
+schema: setup
+	$(BIN)/python scripts/export_schema.py
+
+clean:
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,243 @@
+"""The ``bench`` command: one artifact, or two in turns on the same machine at the same time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pocketvit.bench.environment import available_cores, environment
+from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
+from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
+from pocketvit.errors import UsageError
+from pocketvit.runtimes.model import Model, load
+from pocketvit.runtimes.progress import track
+from pocketvit.spec.preprocess import Pixels
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+WARMUP = 3
+INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
+
+
+@dataclass
+class Stopwatch:
+    """A call to a model that notes how long its three parts took."""
+
+    model: Model
+    image: Pixels
+    parts: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Answer once."""
+        start = time.perf_counter()
+        prepared = self.model.prepare(self.image)
+        ready = time.perf_counter()
+        raw = self.model.infer(prepared)
+        answered = time.perf_counter()
+        self.model.finish(raw)
+        self.parts.append(((ready - start) * 1e3, (answered - ready) * 1e3, (time.perf_counter() - answered) * 1e3))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one variant of one artifact."""
+
+    name: str
+    variant: str
+    engine: str
+    threads: int
+    device: str
+    coverage: dict[str, float]
+    image_shape: tuple[int, ...]
+    runs_per_image: int
+    """How often the file runs for the image (tiles)."""
+    total: Timing
+    pre: Timing
+    infer: Timing
+    post: Timing
+    disk_bytes: int
+    fresh: FreshRun | None
+    macs: float | None
+    """Multiply-accumulates of one run, from the manifest."""
+    parameters: float | None
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second, one after the other."""
+        return 1e3 / self.total.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        plain = ("name", "variant", "engine", "threads", "device", "coverage", "runs_per_image", "disk_bytes", "macs", "parameters", "images_per_s")
+        timings = {part: getattr(self, part).to_dict() for part in ("total", "pre", "infer", "post")}
+        return {key: getattr(self, key) for key in plain} | timings | {"image_shape": list(self.image_shape), "fresh_process": vars(self.fresh) if self.fresh else None}
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Timings of one artifact or of two side by side, with the environment."""
+
+    results: tuple[Result, ...]
+    ratio: Ratio | None
+    """How many times faster the second is, where two were timed."""
+    environment: dict[str, Any]
+    warnings: tuple[str, ...]
+    exit_code: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "includes": INCLUDES,
+            "results": [result.to_dict() for result in self.results],
+            "ratio": self.ratio.to_dict() if self.ratio else None,
+            "environment": self.environment,
+            "warnings": list(self.warnings),
+        }
+
+    def render(self) -> RenderableType:
+        """A table with one column for each artifact, then ratio, environment and warnings."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("")
+        for result in self.results:
+            table.add_column(f"{result.name} {result.variant}", justify="right")
+        columns = [_rows(result) for result in self.results]
+        for cells in zip(*columns, strict=True):
+            table.add_row(cells[0][0], *(value for _, value in cells))
+        lines = [f"Times are for {INCLUDES}."]
+        if self.ratio is not None:
+            low, high = self.ratio.ci95
+            lines.append(f"The second is {self.ratio.p50:.2f} times as fast as the first (95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns).")
+        env = self.environment
+        lines.append(f"{env['cpu']}, {env['cores']} cores ({' '.join(env['flags'])}), {env['os']}, Python {env['python']}")
+        lines += [f"Warning: {warning}" for warning in self.warnings]
+        return Group(table, Text("\n".join(lines)))
+
+
+def _rows(result: Result) -> list[tuple[str, str]]:
+    """Label and value of each line of the table."""
+    total, fresh = result.total, result.fresh
+    low, high = total.ci95
+    return [
+        ("engine", result.engine),
+        ("threads", str(result.threads)),
+        ("device", result.device),
+        ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items())),
+        ("image", f"{result.image_shape[0]}x{result.image_shape[1]}, {result.runs_per_image} run{'s' if result.runs_per_image != 1 else ''}"),
+        ("p50", f"{total.p50:.2f} ms ({low:.2f} to {high:.2f})"),
+        ("p90", f"{total.p90:.2f} ms"),
+        ("p99", f"{total.p99:.2f} ms"),
+        ("pre / inference / post", " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms"),
+        ("throughput", f"{result.images_per_s:.1f} images/s"),
+        ("times taken", str(len(total.times_ms))),
+        ("load", f"{fresh.load_ms:.0f} ms" if fresh else "-"),
+        ("first answer", f"{fresh.first_ms:.1f} ms" if fresh else "-"),
+        ("peak memory", f"{fresh.peak_rss_mb:.0f} MB" if fresh else "-"),
+        ("on disk", f"{result.disk_bytes / 1e6:.3f} MB"),
+        ("MACs of one run", f"{result.macs / 1e9:.3g} G" if result.macs else "-"),
+        ("parameters", f"{result.parameters / 1e6:.3g} M" if result.parameters else "-"),
+    ]
+
+
+def bench(
+    artifact: str,
+    other: str | None = None,
+    *,
+    target: str | None = None,
+    other_target: str | None = None,
+    image: str | None = None,
+    size: str | None = None,
+    seconds: float = 5.0,
+    memory: bool = True,
+) -> BenchReport:
+    """Time an artifact, or two of them in turns, and report memory, size and environment.
+
+    Decoding the image file is not part of the times. Two artifacts (or two targets of one) are run A B A B, and their
+    ratio is taken within each round, so that a machine that slows down meanwhile slows both down.
+
+    Args:
+        artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
+        other: second artifact to compare with; the first one again where only ``other_target`` is given.
+        target: runtime:precision[:threads] of the first; by default its own.
+        other_target: the same for the second.
+        image: image file to time with.
+        size: HEIGHTxWIDTH of a synthetic image instead; 480x640 by default.
+        seconds: seconds of timing, for all together.
+        memory: also measure load time and peak memory in a fresh process.
+
+    Raises:
+        UsageError: no such artifact, variant or size.
+        DataError: the image cannot be read.
+    """
+    if image is not None and size is not None:
+        raise UsageError("image and size exclude each other.", "Give one of them.")
+    if not 0 < seconds <= 3600:
+        raise UsageError(f"seconds must lie between 0 and 3600, not {seconds:g}.", "5 is usual.")
+    shape = parse_size(size) if size is not None else DEFAULT_SIZE
+    pixels = timing_image(image, shape)
+    sides = [(artifact, target)]
+    if other is not None or other_target is not None:
+        sides.append((other or artifact, other_target))
+    watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
+    with track("bench", None) as advance:
+        timings = interleave({name: _counted(watch, advance) for name, watch in watches.items()}, seconds=seconds, warmup=WARMUP)
+    fresh = [fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()]
+    results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
+    ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
+    return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio)))
+
+
+def _counted(watch: Stopwatch, advance: Any) -> Any:
+    def call() -> None:
+        watch()
+        advance()
+
+    return call
+
+
+def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
+    model, info = watch.model, watch.model.session.info
+    pre, infer, post = (Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist())
+    architecture = model.manifest.architecture
+    files = [model.file] if model.variant is None else [model.path / name for name in (model.variant.path, *model.variant.companions)]
+    return Result(
+        name=model.manifest.name,
+        variant=f"{model.target.runtime}:{model.target.precision}",
+        engine=f"{info.engine} {info.version}",
+        threads=info.threads,
+        device=info.device,
+        coverage=info.coverage,
+        image_shape=watch.image.shape,
+        runs_per_image=model.count_runs(*watch.image.shape[:2]),
+        total=total,
+        pre=pre,
+        infer=infer,
+        post=post,
+        disk_bytes=sum(file.stat().st_size for file in files),
+        fresh=fresh,
+        macs=architecture.get("macs"),
+        parameters=architecture.get("parameters"),
+    )
+
+
+def _warnings(results: tuple[Result, ...], ratio: Ratio | None) -> list[str]:
+    found = []
+    for result in results:
+        if result.total.wide:
+            low, high = result.total.ci95
+            found.append(
+                f"the times of {result.name} {result.variant} scatter widely (middle half within {100 * result.total.spread:.0f} % of p50, interval {low:.2f} to {high:.2f} ms); "
+                "close other programs or time longer."
+            )
+        if result.threads > available_cores():
+            found.append(f"{result.name} {result.variant} runs {result.threads} threads on {available_cores()} cores.")
+    if ratio is not None and ratio.ci95[0] <= 1 <= ratio.ci95[1]:
+        found.append("the ratio's interval holds 1: no difference can be told.")
+    return found

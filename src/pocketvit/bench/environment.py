@@ -1,0 +1,67 @@
+"""The machine and the software that a figure was measured with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "asimddp", "i8mm", "bf16")
+"""Instruction sets that decide how fast int8 and bf16 are."""
+LIBRARIES = ("pocketvit", "numpy", "pillow", "onnxruntime", "openvino", "torch", "onnx", "nncf")
+
+
+def environment() -> dict[str, Any]:
+    """Processor, instruction sets of interest, cores, operating system, versions, and the git commit if there is one. Plain JSON types."""
+    cpu, flags = _cpu()
+    return {
+        "cpu": cpu,
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": available_cores(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "git": _commit(),
+    }
+
+
+def available_cores() -> int:
+    """Logical cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    """Name and feature flags of the processor; Linux tells both, elsewhere only the name is known."""
+    fields: dict[str, str] = {}
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip().lower(), value.strip())
+    name = fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine()
+    return name, frozenset((fields.get("flags") or fields.get("features") or "").split())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the checkout the package runs from; ``-dirty`` where files differ; ``None`` outside a checkout."""
+    folder = Path(__file__).parents[3]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None

@@ -1,0 +1,122 @@
+"""What a fresh process needs to load an artifact and answer once: peak resident memory and the time until it can answer.
+
+A process that has trained or exported before holds memory of its own, so the figure is taken in a new one. The child
+reads ``VmHWM``, which starts anew with the program; ``ru_maxrss`` would carry over the parent's peak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.runtimes.model import Model, load
+from pocketvit.spec.budget import Target
+from pocketvit.spec.images import read_image
+from pocketvit.spec.preprocess import Pixels
+
+DEFAULT_SIZE = (480, 640)
+"""Height and width of the picture that stands in where none is given: a camera frame."""
+
+
+@dataclass(frozen=True)
+class FreshRun:
+    """Figures of a process that loaded an artifact and answered once."""
+
+    peak_rss_mb: float
+    """Peak resident memory in MB (1e6 bytes), Python and engine included."""
+    load_ms: float
+    """Importing the engine, reading the file and compiling it."""
+    first_ms: float
+    """The first answer."""
+
+
+def peak_rss_mb(artifact: str | os.PathLike[str], target: str | Target | None = None, image: str | os.PathLike[str] | None = None) -> float:
+    """Peak resident MB (1e6 bytes) of a fresh process that loads ``artifact`` and answers once.
+
+    Args:
+        artifact: folder or shipped name.
+        target: ``runtime:precision:threads``; by default the artifact's own.
+        image: image file; by default a synthetic picture of ``DEFAULT_SIZE``.
+    """
+    return fresh_run(artifact, target, image).peak_rss_mb
+
+
+def fresh_run(artifact: str | os.PathLike[str], target: str | Target | None = None, image: str | os.PathLike[str] | None = None, size: tuple[int, int] = DEFAULT_SIZE) -> FreshRun:
+    """Load and answer once in a fresh process.
+
+    Raises:
+        PocketvitError: the child failed; the message holds its last line.
+    """
+    request = {"artifact": os.fspath(artifact), "target": str(target) if target is not None else None, "image": os.fspath(image) if image is not None else None, "size": size}
+    run = subprocess.run([sys.executable, "-m", "pocketvit.bench.memory", json.dumps(request)], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
+        raise PocketvitError(f"{artifact}: a fresh process could not answer ({lines[-1]}).", "Run `pocketvit verify` on it, and look for free memory.")
+    return FreshRun(**json.loads(run.stdout.strip().splitlines()[-1]))
+
+
+def synthetic(size: tuple[int, int]) -> Pixels:
+    """A (height, width, 3) uint8 picture of waves and noise, always the same."""
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    waves = 128 + 60 * np.sin(x / 17)[..., None] * np.cos(y / 23)[..., None] + np.random.default_rng(0).normal(0, 20, (*size, 3))
+    picture: Pixels = np.clip(waves, 0, 255).astype(np.uint8)
+    return picture
+
+
+def timing_image(image: str | os.PathLike[str] | None, size: tuple[int, int]) -> Pixels:
+    """The decoded ``image``, or a synthetic one of ``size``."""
+    return read_image(image) if image is not None else synthetic(size)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"480x640"`` -> (480, 640), height first.
+
+    Raises:
+        UsageError: it is not two positive numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH.", "Write e.g. 480x640.")
+    return int(parts[0]), int(parts[1])
+
+
+def _own_peak_mb() -> float:
+    """Peak resident memory of this process in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return float(info.peak_wset) / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _answer_once(request: dict[str, object]) -> FreshRun:
+    began = time.perf_counter()
+    model: Model = load(str(request["artifact"]), request["target"])  # type: ignore[arg-type]
+    loaded = time.perf_counter()
+    image = timing_image(request["image"], tuple(request["size"]))  # type: ignore[arg-type]
+    start = time.perf_counter()
+    model(image)
+    return FreshRun(_own_peak_mb(), (loaded - began) * 1e3, (time.perf_counter() - start) * 1e3)
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(vars(_answer_once(json.loads(sys.argv[1])))))
+    except PocketvitError as error:
+        sys.exit(error.what)

@@ -1,0 +1,134 @@
+"""Timing calls against each other: interleaved, warmed up, with percentiles, a confidence interval and the spread.
+
+Machines change speed from second to second. Calls that are compared are therefore run in turns (A B A B), so that both
+see the same machine, and their ratio is taken within each round.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+WIDE_SPREAD = 0.15
+"""(p75 - p25) / p50 above which a timing is called wide."""
+WIDE_INTERVAL = 0.10
+"""Width of the median's confidence interval as a share of the median above which a timing is called wide."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock times of one call in milliseconds, in the order they were taken."""
+
+    times_ms: tuple[float, ...]
+
+    def percentile(self, q: float) -> float:
+        """The ``q``-th percentile (0 to 100) in ms, linearly interpolated."""
+        return float(np.percentile(self.times_ms, q))
+
+    @property
+    def p50(self) -> float:
+        """Median in ms."""
+        return self.percentile(50)
+
+    @property
+    def p90(self) -> float:
+        """90th percentile in ms."""
+        return self.percentile(90)
+
+    @property
+    def p99(self) -> float:
+        """99th percentile in ms."""
+        return self.percentile(99)
+
+    @property
+    def mean(self) -> float:
+        """Mean in ms."""
+        return float(np.mean(self.times_ms))
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % confidence interval of the median in ms, from order statistics (no assumption on the distribution)."""
+        return median_interval(self.times_ms)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range as a share of the median."""
+        return (self.percentile(75) - self.percentile(25)) / self.p50 if self.p50 > 0 else 0.0
+
+    @property
+    def wide(self) -> bool:
+        """Whether the times scatter so much that small differences mean nothing."""
+        low, high = self.ci95
+        return self.spread > WIDE_SPREAD or high - low > WIDE_INTERVAL * self.p50
+
+    def to_dict(self) -> dict[str, Any]:
+        """Summary in plain JSON types."""
+        keys = ("p50", "p90", "p99", "mean")
+        return {f"{key}_ms": getattr(self, key) for key in keys} | {"ci95_ms": list(self.ci95), "spread": self.spread, "wide": self.wide, "runs": len(self.times_ms)}
+
+
+def median_interval(values: tuple[float, ...]) -> tuple[float, float]:
+    """95 % confidence interval of the median: the order statistics that a binomial(n, 1/2) leaves out with 2.5 % on each side."""
+    ordered, n = sorted(values), len(values)
+    half = 0.98 * math.sqrt(n)  # 1.96 standard deviations of binomial(n, 1/2)
+    low, high = max(0, math.floor(n / 2 - half)), min(n - 1, math.ceil(n / 2 + half))
+    return ordered[low], ordered[high]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster the second call is than the first, round by round."""
+
+    ratios: tuple[float, ...]
+
+    @property
+    def p50(self) -> float:
+        """Median of the rounds' ratios."""
+        return float(np.median(self.ratios))
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % confidence interval of the median ratio."""
+        return median_interval(self.ratios)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Summary in plain JSON types."""
+        return {"p50": self.p50, "ci95": list(self.ci95), "p10": float(np.percentile(self.ratios, 10)), "p90": float(np.percentile(self.ratios, 90)), "rounds": len(self.ratios)}
+
+
+def speedup(slow: Timing, fast: Timing) -> Ratio:
+    """Ratio ``slow / fast`` of two timings of one :func:`interleave`: above 1, ``fast`` is faster."""
+    return Ratio(tuple(a / b for a, b in zip(slow.times_ms, fast.times_ms, strict=True)))
+
+
+def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_rounds: int = 15, max_rounds: int = 2000, warmup: int = 3) -> dict[str, Timing]:
+    """Time ``calls`` in turns, A B A B, until ``seconds`` are spent.
+
+    Args:
+        calls: what to time, by name.
+        seconds: wall-clock seconds for all calls together, warm-up not counted.
+        min_rounds: at least so many rounds, however long they take.
+        max_rounds: at most so many.
+        warmup: rounds that are run first and not counted.
+
+    Returns:
+        A ``Timing`` for each call; all have the same number of times, and times of one index are of the same round.
+    """
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    for done in range(max_rounds):
+        if done >= min_rounds and time.perf_counter() >= end:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: Timing(tuple(values)) for name, values in times.items()}

@@ -1,0 +1,235 @@
+"""The command line: one table (``pocketvit.commands.COMMANDS``), each function imported only when its command is called.
+
+This file holds what all commands share: the list of commands, ``--json``, ``-q``, ``-v``, how a returned report is
+printed and how an error becomes two lines and an exit code. Parsers are derived in ``pocketvit.arguments``. Only the
+standard library is imported at the top, so that ``pocketvit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pocketvit import __version__
+from pocketvit.commands import COMMANDS, resolve
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError
+
+DESCRIPTIONS = {
+    "fit": "images and a budget in, a verified artifact out",
+    "train": "train or fine-tune one model from a recipe",
+    "eval": "metrics of an artifact on a data set",
+    "compress": "shrink a trained model step by step behind the gain gate",
+    "export": "trained checkpoint to an artifact",
+    "verify": "check an artifact against its goldens, checksums and negative controls",
+    "bench": "latency, throughput, memory and size of an artifact, or of two side by side",
+    "predict": "run an artifact on images, folders or globs",
+    "report": "HTML report of a run or an artifact",
+    "doctor": "decode every image of a data set and list what is wrong with it",
+    "demo": "denoise real photographs and run a small fit, without arguments",
+}
+"""One line for each command, kept here so that ``--help`` imports nothing."""
+
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "timm": "train",
+    "lightning": "train",
+    "pytorch_lightning": "train",
+    "torchmetrics": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "optuna": "train",
+    "nncf": "train",
+    "skimage": "train",
+    "openvino": "openvino",
+    "matplotlib": "report",
+    "jinja2": "report",
+}
+"""Importable package -> the extra of pocketvit that installs it."""
+
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The options that every command understands."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    help: bool = False
+
+
+FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "-h": "help", "--help": "help"}
+FLAGS_HELP = """every command:
+  --json         print one JSON document on standard output, everything else on standard error
+  -q, --quiet    no progress
+  -v, --verbose  full traceback on errors
+  -h, --help     this text"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (0 done, 2 usage, 3 data, 4 verification, 5 nothing fits, 6 missing dependency, 1 else)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    flags, rest = split_flags(args)
+    try:
+        code = _dispatch(flags, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): say nothing, and keep the interpreter's last flush quiet too.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
+    """Take the global flags out of ``args``; what follows ``--`` is left alone."""
+    end = args.index("--") if "--" in args else len(args)
+    found = {FLAGS[a]: True for a in args[:end] if a in FLAGS}
+    return Flags(**found), [a for a in args[:end] if a not in FLAGS] + list(args[end:])
+
+
+def _dispatch(flags: Flags, args: list[str]) -> int:
+    if args[:1] == ["--version"]:
+        print(f"pocketvit {__version__}")
+        return 0
+    if not args:
+        print(_overview())
+        return 0 if flags.help else UsageError.exit_code
+    return _guarded(lambda: _run(args[0], args[1:], flags), flags)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {DESCRIPTIONS[name]}" for name in COMMANDS]
+    return "\n".join(["usage: pocketvit COMMAND ...", "", "Images and a budget in, a vision transformer that is proven to fit out.", "", "commands:", *lines, ""]) + (
+        f"\n{FLAGS_HELP}\n\n`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."
+    )
+
+
+def _run(name: str, args: list[str], flags: Flags) -> int:
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+        raise UsageError(f"unknown command {name!r}.", f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.")
+    with _stdout_to_stderr(flags.json), _silent_stderr(flags.quiet):
+        function = resolve(name)
+        from pocketvit.arguments import Arguments
+
+        arguments = Arguments(name, function, FLAGS_HELP)
+        report = None if flags.help else function(**arguments.parse(args))
+    if flags.help:
+        print(arguments.help())
+        return 0
+    _show(report, flags)
+    return int(getattr(report, "exit_code", 0) or 0)
+
+
+def _show(report: Any, flags: Flags) -> None:
+    if flags.json:
+        print(json.dumps(jsonable(report), indent=2, ensure_ascii=False, allow_nan=False))
+    elif hasattr(report, "render"):
+        text = report.render()
+        if isinstance(text, str):
+            print(text)
+        else:
+            from rich.console import Console
+
+            Console().print(text)
+    elif report is not None:
+        print(report)
+
+
+def jsonable(value: Any) -> Any:
+    """``value`` in plain JSON types: reports through their ``to_dict``, arrays as lists, paths as text, NaN and infinity as null."""
+    if hasattr(value, "to_dict"):
+        return jsonable(value.to_dict())
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [jsonable(v) for v in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def _guarded(action: Callable[[], int], flags: Flags) -> int:
+    """Run ``action``; turn what it raises into two lines and an exit code."""
+    try:
+        return action()
+    except PocketvitError as error:
+        return _fail(error, flags)
+    except KeyboardInterrupt:
+        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS:
+            return _fail(MissingDependencyError.of(package, EXTRAS[package]), flags)
+        return _fail(_internal(error), flags)
+    except Exception as error:
+        return _fail(_internal(error), flags)
+
+
+def _internal(error: Exception) -> PocketvitError:
+    wrapped = PocketvitError(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", "Run again with -v for the traceback, and report it.")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _fail(error: PocketvitError, flags: Flags) -> int:
+    if flags.verbose:
+        traceback.print_exception(error.__cause__ or error, file=sys.stderr)
+    print(f"{error.what}\n{error.todo}", file=sys.stderr)
+    if flags.json:
+        print(json.dumps({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}, indent=2, ensure_ascii=False))
+    return error.exit_code
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr(active: bool) -> Iterator[None]:
+    """Send everything that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
+    if not active:
+        yield
+        return
+    saved = None
+    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+        if sys.stdout.fileno() == 1:
+            sys.stdout.flush()
+            saved = os.dup(1)
+            os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+@contextlib.contextmanager
+def _silent_stderr(active: bool) -> Iterator[None]:
+    """Drop progress and log lines meanwhile; errors are printed after it."""
+    if not active:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stderr(sink):
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Writing quantisers into an ONNX graph (QDQ form) and finding good ones for each layer.
+
+Weights are symmetric int8 per output channel, activations asymmetric uint8 per tensor. Linear layers get a quantised
+input and keep a float output, so residual sums, LayerNorm, softmax and attention products stay in float; convolutions,
+which follow each other directly, get a quantised output too and swallow their ReLU.
+
+A tensor with a few loud channels wastes its 8 bits. Where it lowers the layer's error on calibration rows, the input is
+divided by a factor per channel that the weights take over (SmoothQuant, Xiao et al. 2023, eq. 4); behind a LayerNorm the
+division costs nothing, elsewhere it is one multiplication.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketvit.compress.layers import Floats, Layer, Stats, array
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one layer is quantised."""
+
+    low: float
+    high: float
+    factor: Floats | None
+    """Per input channel, what the input is divided by and the weights are multiplied with."""
+    error: float
+    """Mean squared error of the layer's output over its mean square, on calibration rows; NaN for convolutions."""
+
+
+def activation_parameters(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of an asymmetric uint8 range that holds zero exactly."""
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    scale = max((high - low) / 255.0, 1e-8)
+    return np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255))
+
+
+def fake(values: Floats, low: float, high: float) -> Floats:
+    """Values after going through 8 bits."""
+    scale, zero = activation_parameters(low, high)
+    return ((np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale).astype(np.float32)
+
+
+def weight_parameters(weight: Floats, axis: int, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric int8 values and scale per channel of ``axis``; ``reduce_range`` uses 7 bits (old AVX2 processors saturate on 8)."""
+    top = 63.0 if reduce_range else 127.0
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scale = np.maximum(np.abs(weight).max(axis=others) / top, 1e-9).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    return np.clip(np.rint(weight / scale.reshape(shape)), -top, top).astype(np.int8), scale
+
+
+def plan_layer(layer: Layer, weight: Floats, stats: Mapping[str, Stats], *, smooth: Sequence[float], clip: Sequence[float], foldable: bool, reduce_range: bool) -> Plan:
+    """The range and per-channel factor with the least error on calibration rows.
+
+    Args:
+        layer: the layer.
+        weight: its weight as stored.
+        stats: from :func:`pocketvit.compress.layers.collect`.
+        smooth: strengths to try beside none (0.5 shares the range evenly between input and weights).
+        clip: shares of the seen range to try.
+        foldable: the division costs nothing; else it must lower the error by a third to be taken.
+        reduce_range: 7-bit weights.
+    """
+    seen = stats[layer.input]
+    if layer.kind == "Conv" or seen.rows is None:
+        return Plan(float(seen.low.min()), float(seen.high.max()), None, float("nan"))
+    matrix = weight.T if layer.transposed else weight  # (in, out)
+    rows, wanted = seen.rows, seen.rows @ matrix
+    power = float(np.mean(wanted**2)) + 1e-12
+    peak = np.maximum(np.maximum(np.abs(seen.low), np.abs(seen.high)), 1e-5)
+    best: Plan | None = None
+    for strength in (None, *smooth):
+        factor = None if strength is None else _factor(peak, matrix, strength)
+        scaled = matrix if factor is None else matrix * factor[:, None]
+        values, scale = weight_parameters(scaled, 1, reduce_range)
+        rounded = values * scale
+        divided = rows if factor is None else rows / factor
+        low, high = (seen.low.min(), seen.high.max()) if factor is None else ((seen.low / factor).min(), (seen.high / factor).max())
+        for share in clip:
+            error = float(np.mean((fake(divided, low * share, high * share) @ rounded - wanted) ** 2)) / power
+            handicap = 1.5 if factor is not None and not foldable and (best is None or best.factor is None) else 1.0
+            if best is None or error * handicap < best.error:
+                best = Plan(float(low * share), float(high * share), factor, error)
+    assert best is not None
+    return best
+
+
+def _factor(peak: Floats, matrix: Floats, strength: float) -> Floats:
+    loud = np.maximum(np.abs(matrix).max(axis=1), 1e-5)
+    factor = peak**strength / loud ** (1 - strength)
+    return (factor / np.exp(np.log(factor).mean())).astype(np.float32)
+
+
+def norm_before(graph: onnx.ModelProto, layer: Layer) -> onnx.NodeProto | None:
+    """The LayerNormalization whose output feeds this layer alone (reshapes may lie between)."""
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    uses: dict[str, int] = defaultdict(int)
+    for node in graph.graph.node:
+        for name in node.input:
+            uses[name] += 1
+    for name in (x.name for x in graph.graph.output):
+        uses[name] += 1
+    tensor = layer.input
+    while tensor in producers and uses[tensor] == 1:
+        node = producers[tensor]
+        if node.op_type == "LayerNormalization":
+            shared = any(uses[name] > 1 for name in node.input[1:])
+            return None if shared or len(node.input) < 3 else node
+        if node.op_type != "Reshape":
+            return None
+        tensor = node.input[0]
+    return None
+
+
+class Writer:
+    """Collects changes to a copy of a float graph; :meth:`finish` gives the quantised model."""
+
+    def __init__(self, graph: onnx.ModelProto, reduce_range: bool) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(graph)
+        self.reduce_range = reduce_range
+        self.constants = {x.name: x for x in self.model.graph.initializer}
+        self.nodes = {x.name: x for x in self.model.graph.node}
+        self.before: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.after: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.removed: set[str] = set()
+        self.quantised: dict[str, str] = {}
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+        """Add or replace an initialiser."""
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.constants[name] = self.model.graph.initializer.add()
+            self.constants[name].CopyFrom(tensor)
+        return name
+
+    def pair(self, tensor: str, low: float, high: float) -> tuple[list[onnx.NodeProto], str]:
+        """Quantise and dequantise ``tensor``; returns the nodes and the name of the result."""
+        scale, zero = activation_parameters(low, high)
+        parameters = [self.constant(f"{tensor}_scale", np.array(scale)), self.constant(f"{tensor}_zero", np.array(zero))]
+        nodes = [
+            helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{tensor}_q"], name=f"{tensor}/quantize"),
+            helper.make_node("DequantizeLinear", [f"{tensor}_q", *parameters], [f"{tensor}_dq"], name=f"{tensor}/dequantize"),
+        ]
+        return nodes, f"{tensor}_dq"
+
+    def layer(self, layer: Layer, plan: Plan, norm: onnx.NodeProto | None, output: Range | None) -> None:
+        """Quantise one layer; ``output`` is the range of a convolution's result."""
+        node = self.nodes[layer.node]
+        weight = array(self.model, layer.weight)
+        tensor = layer.input
+        if plan.factor is not None:
+            weight = weight * (plan.factor[None, :] if layer.transposed else plan.factor[:, None])
+            tensor = self._divide(layer, plan.factor, norm)
+        if tensor not in self.quantised:
+            nodes, self.quantised[tensor] = self.pair(tensor, plan.low, plan.high)
+            self.before[layer.node] += nodes
+        axis = 0 if layer.kind == "Conv" or layer.transposed else 1
+        values, scale = weight_parameters(weight, axis, self.reduce_range)
+        node.input[0] = self.quantised[tensor]
+        node.input[1] = self._stored(layer, f"{layer.node}/weight", values, scale, axis)
+        if layer.bias is not None:
+            shape = array(self.model, layer.bias)
+            steps = scale * activation_parameters(plan.low, plan.high)[0]
+            whole = np.clip(np.rint(shape.reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1).astype(np.int32)
+            node.input[2] = self._stored(layer, f"{layer.node}/bias", whole, steps.astype(np.float32), 0)
+        if layer.kind == "Conv" and output is not None:
+            self._quantise_output(layer, node, output)
+
+    def _divide(self, layer: Layer, factor: Floats, norm: onnx.NodeProto | None) -> str:
+        if norm is not None:
+            for name in self.nodes[norm.name].input[1:]:
+                self.constant(name, (array(self.model, name) / factor).astype(np.float32))
+            return layer.input
+        name = f"{layer.node}/even"
+        inverse = self.constant(f"{name}_factor", (1.0 / factor).astype(np.float32))
+        self.before[layer.node].append(helper.make_node("Mul", [layer.input, inverse], [name], name=name))
+        return name
+
+    def _stored(self, layer: Layer, name: str, values: NDArray[np.generic], scale: Floats, axis: int) -> str:
+        zero = np.zeros(scale.shape, values.dtype)
+        parameters = [self.constant(name, values), self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zero)]
+        self.before[layer.node].append(helper.make_node("DequantizeLinear", parameters, [f"{name}_dq"], name=f"{name}/dequantize", axis=axis))
+        return f"{name}_dq"
+
+    def _quantise_output(self, layer: Layer, node: onnx.NodeProto, output: Range) -> None:
+        """The consumers keep reading the old name, which is now dequantised; a ReLU is what the uint8 range [0, high] does anyway."""
+        target = layer.relu or layer.output
+        node.output[0] = f"{target}_raw"
+        nodes, result = self.pair(f"{target}_raw", 0.0 if layer.relu else output[0], output[1])
+        nodes[-1].output[0] = target
+        self.after[layer.node] += nodes
+        self.quantised[target] = target
+        if layer.relu:
+            self.removed.add(layer.relu)
+
+    def finish(self) -> onnx.ModelProto:
+        """The model with all changes, in topological order and without unused weights."""
+        ordered = []
+        for node in self.model.graph.node:
+            if node.op_type == "Relu" and node.output[0] in self.removed:
+                continue
+            ordered += [*self.before.get(node.name, ()), node, *self.after.get(node.name, ())]
+        kept = [helper.make_node("Identity", [], [])][:0]
+        for node in ordered:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            kept.append(copy)
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(kept)
+        used = {name for node in kept for name in node.input}
+        tensors = [x for x in self.model.graph.initializer if x.name in used]
+        slim = [onnx.TensorProto.FromString(x.SerializeToString()) for x in tensors]
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(slim)
+        del self.model.graph.value_info[:]
+        return self.model
+
+
+def quantise(
+    graph: onnx.ModelProto, layers: Sequence[Layer], plans: Mapping[str, Plan], stats: Mapping[str, Stats], norms: Mapping[str, onnx.NodeProto | None], reduce_range: bool = False
+) -> onnx.ModelProto:
+    """The graph with ``layers`` quantised by their plans and all else in float."""
+    writer = Writer(graph, reduce_range)
+    for layer in layers:
+        seen = stats.get(layer.relu or layer.output)
+        writer.layer(layer, plans[layer.node], norms.get(layer.node), None if seen is None else (float(seen.low.min()), float(seen.high.max())))
+    return writer.finish()

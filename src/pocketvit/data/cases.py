@@ -1,0 +1,99 @@
+"""Evaluation cases: what the model gets and what it should answer, always the same for the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.data.collections import Collection, Item
+from pocketvit.data.decode import read_item
+from pocketvit.data.noise import add_poisson_gaussian, quantize
+from pocketvit.errors import UsageError
+from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.recipe import Data
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question with its answer."""
+
+    image: Pixels
+    """(H, W, 3) uint8 RGB as the model's user has it (restore: the noisy image)."""
+    truth: NDArray[np.uint8] | NDArray[np.int64]
+    """restore: the clean (H, W, 3) uint8 image; classify: (levels,) int64 classes, coarsest first."""
+    condition: str
+    """Which averages the case belongs to, e.g. ``sigma25``; empty for real data."""
+    path: Path
+
+
+def main_condition(data: Data) -> str:
+    """Condition of the main metric: the middle of ``data.eval_sigma`` for clean photos, e.g. ``sigma25``; empty for other layouts."""
+    if data.layout != "clean":
+        return ""
+    return condition_name(data, _sigmas(data)[len(data.eval_sigma) // 2])
+
+
+def condition_name(data: Data, sigma: float) -> str:
+    """``sigma25``; with shot noise ``sigma25shot0.01``."""
+    shot = f"shot{_shot(data):g}" if data.noise == "poisson" else ""
+    return f"sigma{sigma:g}{shot}"
+
+
+def eval_cases(collection: Collection, data: Data, limit: int | None = None) -> Iterator[Case]:
+    """Yield the cases of a collection one by one, decoding each image when it is due.
+
+    Clean photos follow the 8-bit protocol: for each sigma in ``data.eval_sigma`` a fresh ``np.random.default_rng(0)`` runs
+    through the images in order and noisy = clip(round(clean + noise), 0, 255). With ``poisson`` noise, shot noise of the
+    middle of ``data.shot`` is added.
+
+    Args:
+        collection: samples of one split.
+        data: recipe section with layout and noise levels.
+        limit: at most so many images, evenly spread over the collection, so that all classes have their share.
+
+    Raises:
+        DataError: an image cannot be read, or the images of a pair differ in size.
+    """
+    items = spread(collection.items, limit)
+    if collection.layout == "clean":
+        yield from _noisy_cases(items, collection, data)
+        return
+    for item in items:
+        image, clean = read_item(collection, item)
+        truth = clean if clean is not None else np.asarray(item.labels, np.int64)
+        yield Case(image, truth, "", item.path)
+
+
+def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
+    """At most ``limit`` items, evenly spaced, in order."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, max(limit, 1)).round().astype(int)]
+
+
+def _noisy_cases(items: Sequence[Item], collection: Collection, data: Data) -> Iterator[Case]:
+    for sigma in _sigmas(data):
+        rng = np.random.default_rng(0)
+        for item in items:
+            clean, _ = read_item(collection, item)
+            yield Case(_degrade(clean, data, sigma, rng), clean, condition_name(data, sigma), item.path)
+
+
+def _degrade(clean: Pixels, data: Data, sigma: float, rng: np.random.Generator) -> Pixels:
+    if data.noise == "poisson":
+        return add_poisson_gaussian(clean, sigma, _shot(data), rng)
+    return quantize(clean + rng.normal(0, sigma, clean.shape))
+
+
+def _sigmas(data: Data) -> tuple[float, ...]:
+    if not data.eval_sigma or min(data.eval_sigma) < 0:
+        raise UsageError(f"data.eval_sigma {data.eval_sigma} needs at least one noise level, none negative.", "15, 25 and 50 are usual.")
+    return data.eval_sigma
+
+
+def _shot(data: Data) -> float:
+    return (data.shot[0] + data.shot[1]) / 2

@@ -1,0 +1,199 @@
+"""Folders and list files -> a collection of samples with consistent labels, and a deterministic split in two.
+
+Files are found here and decoded later (``crops``, ``cases``). What a layout looks like on disk is known to ``layouts``;
+this module joins several roots, leaves out what the doctor quarantined, turns label texts into class numbers and splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pocketvit.data import labels, layouts
+from pocketvit.data.quarantine import quarantined
+from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.manifest import LevelSpec
+from pocketvit.spec.recipe import Data
+
+LAYOUTS = {"restore": ("clean", "pairs", "sidd", "gopro"), "classify": ("classes", "list")}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample on disk."""
+
+    path: Path
+    """The image as the model's user has it (pairs: the noisy one); in the ``clean`` layout the clean photo."""
+    clean: Path | None = None
+    """Ground truth of a pair."""
+    labels: tuple[int, ...] = ()
+    """Class at every level, coarsest first (classify)."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Samples of one split."""
+
+    name: str
+    """Short name for tables, from the last parts of the paths."""
+    task: str
+    layout: str
+    items: tuple[Item, ...]
+    """Sorted by path (``list``: in the order of the list)."""
+    levels: tuple[LevelSpec, ...]
+    """Label hierarchy, coarsest first; empty for restore."""
+    split: str
+    roots: tuple[str, ...] = ()
+    """The folders and lists it was read from."""
+    notes: tuple[str, ...] = ()
+    """What was left out or looks odd, one sentence each."""
+
+    def counts(self) -> dict[str, int]:
+        """Images per finest class, classes without images included; empty for restore."""
+        if not self.levels:
+            return {}
+        found = np.bincount([item.labels[-1] for item in self.items], minlength=len(self.levels[-1].labels))
+        return {name: int(count) for name, count in zip(self.levels[-1].labels, found, strict=True)}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and validation samples with one label space."""
+
+    train: Collection
+    val: Collection
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of both parts: quarantined files, classes missing from one part, files that are in both."""
+        return tuple(dict.fromkeys(self.train.notes + self.val.notes))
+
+    def __str__(self) -> str:
+        head = f"{len(self.train.items)} training and {len(self.val.items)} validation images"
+        if self.train.levels:
+            head += f", {' > '.join(str(len(level.labels)) for level in self.train.levels)} classes"
+        return "\n".join((f"{head}.", *self.notes))
+
+
+def load_splits(data: Data, task: str) -> Splits:
+    """Find the training and validation samples of ``data``; without ``data.val`` a stratified share is split off.
+
+    Raises:
+        DataError: a folder or list is missing, empty or inconsistent; a validation class is unknown in training.
+        UsageError: no training data is named, or the layout does not go with the task.
+    """
+    if not data.train:
+        raise UsageError("data.train names no data.", "Name a folder or list file, e.g. --data.train photos/")
+    train = load_collection(data.train, data, task, "train")
+    if not data.val:
+        return split_off(train, data.val_share)
+    val = load_collection(data.val, data, task, "val", train.levels)
+    shared = {item.path.resolve() for item in train.items} & {item.path.resolve() for item in val.items}
+    notes = [f"{len(shared)} validation images are also in the training data, first {min(shared)}."] if shared else []
+    return Splits(train, replace(val, notes=(*val.notes, *notes, *_absent(train, val))))
+
+
+def load_collection(paths: Sequence[str], data: Data, task: str, split: str, levels: Sequence[LevelSpec] = ()) -> Collection:
+    """Find the samples below ``paths``.
+
+    Args:
+        paths: folders or list files, joined.
+        data: layout and class names.
+        task: ``restore`` or ``classify``.
+        split: ``train`` or ``val``; chooses the sub-folder where a data set's root was named (``gopro``).
+        levels: label space to use (that of the training data or of an artifact) instead of making one; matched by name.
+
+    Raises:
+        DataError: see :func:`load_splits`.
+        UsageError: the layout does not go with the task.
+    """
+    _check_layout(data, task)
+    rows: list[layouts.Row] = []
+    notes: list[str] = []
+    excluded = 0
+    for root in paths:
+        found, remarks = layouts.READERS[data.layout](Path(root), split)
+        hidden = quarantined(Path(root))
+        kept = [row for row in found if not hidden or not hidden & {path.resolve() for path in (row.path, row.clean) if path}]
+        excluded += len(found) - len(kept)
+        rows += kept
+        notes += remarks
+    if excluded:
+        notes.append(f"{excluded} quarantined images are left out.")
+    if not rows:
+        raise DataError(f"{', '.join(paths)}: no usable images are left.", "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data.")
+    items, found_levels = _items(rows, data, levels) if task == "classify" else (_pairs(rows), ())
+    return Collection(_name(paths), task, data.layout, tuple(items), tuple(found_levels), split, tuple(paths), tuple(notes))
+
+
+def split_off(collection: Collection, share: float) -> Splits:
+    """Divide a collection, each class by ``share`` (largest remainder), always in the same way for the same files.
+
+    Every class with two or more images keeps at least one in training; a class with a single image stays in training.
+
+    Raises:
+        DataError: fewer than two images.
+    """
+    count = len(collection.items)
+    if count < 2:
+        raise DataError(f"{collection.name}: {count} image cannot be split into training and validation.", "Add images or name data.val.")
+    rng = np.random.default_rng(0)
+    classes = np.array([item.labels[-1] if item.labels else 0 for item in collection.items])
+    members = [rng.permutation(np.flatnonzero(classes == c)) for c in np.unique(classes)]
+    chosen = np.zeros(count, bool)
+    for indices, take in zip(members, _allot([len(x) for x in members], share), strict=True):
+        chosen[indices[:take]] = True
+    parts = [tuple(item for item, flag in zip(collection.items, chosen, strict=True) if flag is want) for want in (np.False_, np.True_)]
+    train = replace(collection, items=parts[0], split="train")
+    val = replace(collection, items=parts[1], split="val", notes=())
+    return Splits(train, replace(val, notes=_absent(train, val)))
+
+
+def _allot(sizes: Sequence[int], share: float) -> list[int]:
+    total = max(1, round(sum(sizes) * share))
+    taken = [min(int(size * share), size - 1) for size in sizes]
+    # Classes with the largest remainder come first; if every one of them is full, the rest stays in training.
+    order = sorted(range(len(sizes)), key=lambda c: (taken[c] - sizes[c] * share, c))
+    for c in order:
+        if sum(taken) < total and taken[c] < sizes[c] - 1:
+            taken[c] += 1
+    if sum(taken) == 0:  # only classes of one image: take from the last ones, keep at least one image in training
+        return [int(c >= len(sizes) - min(total, len(sizes) - 1)) for c in range(len(sizes))]
+    return taken
+
+
+def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
+    notes = []
+    for part in (train, val):
+        empty = [name for name, count in part.counts().items() if count == 0]
+        if empty:
+            notes.append(f"{len(empty)} classes have no image in {part.split}: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}.")
+    return tuple(notes)
+
+
+def _check_layout(data: Data, task: str) -> None:
+    if task not in LAYOUTS:
+        raise UsageError(f"unknown task {task!r}.", f"Take one of {', '.join(LAYOUTS)}.")
+    if data.layout not in LAYOUTS[task]:
+        raise UsageError(f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(LAYOUTS[task])}.")
+    if data.layout == "clean" and data.noise == "none":
+        raise UsageError("data.layout clean with data.noise none leaves nothing to restore.", "Take gaussian or poisson, or a layout with pairs.")
+
+
+def _pairs(rows: Sequence[layouts.Row]) -> list[Item]:
+    return [Item(row.path, row.clean) for row in rows]
+
+
+def _items(rows: Sequence[layouts.Row], data: Data, levels: Sequence[LevelSpec]) -> tuple[list[Item], Sequence[LevelSpec]]:
+    known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
+    codes, levels = labels.encode(rows, known, levels)
+    return [Item(row.path, None, code) for row, code in zip(rows, codes, strict=True)], levels
+
+
+def _name(paths: Sequence[str]) -> str:
+    """``shared/data/bsds500/train`` and ``.../grocery/val.txt`` become ``bsds500/train`` and ``grocery/val``."""
+    names = ["/".join([part for part in path.removesuffix(".txt").strip("/").split("/") if part not in ("", ".", "..")][-2:]) for path in paths]
+    return "+".join(name or "data" for name in names)

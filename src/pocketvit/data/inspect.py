@@ -1,0 +1,101 @@
+"""Looking at one image file: can it be decoded, is it what its name says, and two fingerprints to find duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pocketvit.errors import DataError
+from pocketvit.spec.images import open_image, read_image
+
+FORMATS = {
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".png": ("PNG",),
+    ".bmp": ("BMP", "DIB"),
+    ".webp": ("WEBP",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+    ".gif": ("GIF",),
+    ".ppm": ("PPM",),
+    ".pgm": ("PPM",),
+}
+"""Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg)."""
+
+_LARGE_PIXELS = 25_000_000
+_LARGE = threading.Lock()  # of the largest images one is decoded at a time, so that memory does not grow with the threads
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one file is."""
+
+    path: Path
+    bytes: int
+    format: str = ""
+    """Pillow's name of the format; empty if it is no image."""
+    width: int = 0
+    height: int = 0
+    rotated: bool = False
+    """EXIF asks for a turn or mirroring (readers here follow it; many other tools do not)."""
+    frames: int = 1
+    sha256: str = ""
+    """Of the file."""
+    pixels: str = ""
+    """Hash of the decoded pixels: equal for copies in another file format without loss."""
+    error: str = ""
+    """Why it cannot be decoded; empty if it can."""
+
+    @property
+    def mislabelled(self) -> bool:
+        """The content has another format than the suffix says."""
+        return bool(self.format) and self.format not in FORMATS.get(self.path.suffix.lower(), (self.format,))
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels."""
+        return self.width * self.height / 1e6
+
+
+def inspect_file(path: Path) -> Finding:
+    """Open, hash and fully decode one file; never raises for what is wrong with the image itself."""
+    try:
+        size, sha256 = path.stat().st_size, _digest(path)
+    except OSError as error:
+        return Finding(path, 0, error=f"cannot be read ({error.strerror})")
+    facts = _header(path)
+    large = _LARGE if facts.get("width", 0) * facts.get("height", 0) > _LARGE_PIXELS else nullcontext()
+    try:
+        with large:
+            image = read_image(path)
+            pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+            pixels.update(image.data)
+    except DataError as error:
+        return Finding(path, size, sha256=sha256, error=error.what.removeprefix(f"{path}").lstrip(": ").rstrip("."), **facts)
+    return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with open_image(path) as image:
+            return {
+                "format": image.format or "",
+                "width": image.width,
+                "height": image.height,
+                "rotated": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+                "frames": int(getattr(image, "n_frames", 1)),
+            }
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, Image.DecompressionBombError):
+        return {}  # decoding names the reason

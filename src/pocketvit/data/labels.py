@@ -1,0 +1,163 @@
+"""Label texts -> class numbers in one hierarchy that is checked for consistency."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketvit.data.layouts import Row
+from pocketvit.errors import DataError
+from pocketvit.spec.manifest import LevelSpec
+
+Codes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """A class list: the hierarchy and, per level, which text (name or id) means which class."""
+
+    levels: tuple[LevelSpec, ...]
+    tables: tuple[dict[str, int], ...]
+    file: Path
+
+
+def level_names(count: int) -> list[str]:
+    """``label`` for flat labels, ``coarse`` and ``fine`` for two levels, else ``level1`` ..."""
+    return {1: ["label"], 2: ["coarse", "fine"]}.get(count, [f"level{k + 1}" for k in range(count)])
+
+
+def read_class_names(file: Path) -> ClassNames:
+    """Read a CSV with the columns fine name, fine id, coarse name, coarse id by position; only two columns are flat labels.
+
+    A header line (no number in the second column) is skipped; further columns are ignored. Classes are ordered by id.
+
+    Raises:
+        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two parents.
+    """
+    rows = _read_csv(file)
+    count = 2 if len(rows[0][1]) >= 4 else 1
+    names: list[dict[int, str]] = [{} for _ in range(count)]
+    parent_ids: dict[int, int] = {}
+    for number, columns in rows:
+        where = f"{file}, line {number}"
+        ids = []
+        for k in range(count):
+            try:
+                name, identity = columns[2 * k], int(columns[2 * k + 1])
+            except (IndexError, ValueError) as error:
+                raise DataError(f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}.", "Write fine name, fine id, coarse name, coarse id.") from error
+            if names[k].setdefault(identity, name) != name:
+                raise DataError(f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}.", "Give every class its own id.")
+            ids.append(identity)
+        if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
+            raise DataError(f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class.")
+    return _class_names(file, names[::-1], parent_ids)
+
+
+def encode(rows: Sequence[Row], known: ClassNames | None, levels: Sequence[LevelSpec] = ()) -> tuple[Codes, tuple[LevelSpec, ...]]:
+    """Class numbers of every row, coarsest first, and the hierarchy they refer to.
+
+    Args:
+        rows: label texts, coarsest first, as many for each row.
+        known: class list that translates ids and names; without it the classes are those found, sorted (numbers by value).
+        levels: hierarchy to encode into, matched by class name.
+
+    Raises:
+        DataError: an unknown class, a class with two parents, or differing numbers of levels; the line is named.
+    """
+    depth = len(rows[0].labels)
+    for row in rows:
+        if len(row.labels) != depth:
+            raise DataError(f"{row.origin}: {len(row.labels)} labels where others have {depth}.", "Label all images at the same levels.")
+    if known is not None and levels:
+        # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
+        codes = _look_up(rows, known.tables, known.levels, str(known.file))
+        texts = [tuple(level.labels[code] for level, code in zip(known.levels, path, strict=True)) for path in codes]
+        rows = [Row(row.path, row.clean, text, row.origin) for row, text in zip(rows, texts, strict=True)]
+    elif known is not None:
+        return _look_up(rows, known.tables, known.levels, str(known.file)), known.levels
+    if levels:
+        return _look_up(rows, [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)], levels, "the known classes"), tuple(levels)
+    made = _make_levels(rows, depth)
+    return _look_up(rows, [_table(level, made[k - 1] if k else None) for k, level in enumerate(made)], made, "the classes found"), made
+
+
+def _look_up(rows: Sequence[Row], tables: Sequence[dict[str, int]], levels: Sequence[LevelSpec], source: str) -> Codes:
+    codes: Codes = []
+    for row in rows:
+        if len(row.labels) != len(tables):
+            raise DataError(f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.", "Use data with the same levels.")
+        missing = [(level.name, text) for text, table, level in zip(row.labels, tables, levels, strict=True) if text not in table]
+        if missing:
+            raise DataError(f"{row.origin}: {missing[0][0]} class {missing[0][1]!r} is not among {source}.", "Correct the label or the class list.")
+        path = tuple(table[text] for text, table in zip(row.labels, tables, strict=True))
+        for k in range(1, len(path)):
+            parents = levels[k].parents
+            if parents is not None and parents[path[k]] != path[k - 1]:
+                names = [levels[k - 1].labels[parents[path[k]]], levels[k - 1].labels[path[k - 1]]]
+                raise DataError(f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {names[0]!r} and {names[1]!r}.", "Give every class one parent.")
+        codes.append(path)
+    return codes
+
+
+def _make_levels(rows: Sequence[Row], depth: int) -> tuple[LevelSpec, ...]:
+    made: list[LevelSpec] = []
+    for k, name in enumerate(level_names(depth)):
+        found: dict[str, str | None] = {}
+        for row in rows:
+            found.setdefault(row.labels[k], row.labels[k - 1] if k else None)
+        texts = sorted(found, key=_order(found))
+        parents = [_table(made[-1], made[-2] if k > 1 else None)[str(found[text])] for text in texts] if k else None
+        made.append(LevelSpec(name=name, labels=_shorten(found, texts), parents=parents))
+    return tuple(made)
+
+
+def _order(texts: Collection[str]) -> Callable[[str], tuple[int, str]]:
+    numeric = all(text.lstrip("-").isdigit() for text in texts)
+    return (lambda text: (int(text), text)) if numeric else (lambda text: (0, text))
+
+
+def _shorten(parents: Mapping[str, str | None], texts: Sequence[str]) -> list[str]:
+    """Drop the parent's name where the remaining one is unique: ``Fruit/Apple`` below ``Fruit`` is ``Apple``."""
+    short = [text.removeprefix(f"{parents[text]}/") for text in texts]
+    uses = Counter(short)
+    return [text if uses[name] > 1 else name for text, name in zip(texts, short, strict=True)]
+
+
+def _table(level: LevelSpec, above: LevelSpec | None) -> dict[str, int]:
+    """Texts that mean a class of ``level``: its label, and ``parent/label`` as the folders are called."""
+    table = {label: index for index, label in enumerate(level.labels)}
+    if above is not None and level.parents is not None:
+        table |= {f"{above.labels[parent]}/{label}": index for index, (label, parent) in enumerate(zip(level.labels, level.parents, strict=True))}
+    return table
+
+
+def _class_names(file: Path, names: Sequence[dict[int, str]], parent_ids: dict[int, int]) -> ClassNames:
+    levels, tables = [], []
+    ids = [sorted(level) for level in names]
+    for k, (name, identities) in enumerate(zip(level_names(len(names)), ids, strict=True)):
+        parents = [ids[k - 1].index(parent_ids[identity]) for identity in identities] if k else None
+        labels = [names[k][identity] for identity in identities]
+        twice = [label for label, uses in Counter(labels).items() if uses > 1]
+        if twice:
+            raise DataError(f"{file}: the {name} class {twice[0]!r} has two ids.", "Give every class its own name.")
+        levels.append(LevelSpec(name=name, labels=labels, parents=parents))
+        # An id wins over a class that happens to be called by that number.
+        tables.append({label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)})
+    return ClassNames(tuple(levels), tuple(tables), file)
+
+
+def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
+    try:
+        reader = csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error}).", "data.class_names is a CSV file.") from error
+    rows = [(reader.line_num, [column.strip() for column in columns]) for columns in reader if any(column.strip() for column in columns)]
+    if rows and (len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit()):
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
+    return rows

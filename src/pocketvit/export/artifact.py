@@ -1,0 +1,247 @@
+"""From a trained model and its exported files to an artifact: goldens, manifest, card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.export.built import Built
+from pocketvit.export.card import write_card
+from pocketvit.export.wrap import INPUT, PixelModel, example
+from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_folder, write_golden, write_manifest
+from pocketvit.spec.evaluators import make_evaluator
+from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
+from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
+from pocketvit.train.checkpoint import Trained
+
+MAX_SOURCES, SOURCE_SIDE = 3, 400
+"""Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
+
+GOLDEN_BYTES = {"restore": 1_000_000, "classify": 6_000_000}
+"""Bytes that the golden file should stay below; there is at least one golden."""
+
+TOLERANCES: dict[str, dict[str, dict[str, float]]] = {
+    "classify": {
+        "fp32": {"max_abs": 2e-3, "mean_abs": 1e-4, "min_cosine": 0.9999, "metric_drop": 0.0},
+        "fp16": {"max_abs": 2e-2, "mean_abs": 1e-3, "min_cosine": 0.999, "metric_drop": 4.0},
+        "bf16": {"max_abs": 0.3, "mean_abs": 5e-3, "min_cosine": 0.98, "metric_drop": 7.0},
+        "int8": {"min_cosine": 0.8, "metric_drop": 10.0},
+    },
+    "restore": {
+        "fp32": {"max_abs": 0.25, "mean_abs": 0.02, "min_cosine": 0.99999, "metric_drop": 0.02},
+        "fp16": {"max_abs": 2.0, "mean_abs": 0.1, "min_cosine": 0.9999, "metric_drop": 0.05},
+        "bf16": {"max_abs": 32.0, "mean_abs": 1.0, "min_cosine": 0.999, "metric_drop": 0.2},
+        "int8": {"min_cosine": 0.99, "metric_drop": 0.5},
+    },
+}
+"""By task and precision, on the goldens: largest and mean absolute difference (probabilities, or pixels on 0..255), least cosine, and how
+far the main metric may fall (points, dB). For int8 the metric decides: differences of single values have no limit."""
+
+
+class CaseLike(Protocol):
+    """What goldens are made of (:class:`pocketvit.data.cases.Case`)."""
+
+    @property
+    def image(self) -> Pixels:
+        """(H, W, 3) uint8 RGB."""
+        ...
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """Clean image, or classes."""
+        ...
+
+
+def pixel_model_of(trained: Trained) -> PixelModel:
+    """The graph to export for a trained model."""
+    return PixelModel(trained.model, trained.preprocess, trained.task.name, [level.name for level in trained.levels])
+
+
+def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDArray[np.float32]]:
+    """Outputs of the PyTorch model in fp32 for (H, W, 3) uint8 inputs, stacked: name -> (N, ...)."""
+    rows: list[list[NDArray[np.float32]]] = []
+    pixel_model = pixel_model.float().cpu().eval()
+    with torch.inference_mode():
+        for image in inputs:
+            answer = pixel_model(torch.from_numpy(np.ascontiguousarray(image))[None])
+            rows.append([x.numpy() for x in ((answer,) if isinstance(answer, torch.Tensor) else answer)])
+    return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(pixel_model.output_names)}
+
+
+def make_golden(trained: Trained, cases: Iterable[CaseLike], count: int = 32, *, max_bytes: int | None = None) -> Golden:
+    """Run the trained float model on real inputs.
+
+    Classify: inputs are prepared images, and the first three come from ``sources`` (the images, shrunk to 400 pixels). Restore: inputs are
+    centre crops of the model's size, ``sources`` is empty since tiles are not resized, and outputs are rounded to 1/16 so that they pack well.
+
+    Args:
+        trained: the model.
+        cases: images with ground truth; at most ``count`` are read.
+        count: number of goldens; fewer are made where they would exceed ``max_bytes``.
+        max_bytes: estimated limit of the file (``GOLDEN_BYTES`` of the task by default).
+
+    Raises:
+        DataError: there are no cases.
+    """
+    task, spec = trained.task.name, trained.preprocess
+    height, width = spec.size
+    # Photographs pack to about 0.9 of their 8 bits; restore also stores the clean crop and an output of 12 bits a value.
+    each = height * width * 3 * (0.9 if task == "classify" else 3.1)
+    limit = GOLDEN_BYTES[task] if max_bytes is None else max_bytes
+    spare = limit - (MAX_SOURCES * SOURCE_SIDE**2 * 2 if task == "classify" else 0)
+    inputs: list[Pixels] = []
+    sources: list[Pixels] = []
+    truth: list[NDArray[Any]] = []
+    for case in cases:
+        if len(inputs) >= min(count, max(1, int(spare / each))):
+            break
+        image, answer = _golden_input(case, spec)
+        if spec.resize != "tile" and len(sources) < MAX_SOURCES:
+            image = shrink(image, SOURCE_SIDE)
+            sources.append(image)
+        inputs.append(image if spec.resize == "tile" else prepare(image, spec))
+        truth.append(answer)
+    if not inputs:
+        raise DataError("there are no images to make goldens from.", "Give a data set with at least one image.")
+    outputs = answers(pixel_model_of(trained), inputs)
+    if task == "restore":
+        outputs = {name: (np.round(value * 16) / 16).astype(np.float32) for name, value in outputs.items()}
+    return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
+
+
+def _golden_input(case: CaseLike, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
+    """Image and truth of a case; for tiles both are cut from the centre (padded by reflection where too small)."""
+    if spec.resize != "tile":
+        return case.image, np.asarray(case.truth)
+    cut = []
+    for image in (case.image, case.truth):
+        pad = [(0, max(0, want - have)) for want, have in zip(spec.size, image.shape[:2], strict=True)]
+        image = np.pad(image, (*pad, (0, 0)), mode="reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge")
+        top, left = (image.shape[0] - spec.size[0]) // 2, (image.shape[1] - spec.size[1]) // 2
+        cut.append(np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]]))
+    return cut[0], cut[1]
+
+
+def shrink(image: Pixels, side: int) -> Pixels:
+    """The image with its longer side at most ``side`` pixels."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return image if scale >= 1 else resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def complexity(trained: Trained) -> dict[str, int]:
+    """``parameters`` and ``macs`` (multiply-accumulates of matrix products and convolutions) for one model input."""
+    # The processor's fused attention is not among the operators that the counter knows.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    with torch.no_grad(), counter:
+        pixel_model_of(trained).cpu()(example(trained.preprocess.size))
+    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": counter.get_total_flops() // 2}
+
+
+def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs of every file of the artifact."""
+    height, width = trained.preprocess.size
+    inputs = [TensorSpec(name=INPUT, shape=[1, height, width, 3], dtype="uint8", meaning="RGB pixels, 0 to 255, channels last")]
+    if trained.task.name == "restore":
+        return inputs, [TensorSpec(name="restored", shape=[1, height, width, 3], dtype="float32", meaning="RGB pixels, 0 to 255, channels last, not rounded")]
+    heads = [(f"probs_{level.name}", [1, len(level.labels)], f"probability of each class of level {level.name}") for level in trained.levels]
+    return inputs, [TensorSpec(name=name, shape=shape, dtype="float32", meaning=meaning) for name, shape, meaning in heads]
+
+
+def create_artifact(
+    trained: Trained,
+    destination: Path,
+    *,
+    name: str,
+    golden: Golden,
+    built: Sequence[Built],
+    version: str = "0.1.0",
+    default: str | None = None,
+    main_metric: str | None = None,
+    tolerances: Mapping[str, Mapping[str, float]] | None = None,
+    lineage: Sequence[LineageStep] = (),
+    metrics: Sequence[MetricRow] = (),
+    benchmarks: Sequence[BenchRow] = (),
+    licence: Licence | None = None,
+    training: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> Artifact:
+    """Write an artifact folder in one step; on any error nothing is left.
+
+    Args:
+        trained: the model the files were made from.
+        destination: folder to create.
+        name: letters, digits, dot, dash, underscore.
+        golden: from :func:`make_golden`.
+        built: files of every variant; they are copied. Variants may share files (fp32 and bf16 of OpenVINO).
+        version: semantic version of the artifact.
+        default: ``runtime:precision`` that ``load`` takes; the first of ``built`` by default.
+        main_metric: name of the metric that floors are about; the first of ``metrics`` or the task's own by default.
+        tolerances: by precision; entries replace those of ``TOLERANCES``.
+        lineage: steps tried, kept or rejected.
+        metrics: measured metrics; each is also listed with its variant.
+        benchmarks: measured times.
+        licence: terms of weights and data.
+        training: how the model was trained.
+        replace: allow ``destination`` to exist.
+
+    Raises:
+        UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists.
+        DataError: the disk is full.
+    """
+    keys = [b.key for b in built]
+    if not keys or len(set(keys)) != len(keys) or (default or keys[0]) not in keys:
+        raise UsageError(f"an artifact cannot be made of variants {keys} with default {default}.", "Give each variant once and a default among them.")
+    inputs, outputs = tensor_specs(trained)
+    limits = {p: dict(TOLERANCES[trained.task.name][p]) for p in dict.fromkeys(b.precision for b in built)}
+    for precision, values in (tolerances or {}).items():
+        limits.setdefault(precision, {}).update(values)
+    architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
+    with new_folder(destination, replace=replace) as folder:
+        variants = _copy_files(built, folder, metrics)
+        write_golden(folder, golden)
+        fields: dict[str, Any] = {
+            "name": name, "version": version, "task": trained.task.name, "architecture": architecture, "levels": list(trained.levels), "preprocess": trained.preprocess,
+            "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
+            "main_metric": main_metric or (metrics[0].name if metrics else make_evaluator(trained.task.name, trained.levels).main),
+            "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
+            "licence": licence or Licence(), "training": dict(training or trained.info),
+        }  # fmt: skip
+        (folder / CARD).write_text(write_card(_manifest(fields)), encoding="utf-8")
+        manifest = _manifest(fields | {"files": file_entries(folder)})
+        write_manifest(folder, manifest)
+    return Artifact(destination, manifest)
+
+
+def _manifest(fields: dict[str, Any]) -> Manifest:
+    try:
+        return Manifest(**fields)
+    except ValueError as error:
+        first = error.errors()[0]  # type: ignore[attr-defined]
+        raise UsageError(f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}).", "Correct the argument of that name.") from error
+
+
+def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
+    """Copy each source once; files of different sources get different names, pairs such as .xml and .bin keep one stem."""
+    stems: dict[Path, str] = {}
+    variants = []
+    for item in built:
+        source = item.path.resolve()
+        if source not in stems:
+            stem = item.path.stem
+            stems[source] = stem if stem + item.path.suffix not in {p.name for p in folder.iterdir()} else f"{stem}-{item.runtime}-{item.precision}"
+            for path in (item.path, *item.companions):
+                shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
+        names = [f"{stems[source]}{path.suffix}" for path in (item.path, *item.companions)]
+        measured = {row.name: row.value for row in metrics if row.variant == item.key}
+        variants.append(Variant(runtime=item.runtime, precision=item.precision, path=names[0], companions=names[1:], metrics=measured))
+    return variants

@@ -1,0 +1,124 @@
+"""ONNX for ONNX Runtime: one file, static shapes, every node named after the module it came from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketvit.errors import VerificationError
+from pocketvit.export.built import Built
+from pocketvit.export.wrap import INPUT, PixelModel, example
+
+OPSET = 20
+"""Newest operator set in which GELU and LayerNormalization are single nodes and that all our engines read."""
+
+
+def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
+    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); see :class:`~pocketvit.export.wrap.PixelModel` for the outputs.
+
+    Raises:
+        VerificationError: the graph is not valid ONNX or has another shape than asked for.
+    """
+    path = folder / f"{stem}.onnx"
+    graph = tidy(capture(pixel_model, size))
+    onnx.checker.check_model(graph, full_check=True)
+    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)}
+    if shapes.get(INPUT) != [1, *size, 3] or list(shapes)[1:] != pixel_model.output_names or any(0 in shape for shape in shapes.values()):
+        what = f"the exported graph has {shapes}, not one static {size[0]}x{size[1]} input and {pixel_model.output_names}."
+        raise VerificationError(what, "Remove data-dependent shapes from the model.")
+    onnx.save(graph, path)
+    return Built("onnxruntime", "fp32", path)
+
+
+def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
+    """The graph as torch.export sees it, in fp32 on the CPU."""
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                pixel_model.float().cpu().eval(),
+                (example(size),),
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=pixel_model.output_names,
+                opset_version=OPSET,
+            )
+    finally:
+        quiet.setLevel(level)
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Name nodes and weights after their modules, and drop the exporter's own metadata (source lines of this machine)."""
+    taken: Counter[str] = Counter()
+    weights = {x.name for x in graph.graph.initializer}
+    renamed: dict[str, str] = {}
+    for node in graph.graph.node:
+        scope = module_path(node)
+        name = f"{scope}/{node.op_type}" if scope else node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        if node.op_type == "MatMul" and scope and node.input[1] in weights and not node.input[1].startswith("model."):
+            renamed.setdefault(node.input[1], f"{scope}.weight_t")  # linear weights come out transposed and nameless
+    for tensor in graph.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+        tensor.ClearField("metadata_props")
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for field in ("metadata_props", "doc_string"):
+        graph.graph.ClearField(field)
+        graph.ClearField(field)
+    graph.graph.ClearField("value_info")
+    graph.producer_name, graph.producer_version = "pocketvit", ""
+    return onnx.shape_inference.infer_shapes(graph)
+
+
+def module_path(node: onnx.NodeProto) -> str:
+    """Path of the module a node came from, e.g. ``blocks.3.mlp.fc2``; empty for the wrapper's own nodes."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip("' \"") for part in entry.value.strip("[]").split(",")]
+            modules = [s for s in scopes if s == "model" or s.startswith("model.")]
+            return modules[-1].removeprefix("model").removeprefix(".") if modules else ""
+    return ""
+
+
+def weight_arrays(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Initialisers by name."""
+    return {x.name: x for x in graph.initializer}
+
+
+def to_half_storage(graph: onnx.ModelProto, *, min_values: int = 1024) -> onnx.ModelProto:
+    """Store large float32 weights as float16, each cast back to float32 when the model is loaded.
+
+    The file halves; arithmetic stays float32, since a CPU has no faster half-precision units in ONNX Runtime, and half
+    precision activations overflow in LayerNorm and attention of some models. ONNX Runtime folds the casts once at load.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    casts = []
+    for tensor in result.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < min_values or abs(values).max() > 65504:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}/to_float", to=TensorProto.FLOAT))
+    nodes = list(result.graph.node)
+    del result.graph.node[:]
+    result.graph.node.extend([*casts, *nodes])
+    return result

@@ -1,0 +1,51 @@
+"""OpenVINO IR (.xml + .bin), made from the ONNX graph so that both engines run the same operators."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pocketvit.errors import MissingDependencyError
+from pocketvit.export import onnx as onnx_format
+from pocketvit.export.built import Built
+from pocketvit.export.wrap import PixelModel
+
+
+def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
+    """Write ``<stem>.xml`` and ``<stem>.bin`` with float32 weights; input and outputs as in the ONNX file.
+
+    The same files serve ``openvino:bf16``: there the engine is asked to compute in bf16.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        source = onnx_format.write(pixel_model, size, Path(scratch), stem).path
+        return from_onnx(source, folder, stem)
+
+
+def from_onnx(source: Path, folder: Path, stem: str) -> Built:
+    """Convert an ONNX file."""
+    ov = engine()
+    return save(ov.convert_model(str(source)), folder, stem, "fp32")
+
+
+def save(graph: Any, folder: Path, stem: str, precision: str, *, half: bool = False) -> Built:
+    """Write an OpenVINO model; ``half`` stores its float weights as float16."""
+    path = folder / f"{stem}.xml"
+    engine().save_model(graph, str(path), compress_to_fp16=half)
+    return Built("openvino", precision, path, (path.with_suffix(".bin"),))
+
+
+def engine() -> Any:
+    """The ``openvino`` module.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError.of("OpenVINO", "openvino") from error
+    return openvino

@@ -1,0 +1,23 @@
+"""TorchScript: a traced, frozen graph for LibTorch."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pocketvit.export.built import Built
+from pocketvit.export.wrap import PixelModel, example
+
+
+def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
+    """Write ``<stem>.pt``: called with (1, H, W, 3) uint8 it returns the outputs in the order of ``pixel_model.output_names``."""
+    path = folder / f"{stem}.pt"
+    trace: Any = torch.jit.trace  # untyped in torch
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = trace(pixel_model.float().cpu().eval(), (example(size),))
+        torch.jit.freeze(traced).save(str(path))
+    return Built("torchscript", "fp32", path)

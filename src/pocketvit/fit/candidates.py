@@ -1,0 +1,114 @@
+"""Step 1 of fit, time before training: latency does not depend on the weights, so what misses the budget is never trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pocketvit.data.collections import Splits
+from pocketvit.export.artifact import pixel_model_of
+from pocketvit.export.built import Built
+from pocketvit.export.formats import EXPORTERS, RUNTIME_FORMAT
+from pocketvit.fit.gate import Row
+from pocketvit.fit.measure import make_bench
+from pocketvit.models.build import variant_task
+from pocketvit.spec.recipe import Recipe
+from pocketvit.train.setup import new_model
+
+SLACK = 1.1
+"""A candidate stays while its fastest random-weight timing is within this factor of the limit: int8 may still help."""
+INT8_HOPE = 2.0
+"""The most that int8 was ever seen to gain over float here; used only to keep candidates, never to report a time."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model at an input size; precisions and runtimes come after training."""
+
+    model: str
+    size: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """Name in tables and folders."""
+        return f"{self.model}-{self.size[0]}x{self.size[1]}"
+
+
+def candidates(recipe: Recipe) -> list[Candidate]:
+    """Every model of the search at every size.
+
+    Raises:
+        UsageError: an unknown variant.
+    """
+    models = recipe.search.models or (recipe.model.name,)
+    for name in models:
+        variant_task(name)
+    sizes = [(side, side) for side in recipe.search.sizes] or [recipe.preprocess.size]
+    return [Candidate(model, size) for model in models for size in sizes]
+
+
+def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
+    """The recipe with the candidate's model and size; start weights stay only with the architecture they belong to."""
+    same = candidate.model == recipe.model.name
+    model = recipe.model if same else replace(recipe.model, name=candidate.model, options={}, weights=None)
+    overlap = min(recipe.preprocess.overlap, min(candidate.size) // 2)
+    return replace(recipe, model=model, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap))
+
+
+def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem: str = "model") -> list[Built]:
+    """The float file of each runtime."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixel_model = pixel_model_of(trained)  # type: ignore[arg-type]
+    size = trained.preprocess.size  # type: ignore[attr-defined]
+    return [EXPORTERS[RUNTIME_FORMAT[runtime]](pixel_model, size, folder, stem) for runtime in runtimes]
+
+
+def time_candidates(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]) -> list[tuple[Candidate, list[Row]]]:
+    """Build, export and time every candidate with random weights; finished timings are kept in ``timing.json`` for a resumed run.
+
+    Returns:
+        Each candidate with one row per runtime and float precision.
+    """
+    found = []
+    cache = folder / "timing.json"
+    known: dict[str, list[dict[str, float | str]]] = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    for candidate in candidates(recipe):
+        if candidate.key not in known:
+            notify(f"timing {candidate.key} with random weights")
+            known[candidate.key] = _time_one(recipe_for(recipe, candidate), splits, folder / "timing" / candidate.key)
+            cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        rows = [
+            Row(f"{candidate.key} {r['runtime']}:{r['precision']}", str(r["runtime"]), str(r["precision"]), reason=f"{r['p50']:.3g} ms", origin=candidate.key, metrics={"p50": float(r["p50"]), "p90": float(r["p90"]), "mb": float(r["mb"])})
+            for r in known[candidate.key]
+        ]
+        found.append((candidate, rows))
+    return found
+
+
+def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, float | str]]:
+    random = replace(recipe, model=replace(recipe.model, weights=None))
+    trained = new_model(random, splits.train.levels)
+    trained.model.eval()
+    files = export_float(trained, recipe.search.runtimes, folder)
+    if "bf16" in recipe.compress.steps:
+        files += [Built(b.runtime, "bf16", b.path, b.companions) for b in files if b.runtime == "openvino" and openvino_has_bf16()]
+    timings = make_bench(trained, splits, random).time(files)
+    return [{"runtime": b.runtime, "precision": b.precision, "p50": t.p50, "p90": t.p90, "mb": b.bytes / 1e6} for b, t in zip(files, timings, strict=True)]
+
+
+def openvino_has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this processor."""
+    from openvino import Core
+
+    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def within_reach(rows: list[Row], recipe: Recipe) -> bool:
+    """Whether the fastest timing, with hope for int8 where it will be tried, meets the latency limit, and half-size files the size limit."""
+    limit, mb = recipe.budget.latency_ms, recipe.budget.size_mb
+    hope = INT8_HOPE if "int8" in recipe.compress.steps else 1.0
+    fastest = min(row.metrics[recipe.budget.percentile] for row in rows if row.metrics)
+    smallest = min(row.metrics["mb"] for row in rows if row.metrics) / (4 if "int8" in recipe.compress.steps else 1)
+    return (limit is None or fastest <= limit * SLACK * hope) and (mb is None or smallest <= mb * SLACK)

@@ -1,0 +1,1 @@
+"""Layers whose insides we change: patch embedding, positions, the attention table, blocks."""

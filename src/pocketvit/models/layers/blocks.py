@@ -1,0 +1,69 @@
+"""Transformer and convolution blocks, and the ways to pool tokens into one feature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pocketvit.models.layers.attention import TOKEN_ATTENTION
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear. Parameter names as in timm."""
+
+    def __init__(self, embed_dim: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.drop = nn.Linear(embed_dim, hidden), nn.Linear(hidden, embed_dim), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + MSA(LN(x)), then x + MLP(LN(x)) (Dosovitskiy et al. 2020, eq. 2-3)."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, attention: str = "full") -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.attn = TOKEN_ATTENTION[attention](embed_dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class AttentionPool(nn.Module):
+    """Multi-head attention pooling: one learned query over all tokens, then an MLP (MAP, Zhai et al. 2022)."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.q, self.kv, self.proj = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 2 * embed_dim), nn.Linear(embed_dim, embed_dim)
+        self.norm, self.mlp = nn.LayerNorm(embed_dim, eps=1e-6), Mlp(embed_dim, int(embed_dim * mlp_ratio))
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)."""
+        b, n, d = x.shape
+        q = self.q(self.query).reshape(1, 1, self.num_heads, -1).transpose(1, 2).expand(b, -1, -1, -1)
+        k, v = self.kv(x).reshape(b, n, 2, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        pooled = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, d))
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class ConvBlock(nn.Module):
+    """Residual pair of dense 3x3 convolutions with ReLU between: what CPUs and NPUs run near their peak."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, H, W) -> (B, D, H, W)."""
+        return x + self.conv2(F.relu(self.conv1(x)))

@@ -1,0 +1,140 @@
+"""``pocketvit report``: a run folder or an artifact as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.errors import UsageError
+from pocketvit.report.data import REPORT_JSON, CandidateRow, Panel, ReportData, load_report
+from pocketvit.report.html import write_report
+from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.manifest import BenchRow, Manifest, Variant
+from pocketvit.spec.results import Classification, Level
+
+METRICS_CSV, REPORT_HTML = "metrics.csv", "report.html"
+MOST_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """Where the report was written and its verdict."""
+
+    path: Path
+    headline: str
+
+    def render(self) -> str:
+        """Two lines for the terminal."""
+        return f"{self.headline}\n{self.path}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"path": str(self.path), "headline": self.headline}
+
+
+def report(run: str, *, out: str | None = None) -> ReportResult:
+    """Write the HTML report of a run or an artifact: one file, to be opened in any browser.
+
+    Args:
+        run: Run folder, artifact folder, ``.pvit`` file or the name of a shipped artifact.
+        out: Where to write it; default ``report.html`` in the run folder, or in the current folder for an artifact.
+
+    Raises:
+        UsageError: there is neither a run nor an artifact.
+        DataError: the run's report data is damaged, or the file cannot be written.
+        VerificationError: the artifact's manifest or goldens are damaged.
+    """
+    folder = Path(run)
+    is_run = (folder / REPORT_JSON).is_file() or (folder / METRICS_CSV).is_file()
+    if (folder / REPORT_JSON).is_file():
+        data = load_report(folder)
+    elif is_run and not (folder / "artifact").is_dir():
+        data = ReportData(title=folder.resolve().name, task="training run", metric_name="", metric_unit="", curves=folder / METRICS_CSV)
+    else:
+        data = artifact_report(_artifact(run))
+        if is_run:
+            data = replace(data, curves=folder / METRICS_CSV)
+    destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
+    if destination.is_dir():
+        destination = destination / REPORT_HTML
+    return ReportResult(write_report(destination, data), data.verdict)
+
+
+def _artifact(run: str) -> Artifact:
+    try:
+        return read_artifact(run)
+    except UsageError as error:
+        raise UsageError(f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo) from error
+
+
+def artifact_report(artifact: Artifact) -> ReportData:
+    """What an artifact says about itself: its variants as candidates, its goldens as pictures.
+
+    Raises:
+        VerificationError: the goldens are damaged.
+    """
+    manifest = artifact.manifest
+    unit = next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), "")
+    return ReportData(
+        title=f"{manifest.name} {manifest.version}",
+        task=manifest.task,
+        metric_name=manifest.main_metric,
+        metric_unit=unit,
+        candidates=[_candidate(artifact, variant) for variant in manifest.variants],
+        pictures=golden_pictures(manifest, read_golden(artifact)),
+        environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
+        lineage=[step.model_dump() for step in manifest.lineage],
+        notes=_notes(manifest),
+        verification=manifest.verification.model_dump() if manifest.verification else None,
+    )
+
+
+def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
+    manifest = artifact.manifest
+    key = f"{variant.runtime}:{variant.precision}"
+    metric = variant.metrics.get(manifest.main_metric)
+    if metric is None:
+        metric = next((row.value for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric), None)
+    timing = _timing(manifest.benchmarks, key)
+    is_default = key == manifest.default
+    reason = "The default: what `load` and `predict` take when no target is named." if is_default else ""
+    size = artifact.variant_bytes(variant) / 1e6
+    return CandidateRow(key, metric, timing.p50_ms if timing else None, timing.p90_ms if timing else None, size, None, "default" if is_default else "fits", reason, is_default)
+
+
+def _timing(rows: Sequence[BenchRow], key: str) -> BenchRow | None:
+    return next((row for row in rows if row.variant == key), None)
+
+
+def _notes(manifest: Manifest) -> list[str]:
+    notes = [f"Weights: {manifest.licence.weights}. Training data: {manifest.licence.data}."]
+    return notes + [
+        f"{row.name} {row.value:.4g} {row.unit} of {row.variant} on {row.dataset}, {row.split}, {row.count} images{f' ({row.protocol})' if row.protocol else ''}."
+        for row in manifest.metrics
+    ]
+
+
+def golden_pictures(manifest: Manifest, golden: Golden) -> list[tuple[str, Sequence[Panel]]]:
+    """The goldens as pictures: input, answer and truth for restore; the drawn answer for classify."""
+    count = min(len(golden.inputs), MOST_PICTURES)
+    if manifest.task == "restore":
+        output = golden.outputs[manifest.outputs[0].name]
+        return [(f"golden {i + 1}", [("input", golden.inputs[i]), ("restored", _pixels(output[i])), ("truth", golden.truth[i].astype(np.uint8))]) for i in range(count)]
+    pictures: list[tuple[str, Sequence[Panel]]] = []
+    for i in range(count):
+        levels = tuple(
+            Level(spec.name, tuple(spec.labels), golden.outputs[output.name][i], int(golden.outputs[output.name][i].argmax()))
+            for spec, output in zip(manifest.levels, manifest.outputs)
+        )
+        truth = " > ".join(spec.labels[int(t)] for spec, t in zip(manifest.levels, golden.truth[i]))
+        pictures.append((f"truth: {truth}", [("", Classification(levels).draw(golden.inputs[i]))]))
+    return pictures
+
+
+def _pixels(output: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.clip(np.rint(output), 0, 255).astype(np.uint8)

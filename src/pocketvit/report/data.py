@@ -1,0 +1,164 @@
+"""What a report is made of, and how it is kept in the run folder (``report.json`` and ``pictures/``) to be drawn again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pocketvit.errors import DataError
+
+REPORT_JSON, PICTURES = "report.json", "pictures"
+Panel = tuple[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate: what it measured and what became of it."""
+
+    name: str
+    metric: float | None
+    """Main metric of this very file; ``None`` where it was dropped before scoring."""
+    p50_ms: float | None
+    p90_ms: float | None
+    size_mb: float | None
+    memory_mb: float | None
+    verdict: str
+    """A word or two: ``chosen``, ``fits``, ``too slow``, ``rejected``."""
+    reason: str = ""
+    """One sentence: why."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything the report shows, in plain types and arrays."""
+
+    title: str
+    task: str
+    metric_name: str
+    metric_unit: str
+    budget: dict[str, Any] = field(default_factory=dict)
+    """Limits by name (``latency_ms``, ``percentile``, ``size_mb``, ``memory_mb``); ``None`` is no limit."""
+    floor: dict[str, Any] = field(default_factory=dict)
+    """``value`` (absolute) and ``max_drop``; ``None`` is no floor."""
+    candidates: Sequence[CandidateRow] = ()
+    pictures: Sequence[tuple[str, Sequence[Panel]]] = ()
+    """(caption, [(label, (H, W, 3) uint8 RGB), ...]): panels that are shown side by side."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    lineage: Sequence[dict[str, Any]] = ()
+    """Steps in order, in the fields of ``spec.manifest.LineageStep``."""
+    rankings: dict[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """By step: (layer, loss of the metric or error caused by it alone)."""
+    curves: str | Path | None = None
+    """CSV of a training run with an ``epoch`` or ``step`` column."""
+    notes: Sequence[str] = ()
+    headline: str = ""
+    """One sentence; made from the chosen candidate where it is empty."""
+    verification: dict[str, Any] | None = None
+    """``passed`` and ``checks`` (dicts with ``name``, ``passed``, ``detail``)."""
+
+    @property
+    def chosen(self) -> CandidateRow | None:
+        """The candidate that was handed over, if any."""
+        return next((row for row in self.candidates if row.chosen), None)
+
+    @property
+    def verdict(self) -> str:
+        """The headline, or one made from the chosen candidate."""
+        if self.headline:
+            return self.headline
+        row = self.chosen
+        if row is None:
+            return "Nothing fits." if self.candidates else self.title
+        parts = [figure(row.metric, self.metric_unit), figure(row.p50_ms, "ms", 3), figure(row.size_mb, "MB", 3)]
+        return f"{row.name}: {', '.join(p for p in parts if p != '-')}"
+
+
+def figure(value: float | None, unit: str = "", digits: int = 4) -> str:
+    """``value`` with about ``digits`` significant digits and its unit; ``-`` for None and NaN."""
+    if value is None or math.isnan(value):
+        return "-"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2g}{' ' if unit else ''}{unit}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 0
+    return f"{value:.{min(decimals, 3)}f}{' ' if unit else ''}{unit}"
+
+
+def save_report(folder: Path, data: ReportData) -> Path:
+    """Write ``report.json`` and ``pictures/*.png`` into ``folder``, replacing an older report; return the JSON's path.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    document = {f.name: getattr(data, f.name) for f in fields(data) if f.name != "pictures"}
+    document["candidates"] = [asdict(row) for row in data.candidates]
+    document["curves"] = _relative(data.curves, folder)
+    document["pictures"] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        (folder / PICTURES).mkdir()
+        for i, (caption, panels) in enumerate(data.pictures):
+            names = [f"{PICTURES}/{i:02d}_{k}.png" for k in range(len(panels))]
+            for name, (_, pixels) in zip(names, panels):
+                Image.fromarray(pixels).save(folder / name)
+            document["pictures"].append({"caption": caption, "panels": [{"label": label, "file": name} for name, (label, _) in zip(names, panels)]})
+        partial = folder / f".{REPORT_JSON}.partial"
+        partial.write_text(json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, folder / REPORT_JSON)
+    except OSError as error:
+        raise DataError(f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+    return folder / REPORT_JSON
+
+
+def load_report(folder: Path) -> ReportData:
+    """Read what ``save_report`` wrote.
+
+    Raises:
+        DataError: ``report.json`` or a picture is missing or damaged.
+    """
+    try:
+        document = json.loads((folder / REPORT_JSON).read_text(encoding="utf-8"))
+        pictures = [(p["caption"], [(x["label"], _read_picture(folder, x["file"])) for x in p["panels"]]) for p in document.pop("pictures")]
+        document["candidates"] = [CandidateRow(**row) for row in document["candidates"]]
+        document["rankings"] = {step: [(layer, value) for layer, value in rows] for step, rows in document["rankings"].items()}
+        data = ReportData(**document)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())}).", "Run the command that made it again.") from error
+    curves = folder / data.curves if data.curves else None
+    return replace(data, pictures=pictures, curves=curves)
+
+
+def _read_picture(folder: Path, name: str) -> NDArray[np.uint8]:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"picture {name!r} lies outside the run folder")
+    with Image.open(folder / name) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _relative(path: str | Path | None, folder: Path) -> str | None:
+    """``path`` as seen from ``folder``, so that the run folder can be moved."""
+    return None if path is None else os.path.relpath(path, folder)
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON types; NaN becomes null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -1,0 +1,126 @@
+"""One self-contained HTML file: no scripts, no fonts, no address outside itself; light and dark by the reader's setting."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pocketvit import __version__
+from pocketvit.errors import DataError
+from pocketvit.report.data import CandidateRow, ReportData, figure
+from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
+
+__all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
+MAX_SIDE, JPEG_QUALITY = 900, 92
+BUDGET_WORDS = {"latency_ms": ("latency", "ms"), "size_mb": ("files", "MB"), "memory_mb": ("peak memory", "MB")}
+
+
+def write_report(path: Path, data: ReportData) -> Path:
+    """Write the report to ``path`` in one step and return it.
+
+    Raises:
+        DataError: ``path`` cannot be written.
+    """
+    text = render_html(data)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+    return path
+
+
+def render_html(data: ReportData) -> str:
+    """The HTML text of ``data``."""
+    loader = jinja2.FunctionLoader(lambda name: (resources.files("pocketvit.report") / "templates" / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["figure"] = figure
+    environment.filters["data_uri"] = picture_uri
+    rejected = [row for row in data.candidates if not row.chosen and row.reason]
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        chosen=data.chosen,
+        rejected=rejected,
+        limits=limits(data),
+        pareto=_both_themes(lambda theme: _pareto(data, theme)),
+        curves=_both_themes(lambda theme: _curves(data, theme)),
+        rankings={step: _bars(rows) for step, rows in data.rankings.items() if rows},
+        environment=_flat(data.environment),
+        version=__version__,
+    )
+
+
+def limits(data: ReportData) -> list[str]:
+    """The budget and the floor in words, e.g. ``latency p50 at most 33 ms``."""
+    words = []
+    for key, (name, unit) in BUDGET_WORDS.items():
+        if data.budget.get(key) is not None:
+            percentile = f" {data.budget.get('percentile', 'p50')}" if key == "latency_ms" else ""
+            words.append(f"{name}{percentile} at most {data.budget[key]:g} {unit}")
+    if data.floor.get("value") is not None:
+        words.append(f"{data.metric_name} at least {data.floor['value']:g} {data.metric_unit}".rstrip())
+    if data.floor.get("max_drop") is not None:
+        words.append(f"{data.metric_name} at most {data.floor['max_drop']:g} {data.metric_unit} below the float model".replace("  ", " "))
+    return words
+
+
+def picture_uri(pixels: NDArray[np.uint8]) -> str:
+    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side; small ones are enlarged in whole steps."""
+    image = Image.fromarray(pixels)
+    longest = max(image.size)
+    if longest > MAX_SIDE:
+        image = image.resize((max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest)), Image.Resampling.LANCZOS)
+    elif longest <= 160:
+        image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _pareto(data: ReportData, theme: Any) -> str | None:
+    label = f"{data.metric_name}{f', {data.metric_unit}' if data.metric_unit else ''}"
+    percentile = data.budget.get("percentile") or "p50"
+    return pareto_plot(data.candidates, metric_label=label, latency_limit=data.budget.get("latency_ms"), floor=data.floor.get("value"), percentile=percentile, theme=theme)
+
+
+def _curves(data: ReportData, theme: Any) -> str | None:
+    path = Path(data.curves) if data.curves else None
+    return curves_plot(path, theme=theme) if path is not None and path.is_file() else None
+
+
+def _both_themes(draw: Any) -> dict[str, str] | None:
+    """The plot as data addresses for a light and a dark page."""
+    drawn = {name: draw(theme) for name, theme in (("light", LIGHT), ("dark", DARK))}
+    if not all(drawn.values()):
+        return None
+    return {name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for name, svg in drawn.items()}
+
+
+def _bars(rows: Any, most: int = 16) -> list[dict[str, Any]]:
+    """The largest values first, with the bar's width in percent."""
+    ordered = sorted(rows, key=lambda row: -abs(row[1]))[:most]
+    largest = max(abs(value) for _, value in ordered) or 1.0
+    return [{"layer": layer, "value": value, "width": 100 * abs(value) / largest} for layer, value in ordered]
+
+
+def _flat(environment: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as ``(dotted name, text)`` rows."""
+    rows = []
+    for key, value in environment.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}.")
+        else:
+            rows.append((name, ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)))
+    return rows

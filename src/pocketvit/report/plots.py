@@ -1,0 +1,197 @@
+"""Plots as SVG text, one for a light and one for a dark page, drawn with matplotlib without a display."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from pocketvit.errors import DataError
+from pocketvit.report.data import CandidateRow
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a plot."""
+
+    ink: str
+    muted: str
+    grid: str
+    point: str
+    chosen: str
+    limit: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme("#1c2430", "#6b7685", "#e3e7ec", "#7a8fb0", "#0b7a4b", "#c2410c", ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207"))
+DARK = Theme("#e7ecf3", "#93a0b2", "#2c3645", "#7f96bb", "#3ddc97", "#ff8a5c", ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a"))
+
+
+def pareto_plot(
+    candidates: Sequence[CandidateRow],
+    *,
+    metric_label: str,
+    latency_limit: float | None = None,
+    floor: float | None = None,
+    percentile: str = "p50",
+    theme: Theme = LIGHT,
+) -> str | None:
+    """Metric against latency as SVG: numbered points in the order of ``candidates``, marker area grows with the file, the chosen one highlighted, budget and floor as lines.
+
+    Points far below the others stand on the lower edge with their value, so that one broken candidate does not squash the rest.
+    Candidates without a metric or a latency are left out; ``None`` if nothing is left.
+    """
+    points = [_Point(i + 1, x, y, row) for i, row in enumerate(candidates) if (x := _latency(row, percentile)) is not None and (y := row.metric) is not None and math.isfinite(y)]
+    if not points:
+        return None
+    figure, axes = _figure(theme, 7.2, 4.2)
+    low, high = _visible_range(points, floor)
+    front = [(x, y) for x, y in pareto_front([(p.x, p.y) for p in points]) if y >= low]
+    axes.plot([x for x, _ in front], [y for _, y in front], color=theme.muted, linewidth=1.2, linestyle=":", zorder=1, drawstyle="steps-post")
+    for point in points:
+        _draw_point(axes, point, low, high, theme)
+    xs = [p.x for p in points] + ([latency_limit] if latency_limit else [])
+    axes.set_xlim(0, max(xs) * 1.15)
+    axes.set_ylim(low - 0.14 * (high - low), high + 0.12 * (high - low))
+    if latency_limit:
+        axes.axvline(latency_limit, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
+        axes.text(latency_limit, 1.01, f"budget {latency_limit:g} ms", color=theme.limit, fontsize=9, ha="center", va="bottom", transform=axes.get_xaxis_transform())
+    if floor is not None:
+        axes.axhline(floor, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
+        axes.text(0.01, floor, f"floor {floor:.4g}", color=theme.limit, fontsize=9, ha="left", va="bottom", transform=axes.get_yaxis_transform())
+    axes.set_xlabel(f"latency {percentile}, ms (left is better)")
+    axes.set_ylabel(f"{metric_label} (up is better)")
+    return _svg(figure)
+
+
+@dataclass(frozen=True)
+class _Point:
+    number: int
+    x: float
+    y: float
+    row: CandidateRow
+
+
+def _visible_range(points: Sequence[_Point], floor: float | None) -> tuple[float, float]:
+    """Metric range to show: down to the worst candidate, but not much further below the best than floor and chosen point lie."""
+    ys = [p.y for p in points]
+    best = max(ys)
+    anchors = [floor] if floor is not None else []
+    anchors += [p.y for p in points if p.row.chosen]
+    reach = max([4 * (best - a) for a in anchors] + [0.03 * abs(best)])
+    shown = [y for y in ys if y >= best - reach] + [a for a in anchors if a <= best]
+    return (min(shown), max(best, *anchors)) if min(shown) < best else (best - 0.5, best + 0.5)
+
+
+def _draw_point(axes: Any, point: _Point, low: float, high: float, theme: Theme) -> None:
+    chosen, below = point.row.chosen, point.y < low
+    y = low - 0.1 * (high - low) if below else point.y
+    style = {"color": theme.chosen, "alpha": 1.0, "linewidths": 1.4} if chosen else {"color": theme.point, "alpha": 0.6, "linewidths": 0.0}
+    axes.scatter([point.x], [y], s=70 if below else 70 + 14 * (point.row.size_mb or 0), marker="v" if below else "o", zorder=3 if chosen else 2, edgecolors=theme.ink, **style)
+    text = f"{point.number} ({point.y:.4g})" if below else str(point.number)
+    axes.annotate(
+        text,
+        (point.x, y),
+        xytext=(8, 0) if below else (0, 8),
+        textcoords="offset points",
+        ha="left" if below else "center",
+        va="center" if below else "bottom",
+        fontsize=9.5,
+        color=theme.ink,
+        fontweight="bold" if chosen else "normal",
+        zorder=4,
+    )
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (latency, metric) points that no other point beats in both, from the fastest on."""
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def read_curves(path: Path) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
+    """Name of the x column and, for each other numeric column, its (x, y) points; empty cells are skipped.
+
+    Raises:
+        DataError: no such file, no ``epoch`` or ``step`` column, a cell that is no number in it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}).", "Name the metrics.csv of a training run.") from error
+    columns = list(rows[0]) if rows else []
+    x_name = next((name for name in ("epoch", "step") if name in columns), None)
+    if x_name is None:
+        raise DataError(f"{path}: has no rows with an epoch or step column.", "Name the metrics.csv of a training run.")
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for name in columns:
+        found = [(_number(row[x_name]), _number(row[name])) for row in rows]
+        points = [(x, y) for x, y in found if x is not None and y is not None]
+        if name not in ("epoch", "step") and points:
+            curves[name] = ([x for x, _ in points], [y for _, y in points])
+    return x_name, curves
+
+
+def curves_plot(path: Path, *, theme: Theme = LIGHT) -> str | None:
+    """Training curves of a CSV as SVG: losses in the upper panel, everything that is a metric below; ``None`` if there is nothing to draw."""
+    x_name, curves = read_curves(path)
+    skip = ("lr", "seconds", "minutes", "images", "time", "rate")
+    losses = {name: xy for name, xy in curves.items() if "loss" in name}
+    metrics = {name: xy for name, xy in curves.items() if name not in losses and not any(word in name.lower() for word in skip)}
+    panels = [group for group in (losses, metrics) if group]
+    if not panels:
+        return None
+    figure, all_axes = _figure(theme, 7.2, 2.7 * len(panels), rows=len(panels))
+    for axes, group in zip(all_axes if len(panels) > 1 else [all_axes], panels):
+        for i, (name, (x, y)) in enumerate(group.items()):
+            axes.plot(x, y, color=theme.lines[i % len(theme.lines)], linewidth=1.6, marker="o" if len(x) < 25 else "", markersize=3.5, label=name)
+        axes.set_xlabel(x_name)
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
+    return _svg(figure)
+
+
+def _latency(row: CandidateRow, percentile: str) -> float | None:
+    return row.p90_ms if percentile == "p90" else row.p50_ms
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _figure(theme: Theme, width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    all_axes = figure.subplots(rows, 1)
+    for axes in all_axes if rows > 1 else [all_axes]:
+        axes.patch.set_alpha(0)
+        axes.grid(color=theme.grid, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=theme.muted, labelsize=9, length=0)
+        axes.xaxis.label.set_color(theme.muted)
+        axes.yaxis.label.set_color(theme.muted)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(theme.grid)
+    return figure, all_axes
+
+
+def _svg(figure: Figure) -> str:
+    """SVG text, the same for the same figure."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "pocketvit", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,167 @@
+"""A loaded artifact as a callable: any image in, the task's typed answer out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.errors import DataError, MissingDependencyError, UsageError
+from pocketvit.runtimes import Session, open_session
+from pocketvit.spec.artifact import Artifact, read_artifact
+from pocketvit.spec.budget import Target
+from pocketvit.spec.hierarchy import decide, leaf_paths
+from pocketvit.spec.images import ImageLike, read_image
+from pocketvit.spec.manifest import Manifest, Variant
+from pocketvit.spec.preprocess import Pixels, prepare
+from pocketvit.spec.results import Classification, Level, Restored, Result
+from pocketvit.spec.tiles import count_tiles, run_tiled
+
+PIXELS = "pixels"
+RESTORED = "restored"
+Raw = Mapping[str, NDArray[np.float32]]
+log = logging.getLogger("pocketvit")
+
+
+def output_name(level: str) -> str:
+    """Name of the output that holds the probabilities of a label level."""
+    return f"probs_{level}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file in an engine together with what its manifest says about images and answers.
+
+    ``model(image)`` is ``finish(infer(prepare(image)))``; the three parts are public so that they can be timed apart.
+    """
+
+    manifest: Manifest
+    session: Session
+    target: Target
+    file: Path
+    artifact: Artifact | None = None
+    """The artifact the file belongs to; ``None`` for a candidate file that is not in one yet."""
+    variant: Variant | None = None
+
+    @classmethod
+    def from_file(cls, path: Path, target: Target, manifest: Manifest) -> Model:
+        """Open a model file that is in no artifact yet; ``manifest`` gives task, labels and preprocessing."""
+        return cls(manifest, open_session(path, target, manifest), target, path)
+
+    @property
+    def path(self) -> Path:
+        """Folder of the artifact (of the file, where there is no artifact)."""
+        return self.artifact.path if self.artifact is not None else self.file.parent
+
+    def __call__(self, image: ImageLike, on_tile: Callable[[], None] | None = None) -> Result:
+        """Answer for one image.
+
+        Args:
+            image: a path, a PIL image or an (H, W, 3) uint8 RGB array (see :func:`pocketvit.spec.images.read_image`).
+            on_tile: called after each tile of a tiled model, for progress.
+
+        Returns:
+            ``Restored`` or ``Classification``, by the manifest's task.
+
+        Raises:
+            DataError: the image cannot be used.
+        """
+        return self.finish(self.infer(self.prepare(image), on_tile))
+
+    def prepare(self, image: ImageLike) -> Pixels:
+        """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
+        pixels = read_image(image)
+        return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
+
+    def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
+        """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
+        if not self.tiled:
+            return self.session.run({PIXELS: prepared[None]})
+        spec = self.manifest.preprocess
+        image = run_tiled(lambda tile: self.session.run({PIXELS: tile[None]})[RESTORED][0], prepared, spec.size, spec.overlap, on_tile)
+        return {RESTORED: image[None].astype(np.float32)}
+
+    def finish(self, raw: Raw) -> Result:
+        """The typed answer of raw outputs.
+
+        Raises:
+            DataError: an output holds NaN or infinity.
+        """
+        return finish(raw, self.manifest)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether images keep their resolution and are covered with tiles."""
+        return self.manifest.preprocess.resize == "tile"
+
+    def count_runs(self, height: int, width: int) -> int:
+        """How many times the file runs for an image of this size."""
+        spec = self.manifest.preprocess
+        return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
+
+
+def finish(raw: Raw, manifest: Manifest) -> Result:
+    """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
+
+    Raises:
+        DataError: an output holds NaN or infinity.
+    """
+    for name, value in raw.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`.")
+    return _FINISH[manifest.task](raw, manifest)
+
+
+def _finish_restore(raw: Raw, manifest: Manifest) -> Result:
+    return Restored(np.clip(np.rint(raw[RESTORED][0]), 0, 255).astype(np.uint8))
+
+
+def _finish_classify(raw: Raw, manifest: Manifest) -> Result:
+    scores = [raw[output_name(level.name)] for level in manifest.levels]
+    chosen = decide(scores, leaf_paths(manifest.levels))[0]
+    return Classification(tuple(Level(level.name, tuple(level.labels), score[0], int(index)) for level, score, index in zip(manifest.levels, scores, chosen, strict=True)))
+
+
+_FINISH: dict[str, Callable[[Raw, Manifest], Result]] = {"restore": _finish_restore, "classify": _finish_classify}
+
+
+def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
+    """Load an artifact as a callable model.
+
+    Args:
+        path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
+        target: ``runtime[:precision[:threads]]``. By default the manifest's variant; where this machine cannot run it
+            (engine not installed, no such instructions) the first other variant that it can, which is logged.
+
+    Raises:
+        UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
+        MissingDependencyError: the engine of ``target`` is not installed.
+        VerificationError: manifest or model file are damaged.
+    """
+    artifact = read_artifact(path_or_name)
+    if target is not None:
+        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target)
+    default = artifact.variant()
+    first: UsageError | MissingDependencyError | None = None
+    for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
+        try:
+            model = open_variant(artifact, Target(variant.runtime, variant.precision))
+        except (UsageError, MissingDependencyError) as error:
+            first = first or error
+            continue
+        if first is not None:
+            log.warning("%s: running %s instead of %s (%s)", artifact.manifest.name, model.target, artifact.manifest.default, first.what)
+        return model
+    raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+
+
+def open_variant(artifact: Artifact, target: Target) -> Model:
+    """Open the variant of ``artifact`` that ``target`` names."""
+    variant = artifact.variant(f"{target.runtime}:{target.precision}")
+    file = artifact.path / variant.path
+    return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)

@@ -1,0 +1,61 @@
+"""From a recipe to a model that is ready to train: architecture, heads, and weights from where the recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pocketvit.errors import UsageError
+from pocketvit.models.build import load_weights, read_safetensors, variant_task
+from pocketvit.spec.artifact import shipped_names
+from pocketvit.spec.manifest import LevelSpec
+from pocketvit.spec.recipe import Recipe
+from pocketvit.tasks import TASKS
+from pocketvit.tasks.classify import Classifier
+from pocketvit.train.checkpoint import WEIGHTS, Trained, build_task_model, find_checkpoint, read_meta
+
+
+def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
+    """Build the recipe's model and load its start weights.
+
+    Raises:
+        UsageError: the architecture does not serve the task, or the weights do not fit it.
+    """
+    if variant_task(recipe.model.name) != recipe.task.name:
+        raise UsageError(f"model.name {recipe.model.name} does not do task.name {recipe.task.name}.", "Choose a variant of that task.")
+    TASKS[recipe.task.name].check(recipe.preprocess)
+    torch.manual_seed(recipe.train.seed)
+    model = build_task_model(recipe.model, recipe.task, tuple(levels), recipe.preprocess)
+    note = _start(model, recipe) if recipe.model.weights else "random weights"
+    # The weights are in the model now: a checkpoint of it must not look for the file again.
+    return Trained(model, replace(recipe.model, weights=None), recipe.task, tuple(levels), recipe.preprocess, {"start": note})
+
+
+def _start(model: nn.Module, recipe: Recipe) -> str:
+    """Load backbone weights, and heads where their shapes agree; return what was done."""
+    weights = str(recipe.model.weights)
+    past: dict[str, object] = {}
+    file = weights
+    if weights != "timm" and (Path(weights).is_dir() or weights in shipped_names()):
+        folder = find_checkpoint(weights)
+        past = read_meta(folder)["info"]
+        file = str(folder / WEIGHTS)
+    backbone = model.backbone if isinstance(model, Classifier) else model
+    unused = load_weights(backbone, file, recipe.model.name)  # type: ignore[arg-type]
+    kept = []
+    if isinstance(model, Classifier) and weights != "timm":
+        state = read_safetensors(Path(file))
+        for index, head in enumerate(model.heads):
+            for prefix in (f"heads.{index}", *(["head"] if index + 1 == len(model.heads) else [])):
+                weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
+                if weight is not None and bias is not None and weight.shape == head.weight.shape:
+                    head.load_state_dict({"weight": weight, "bias": bias})
+                    kept.append(prefix)
+    name = Path(weights).name
+    ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
+    heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if isinstance(model, Classifier) else "")
+    return f"weights of {name}{ago}{heads}{'' if kept or not unused else f' ({len(unused)} tensors of the file not used)'}"

@@ -1,0 +1,154 @@
+"""The ``verify`` command: run the checks, record the result in the manifest, fail loudly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pocketvit import __version__
+from pocketvit.errors import UsageError, VerificationError
+from pocketvit.runtimes.progress import track
+from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
+from pocketvit.spec.budget import Target
+from pocketvit.spec.manifest import Verification
+from pocketvit.verify.checks import Check, run_checks
+from pocketvit.verify.evaluate import eval as evaluate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Layout = Literal["clean", "pairs", "classes", "list", "sidd", "gopro"]
+_ALLOWED_LOSS = {"restore": 0.1, "classify": 1.0}
+"""Loss of the metric on other data of the same kind that still counts as the same, in dB or percentage points."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All checks of one artifact."""
+
+    name: str
+    path: Path
+    checks: tuple[Check, ...]
+    recorded: bool
+    """Whether the result was written into the manifest."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of a verification error."""
+        return 0 if self.passed else VerificationError.exit_code
+
+    @property
+    def failures(self) -> list[Check]:
+        """Checks that failed."""
+        return [check for check in self.checks if not check.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"name": self.name, "path": str(self.path), "passed": self.passed, "recorded": self.recorded, "checks": [check.to_dict() for check in self.checks]}
+
+    def render(self) -> RenderableType:
+        """A table with one row for each check."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        for column in ("variant", "check", "", "found"):
+            table.add_column(column)
+        for check in self.checks:
+            table.add_row(check.variant, check.name, "skipped" if check.skipped else "ok" if check.passed else "FAILED", check.detail)
+        record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
+        return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
+
+
+class ChecksFailed(VerificationError):
+    """Raised by :func:`verify`; ``report`` holds all checks."""
+
+    def __init__(self, report: VerifyReport) -> None:
+        first = report.failures[0]
+        where = f"{report.name}{f' ({first.variant})' if first.variant else ''}"
+        more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+        super().__init__(f"{where}: {first.detail}{more}.", "Do not use it: export the artifact again, or copy it again from where it was verified.")
+        self.report = report
+
+
+def verify(
+    artifact: str,
+    *,
+    target: str | None = None,
+    data: str | None = None,
+    layout: Layout | None = None,
+    class_names: str | None = None,
+    limit: int | None = None,
+    negative_controls: bool = True,
+) -> VerifyReport:
+    """Check that an artifact is complete, unchanged and does what the trained model did.
+
+    Checked are the manifest, sizes and checksums, the preprocessing, names and shapes, every variant's answers to the
+    golden inputs, and that damaged weights and a wrong preprocessing are noticed. The manifest records the result.
+
+    Args:
+        artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
+        target: check only this variant, runtime:precision[:threads]; by default all that this machine can run.
+        data: also measure the main metric on this folder or list, and hold it against the manifest's.
+        layout: how ``data`` is laid out; by default clean photos (restore) or class folders (classify).
+        class_names: CSV with class names for list files.
+        limit: at most so many images of ``data``.
+        negative_controls: also try damaged weights and wrong preprocessing, which must fail.
+
+    Raises:
+        VerificationError: a check failed; the message names the reason.
+        UsageError: there is no such artifact or variant.
+        MissingDependencyError: the engine of ``target`` is not installed.
+    """
+    found = read_artifact(artifact)
+    wanted = Target.parse(target) if target is not None else None
+    if wanted is not None:
+        found.variant(f"{wanted.runtime}:{wanted.precision}")
+    with track(f"verify {found.manifest.name}", None) as advance:
+        checks = run_checks(found, wanted, negative_controls=negative_controls, on_check=advance)
+    if data is not None and all(check.passed for check in checks):
+        checks.append(_check_data(found, wanted, data, layout=layout, class_names=class_names, limit=limit))
+    report = VerifyReport(found.manifest.name, found.path, tuple(checks), record(found, checks))
+    if not report.passed:
+        raise ChecksFailed(report)
+    return report
+
+
+def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
+    """Write the result into the manifest, in one step; ``False`` for package data and folders that cannot be written."""
+    if artifact.path.resolve().is_relative_to(shipped_root().resolve()) or not os.access(artifact.path, os.W_OK):
+        return False
+    rows = [{"name": c.name, "variant": c.variant, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in checks]
+    result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
+    try:
+        write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
+    except OSError:
+        return False
+    return True
+
+
+def _check_data(artifact: Artifact, target: Target | None, data: str, **options: Any) -> Check:
+    """The main metric on ``data`` against the value the manifest states for the same variant."""
+    manifest = artifact.manifest
+    target = target or Target.parse(manifest.default)
+    key = f"{target.runtime}:{target.precision}"
+    stated = [row for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric]
+    if not stated:
+        raise UsageError(f"the manifest states no {manifest.main_metric} of {key} to hold {data} against.", "Leave out --data, or take another target.")
+    report = evaluate(str(artifact.path), data, target=str(target), **options)
+    value = report.metrics.get(manifest.main_metric)
+    if value is None:
+        raise UsageError(f"{data} gives {', '.join(report.metrics)}, not {manifest.main_metric}.", "Name data of the kind the manifest's metric was measured on.")
+    row, floor = stated[0], stated[0].value - _ALLOWED_LOSS[manifest.task]
+    detail = f"{manifest.main_metric} is {value:.2f} {row.unit} on {data}, the manifest states {row.value:.2f} on {row.dataset} {row.split}"
+    detail = f"{detail}; allowed at least {floor:.2f}" if value < floor else detail
+    return Check("data", value >= floor, detail, key, {"value": value, "floor": floor})

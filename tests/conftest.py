@@ -1,0 +1,24 @@
+"""What every test gets: no colours, no display, a cache of its own, and few threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("NO_COLOR", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpacked ``.pvit`` files of the tests do not land in the user's cache."""
+    monkeypatch.setenv("POCKETVIT_CACHE", str(tmp_path_factory.getbasetemp() / "pocketvit-cache"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pocketvit.data.noise import add_gaussian, add_noise, add_poisson_gaussian, quantize
+from pocketvit.spec.recipe import Data
+
+GREY = np.full((128, 128, 3), 128, np.uint8)
+
+
+def spread(noisy: np.ndarray) -> float:
+    return float(noisy.astype(np.float64).std())
+
+
+@pytest.mark.parametrize("sigma", [5.0, 25.0])
+def test_gaussian_has_the_asked_deviation_and_no_bias(sigma: float) -> None:
+    noisy = add_gaussian(GREY, sigma, np.random.default_rng(1))
+    assert noisy.dtype == np.uint8
+    assert noisy.shape == GREY.shape
+    assert spread(noisy) == pytest.approx(np.sqrt(sigma**2 + 1 / 12), rel=0.02)  # 1/12: rounding to 8 bit
+    assert noisy.mean() == pytest.approx(128, abs=0.5)
+
+
+def test_zero_noise_changes_nothing_and_clips_at_the_ends() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    assert np.array_equal(add_gaussian(ramp, 0, np.random.default_rng(0)), ramp)
+    assert np.array_equal(add_poisson_gaussian(ramp, 0, 0, np.random.default_rng(0)), ramp)
+    assert quantize(np.array([-3.0, 0.4, 0.6, 254.6, 300.0])).tolist() == [0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize("level", [40, 200])
+def test_shot_noise_variance_grows_with_the_signal(level: int) -> None:
+    image = np.full((128, 128, 3), level, np.uint8)
+    noisy = add_poisson_gaussian(image, 5.0, 0.01, np.random.default_rng(2))
+    variance = 0.01 * level / 255 + (5 / 255) ** 2  # on [0, 1]
+    assert spread(noisy) == pytest.approx(255 * np.sqrt(variance), rel=0.02)
+
+
+def test_add_noise_follows_the_recipe() -> None:
+    draw = np.random.default_rng
+    assert add_noise(GREY, Data(noise="none"), draw(0)) is GREY
+    assert spread(add_noise(GREY, Data(sigma=(10, 10)), draw(0))) == pytest.approx(10, rel=0.03)
+    spreads = [spread(add_noise(GREY, Data(sigma=(0, 50)), draw(seed))) for seed in range(40)]
+    assert min(spreads) < 8
+    assert max(spreads) > 40
+    assert np.mean(spreads) == pytest.approx(25, abs=6)
+    shot = add_noise(GREY, Data(noise="poisson", sigma=(0, 0), shot=(0.02, 0.02)), draw(0))
+    assert spread(shot) == pytest.approx(255 * np.sqrt(0.02 * 128 / 255), rel=0.03)
+
+
+def test_noise_repeats_with_its_generator() -> None:
+    first, again, other = (add_noise(GREY, Data(sigma=(0, 50)), np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from pocketvit.errors import UsageError
+from pocketvit.spec.budget import Budget, Floor, Target
+
+
+def test_target_text_round_trip() -> None:
+    assert Target.parse("openvino:bf16:1") == Target("openvino", "bf16", 1)
+    assert Target.parse("openvino") == Target("openvino", "fp32", 2)
+    assert str(Target.parse("onnxruntime:int8")) == "onnxruntime:int8:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("tpu", "unknown runtime 'tpu'"), ("openvino:int3", "unknown precision 'int3'"), ("openvino:fp32:x", "no thread count"), ("openvino:fp32:0", "at least 1"), ("a:b:1:2", "too many")],
+)
+def test_wrong_targets(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Target.parse(text)
+
+
+def test_budget_names_each_limit_that_is_missed() -> None:
+    budget = Budget(latency_ms=10, size_mb=5)
+    assert budget.misses(latency_ms=10, size_mb=5, memory_mb=1e9) == []
+    assert budget.misses(latency_ms=12.5, size_mb=6, memory_mb=None) == ["latency_ms 12.5 > 10", "size_mb 6 > 5"]
+    assert budget.misses(latency_ms=None, size_mb=1, memory_mb=None) == []
+    assert Budget(memory_mb=100).misses(latency_ms=1, size_mb=1, memory_mb=101) == ["memory_mb 101 > 100"]
+
+
+@pytest.mark.parametrize("field", ["latency_ms", "size_mb", "memory_mb"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_limits_must_be_positive(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"budget.{field}"):
+        Budget(**{field: value})
+
+
+def test_floor() -> None:
+    assert Floor().misses(-1e9, 30) == []
+    assert Floor(value=29.2).misses(29.2) == []
+    assert Floor(value=29.2).misses(29.1) == ["metric 29.1 < 29.2"]
+    assert Floor(max_drop=0.5).misses(29.5, 30.0) == []
+    assert len(Floor(max_drop=0.5, value=29.9).misses(29.4, 30.0)) == 2
+    assert Floor(max_drop=0.5).misses(1.0) == []

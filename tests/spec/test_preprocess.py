@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.preprocess import Preprocess, prepare, resize
+from tests.bad_images import photo
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (301, 200), (30, 40), (224, 224), (1, 1), (3, 500)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest", "lanczos"])
+def test_crop_has_the_size_and_is_deterministic(shape: tuple[int, int], interpolation: str) -> None:
+    spec = Preprocess(size=(32, 48), interpolation=interpolation)
+    made = prepare(photo(*shape), spec)
+    assert made.shape == (32, 48, 3)
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(made, prepare(photo(*shape), spec))
+
+
+def test_stretch_is_pillows_resize() -> None:
+    image = photo(50, 70)
+    made = prepare(image, Preprocess(size=(20, 30), resize="stretch", interpolation="bilinear"))
+    np.testing.assert_array_equal(made, np.asarray(Image.fromarray(image).resize((30, 20), Image.Resampling.BILINEAR)))
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    made = prepare(stripes, Preprocess(size=(16, 16), resize="stretch", interpolation="bilinear"))
+    assert abs(int(made.mean()) - 128) <= 2
+    assert made.std() < 12
+
+
+def test_whole_crop_of_an_image_of_the_right_size_changes_nothing() -> None:
+    image = photo(32, 32)
+    np.testing.assert_array_equal(prepare(image, Preprocess(size=(32, 32), crop_pct=1.0)), image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(96, 128), (333, 500), (500, 333), (224, 300), (60, 60)])
+@pytest.mark.parametrize("crop_pct", [0.9, 0.875, 1.0])
+def test_crop_equals_timms_evaluation_transform(shape: tuple[int, int], crop_pct: float) -> None:
+    create_transform = pytest.importorskip("timm.data").create_transform
+    image = photo(*shape)
+    transform = create_transform(input_size=(3, 64, 64), is_training=False, interpolation="bicubic", crop_pct=crop_pct, mean=(0, 0, 0), std=(1, 1, 1))
+    theirs = np.rint(transform(Image.fromarray(image)).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    np.testing.assert_array_equal(prepare(image, Preprocess(size=(64, 64), crop_pct=crop_pct)), theirs)
+
+
+def test_resize_box_cuts_first() -> None:
+    image = photo(40, 60)
+    np.testing.assert_array_equal(resize(image, (20, 30), box=(10, 5, 40, 25)), image[5:25, 10:40])
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [({"size": (0, 3)}, "size"), ({"crop_pct": 0.0}, "crop_pct"), ({"crop_pct": 1.5}, "crop_pct"), ({"resize": "tile", "overlap": 120}, "overlap"), ({"std": (1, 0, 1)}, "std")],
+)
+def test_impossible_values_are_named(fields: dict, names: str) -> None:
+    with pytest.raises(UsageError, match=f"preprocess.{names}"):
+        Preprocess(**fields)
+
+
+def test_prepare_refuses_tiles_and_other_arrays() -> None:
+    with pytest.raises(UsageError, match="tiled"):
+        prepare(photo(40, 40), Preprocess(size=(32, 32), resize="tile"))
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(DataError, match="expected"):
+            prepare(wrong, Preprocess())
+
+
+def test_digest_depends_on_every_field() -> None:
+    digests = {Preprocess(**fields).digest() for fields in ({}, {"mean": (0, 0, 0)}, {"std": (1, 1, 1)}, {"size": (32, 32)}, {"color": "BGR"}, {"crop_pct": 0.8})}
+    assert len(digests) == 6
+    assert Preprocess().digest() == Preprocess().digest()

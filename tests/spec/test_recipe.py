@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pocketvit.errors import UsageError
+from pocketvit.spec.budget import Budget
+from pocketvit.spec.recipe import Recipe, load_recipe
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "r.yaml").write_text(text)
+    return tmp_path / "r.yaml"
+
+
+def test_defaults_and_round_trip(tmp_path: Path) -> None:
+    recipe = load_recipe(None)
+    assert recipe == Recipe()
+    again = load_recipe(write(tmp_path, yaml.safe_dump(recipe.to_dict())))
+    assert again == recipe
+    assert load_recipe(write(tmp_path, "")) == recipe
+
+
+def test_overrides_nested_dotted_and_as_dataclass(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {epochs: 3, lr: 0.01}\nbudget: {latency_ms: 5}\n")
+    recipe = load_recipe(path, {"train": {"epochs": 4}, "budget.size_mb": 2, "data.sigma": [0, 50]})
+    assert (recipe.train.epochs, recipe.train.lr) == (4, 0.01)
+    assert (recipe.budget.latency_ms, recipe.budget.size_mb) == (5, 2)
+    assert recipe.data.sigma == (0.0, 50.0)
+    assert load_recipe(recipe, {"budget": Budget(memory_mb=7)}).budget == Budget(memory_mb=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("budget: {latency: 3}", "budget.latency", "budget.latency_ms"),
+        ("trian: {}", "trian", "train"),
+        ("train: {learning_rate: 1, epoch: 3}", "train.learning_rate", ""),
+        ("train: {epoch: 3}", "train.epoch", "train.epochs"),
+        ("preprocess: {sizes: [1, 1]}", "preprocess.sizes", "preprocess.size"),
+        ("compress: {step: [int8]}", "compress.step", "compress.steps"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, key: str, nearest: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert caught.value.what == f"unknown key {key}."
+    assert nearest in caught.value.todo
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_override_is_named() -> None:
+    with pytest.raises(UsageError, match=r"unknown key train\.epochz") as caught:
+        load_recipe(None, {"train.epochz": 1})
+    assert caught.value.todo == "Did you mean train.epochs?"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: {epochs: many}", "train.epochs"),
+        ("data: {layout: zip}", "data.layout"),
+        ("train: {batch_size: 0}", "train.batch_size"),
+        ("train: {ema: 1.5}", "train.ema"),
+        ("task: {name: restore, loss: cross_entropy}", "does not go with"),
+        ("task: {name: classify, loss: l1}", "does not go with"),
+        ("budget: {latency_ms: -1}", "budget.latency_ms"),
+        ("target: {runtime: tpu}", "unknown runtime"),
+        ("data: {sigma: [50, 10]}", "data.sigma"),
+        ("data: {val_share: 1}", "val_share"),
+        ("compress: {steps: [int4]}", "compress.steps"),
+        ("- a\n- b", "not a list"),
+        ("a: [", "not valid YAML"),
+        ("train: 3", "train"),
+    ],
+)
+def test_wrong_values_are_usage_errors_that_name_the_field(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert says in caught.value.what
+
+
+def test_missing_and_binary_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load_recipe(tmp_path / "b.yaml")
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load_recipe(write(tmp_path, "a: !!python/object/apply:os.system ['true']"))

@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from pocketvit import __version__, cli
+from pocketvit.arguments import Arguments, kind_of
+from pocketvit.commands import COMMANDS
+from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
+from pocketvit.spec.budget import Budget, Target
+from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.recipe import Compress, Data, Model, Search, Train, load_recipe
+
+
+def fit(
+    recipe: str,
+    *,
+    name: str | None = None,
+    runs: str = "runs",
+    data: Data | None = None,
+    model: Model | None = None,
+    train: Train | None = None,
+    preprocess: Preprocess | None = None,
+    compress: Compress | None = None,
+    budget: Budget | None = None,
+    target: Target | None = None,
+    search: Search | None = None,
+) -> None:
+    """Fit a model.
+
+    It takes a while.
+
+    Args:
+        recipe: YAML file.
+        name: Name of the run, 100 % yours.
+        budget: Limits on the target.
+    """
+
+
+def predict(
+    artifact: str,
+    images: list[str],
+    *,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    format: Literal["csv", "json"] = "csv",
+    target: str | Target | None = None,
+    force: bool = False,
+    draw: bool = True,
+    size: tuple[int, int] = (1, 2),
+    hook: Any = None,
+) -> None:
+    """Predict."""
+
+
+@dataclass(frozen=True)
+class Report:
+    text: str = "all is well"
+    exit_code: int = 0
+
+    def render(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"text": self.text, "score": np.float32(0.5), "bad": float("nan"), "where": Path("a"), "xs": np.arange(2), "pair": (1, None)}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """Put a function in the place of `pocketvit bench`."""
+
+    def put(function: Any) -> None:
+        module = ModuleType("pocketvit_test_command")
+        module.bench = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "pocketvit_test_command", module)
+        monkeypatch.setitem(COMMANDS, "bench", "pocketvit_test_command:bench")
+
+    return put
+
+
+# --- parsing -----------------------------------------------------------------------------------------------------
+
+
+def parse_fit(*args: str) -> dict[str, Any]:
+    return Arguments("fit", fit).parse(["r.yaml", *args])
+
+
+def parse_predict(*args: str) -> dict[str, Any]:
+    return Arguments("predict", predict).parse(["a", *args])
+
+
+def test_only_given_fields_become_arguments() -> None:
+    assert parse_fit() == {"recipe": "r.yaml"}
+    assert parse_fit("--budget.latency_ms", "33", "--train.epochs=3") == {"recipe": "r.yaml", "budget": {"latency_ms": 33.0}, "train": {"epochs": 3}}
+
+
+@pytest.mark.parametrize(
+    ("args", "section", "expected"),
+    [
+        (["--data.train", "a", "b"], "data", {"train": ["a", "b"]}),
+        (["--data.train", "[a, b]"], "data", {"train": ["a", "b"]}),
+        (["--data.val", "[]"], "data", {"val": []}),
+        (["--data.sigma", "0", "50"], "data", {"sigma": [0.0, 50.0]}),
+        (["--data.eval_sigma", "15,25"], "data", {"eval_sigma": [15.0, 25.0]}),
+        (["--data.eval-sigma=15,25"], "data", {"eval_sigma": [15.0, 25.0]}),
+        (["--data.layout", "classes"], "data", {"layout": "classes"}),
+        (["--train.compile", "true"], "train", {"compile": True}),
+        (["--train.channels_last", "false"], "train", {"channels_last": False}),
+        (["--train.clip_norm", "null"], "train", {"clip_norm": None}),
+        (["--train.lr", "1e-4"], "train", {"lr": 1e-4}),
+        (["--search.sizes", "[128, 256]"], "search", {"sizes": [128, 256]}),
+        (["--compress.steps", "int8", "bf16"], "compress", {"steps": ["int8", "bf16"]}),
+        (["--preprocess.size", "224", "192"], "preprocess", {"size": [224, 192]}),
+        (["--model.options", "{pool: gap}"], "model", {"options": {"pool": "gap"}}),
+        (["--model.options.depth", "3", "--model.options.pool", "gap"], "model", {"options": {"depth": 3, "pool": "gap"}}),
+        (["--model.options={pool: gap}", "--model.options.depth=3"], "model", {"options": {"pool": "gap", "depth": 3}}),
+        (["--target", "openvino:bf16:1"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 1}),
+        (["--target", "openvino"], "target", {"runtime": "openvino"}),
+        (["--target=openvino:bf16", "--target.threads", "3"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 3}),
+    ],
+)
+def test_section_options(args: list[str], section: str, expected: dict[str, Any]) -> None:
+    assert parse_fit(*args)[section] == expected
+
+
+def test_overrides_go_into_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("budget: {size_mb: 4}\ntarget: {threads: 1}\nmodel: {options: {depth: 2}}\n")
+    given = parse_fit("--budget.latency_ms", "33", "--data.train", "a", "b", "--target", "onnxruntime:int8", "--data.sigma", "0", "50")
+    given.pop("recipe")
+    recipe = load_recipe(tmp_path / "r.yaml", given)
+    assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
+    assert recipe.target == Target("onnxruntime", "int8", 1)
+    assert recipe.data == Data(train=("a", "b"), sigma=(0.0, 50.0))
+    assert recipe.model.options == {"depth": 2}
+
+
+def test_every_recipe_field_of_fit_is_an_option() -> None:
+    import dataclasses
+
+    options = set(Arguments("fit", fit).options())
+    for section, schema in {
+        "data": Data,
+        "model": Model,
+        "train": Train,
+        "budget": Budget,
+        "target": Target,
+        "search": Search,
+        "compress": Compress,
+        "preprocess": Preprocess,
+    }.items():
+        missing = {f"--{section}.{f.name}" for f in dataclasses.fields(schema)} - options
+        assert missing <= {"--preprocess.pad"}, missing
+
+
+def test_positionals_flags_and_lists() -> None:
+    assert parse_predict("b", "c") == {"artifact": "a", "images": ["b", "c"]}
+    assert parse_predict("--force", "b", "--no-draw") == {"artifact": "a", "images": ["b"], "force": True, "draw": False}
+    got = parse_predict("b", "--out", "x", "--limit", "3", "--size", "4", "5", "--format=json", "--target", "openvino:fp32:2")
+    assert got == {"artifact": "a", "images": ["b"], "out": "x", "limit": 3, "size": [4, 5], "format": "json", "target": "openvino:fp32:2"}
+    assert parse_predict("--", "--odd-name.png")["images"] == ["--odd-name.png"]
+
+
+def test_optional_positional_before_the_star() -> None:
+    def show(recipe: str | None = None, *, runs: str = "runs") -> None:
+        """Show."""
+
+    assert Arguments("show", show).parse([]) == {}
+    assert Arguments("show", show).help().startswith("usage: pocketvit show [recipe] [options]")
+    assert Arguments("show", show).parse(["x", "--runs", "y"]) == {"recipe": "x", "runs": "y"}
+
+
+def test_parameters_without_a_command_line_form_are_left_out() -> None:
+    def run(path: str, *, callback: Any = None, image: np.ndarray | None = None, **more: Any) -> None:
+        """Run."""
+
+    assert Arguments("run", run).options() == []
+    assert kind_of(np.ndarray) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "what", "todo"),
+    [
+        (["--budgt.latency_ms", "3"], "--budgt.latency_ms", "--budget.latency_ms"),
+        (["--budget.latencyms", "3"], "--budget.latencyms", "--budget.latency_ms"),
+        (["--latency_ms", "3"], "--latency_ms", "--budget.latency_ms"),
+        (["--latency-ms=3"], "--latency-ms", "--budget.latency_ms"),
+        (["--nam", "3"], "--nam", "--name"),
+        (["--zzzzzz", "3"], "--zzzzzz", "pocketvit fit --help"),
+        (["--train.epochs", "x"], "--train.epochs", "pocketvit fit --help"),
+        (["--train.epochs"], "--train.epochs", "pocketvit fit --help"),
+        (["--data.layout", "clasess"], "clasess", "pocketvit fit --help"),
+        (["--data.sigma", "a", "b"], "--data.sigma", "--data.sigma A B"),
+        (["--compress.steps", "int4"], "int4", "int8"),
+        (["--model.options", "{a: ["], "--model.options", "Quote"),
+        (["--target", "onnx:int8"], "onnx", "onnxruntime"),
+        (["--target"], "--target", "pocketvit fit --help"),
+        (["--recipe", "x"], "recipe", "pocketvit fit --help"),
+        (["more.yaml"], "more.yaml", "pocketvit fit --help"),
+    ],
+)
+def test_wrong_options_name_the_key_and_the_nearest(args: list[str], what: str, todo: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_fit(*args)
+    assert what in caught.value.what
+    assert todo in caught.value.todo
+    assert "\n" not in caught.value.what + caught.value.todo
+
+
+def test_missing_positional() -> None:
+    with pytest.raises(UsageError, match="images"):
+        parse_predict()
+
+
+def test_help_comes_from_signature_and_docstring() -> None:
+    text = Arguments("fit", fit, "epilog here").help()
+    for part in (
+        "usage: pocketvit fit recipe [options]",
+        "It takes a while.",
+        "YAML file.",
+        "100 % yours",
+        "--budget.latency_ms",
+        "Milliseconds for one image",
+        "Limits on the target.",
+        "epilog here",
+    ):
+        assert part in text
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+def test_report_is_rendered_and_its_exit_code_returned(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command(lambda artifact: Report(text=f"ran {artifact}", exit_code=4))
+    assert cli.main(["bench", "x"]) == 4
+    assert capsys.readouterr().out == "ran x\n"
+
+
+def test_rich_reports_are_printed(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    class Tabular(Report):
+        def render(self) -> Any:
+            table = Table("name")
+            table.add_row("one")
+            return table
+
+    command(lambda: Tabular())
+    assert cli.main(["bench"]) == 0
+    out = capsys.readouterr().out
+    assert "one" in out
+    assert "\x1b" not in out
+
+
+def test_json_is_the_only_thing_on_stdout(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def noisy() -> Report:
+        """Print."""
+        print("progress")
+        return Report()
+
+    command(noisy)
+    assert cli.main(["bench", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"text": "all is well", "score": 0.5, "bad": None, "where": "a", "xs": [0, 1], "pair": [1, None]}
+    assert captured.err == "progress\n"
+
+
+def test_json_keeps_out_what_writes_to_descriptor_one(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("import os\ndef bench():\n    'Loud.'\n    os.write(1, b'from C\\n')\n    print('from Python')\n    return {'done': True}\n")
+    code = "import sys; from pocketvit import cli; cli.COMMANDS['bench'] = 'loud:bench'; sys.exit(cli.main(['bench', '--json']))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"done": True}
+    assert "from C" in run.stderr
+    assert "from Python" in run.stderr
+
+
+def test_quiet_drops_progress_but_not_the_result(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def noisy() -> Report:
+        """Print."""
+        print("50 %", file=sys.stderr)
+        return Report()
+
+    command(noisy)
+    assert cli.main(["bench", "-q"]) == 0
+    assert capsys.readouterr() == ("all is well\n", "")
+
+
+@pytest.mark.parametrize("error", [UsageError("wrong.", "do."), DataError("wrong.", "do."), VerificationError("wrong.", "do."), NothingFitsError("wrong.", "do.")])
+def test_errors_are_two_lines_and_their_exit_code(command: Any, capsys: pytest.CaptureFixture[str], error: Any) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise error
+
+    command(fail)
+    assert cli.main(["bench"]) == error.exit_code
+    assert capsys.readouterr() == ("", "wrong.\ndo.\n")
+    assert cli.main(["bench", "--json"]) == error.exit_code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"error": {"what": "wrong.", "todo": "do.", "exit_code": error.exit_code}}
+    assert captured.err == "wrong.\ndo.\n"
+    assert cli.main(["bench", "-v"]) == error.exit_code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_errors_are_printed_in_spite_of_quiet(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise DataError("wrong.", "do.")
+
+    command(fail)
+    assert cli.main(["bench", "--quiet"]) == 3
+    assert capsys.readouterr().err == "wrong.\ndo.\n"
+
+
+def test_unexpected_errors_exit_1_with_two_lines(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise ValueError("several\nlines")
+
+    command(fail)
+    assert cli.main(["bench"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "internal error: ValueError: several lines"
+    assert len(lines) == 2
+    assert "-v" in lines[1]
+    assert cli.main(["bench", "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "extra"), [("torch", "train"), ("torch.nn", "train"), ("nncf", "train"), ("openvino", "openvino"), ("jinja2", "report")])
+def test_missing_packages_exit_6_with_the_install_line(command: Any, capsys: pytest.CaptureFixture[str], module: str, extra: str) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    command(fail)
+    assert cli.main(["bench"]) == 6
+    assert capsys.readouterr().err == f'{module.partition(".")[0]} is not installed.\nRun: pip install "pocketvit[{extra}]"\n'
+
+
+def test_a_missing_module_of_our_own_is_an_internal_error(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise ModuleNotFoundError("No module named 'pocketvit.nowhere'", name="pocketvit.nowhere")
+
+    command(fail)
+    assert cli.main(["bench"]) == 1
+    assert "internal error" in capsys.readouterr().err
+
+
+def test_extras_are_those_of_the_package(repository: Path) -> None:
+    import tomllib
+
+    extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for package, extra in cli.EXTRAS.items():
+        requirement = {"skimage": "scikit-image", "pytorch_lightning": "lightning"}.get(package, package)
+        if package != "torchmetrics":
+            assert any(line.partition(">")[0] == requirement for line in extras[extra]), package
+
+
+def test_interrupt_exits_130(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise KeyboardInterrupt
+
+    command(fail)
+    assert cli.main(["bench"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    run = subprocess.run(["bash", "-c", f"{sys.executable} -m pocketvit.cli --help | true"], capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from pocketvit import cli; sys.exit(cli.main(['--version']))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (cli.BROKEN_PIPE, "")
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verfy"]) == 2
+    assert capsys.readouterr().err == "unknown command 'verfy'.\nDid you mean `pocketvit verify`?\n"
+    assert cli.main(["xyzzy"]) == 2
+    assert "fit" in capsys.readouterr().err
+
+
+def test_version_help_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pocketvit {__version__}\n"
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert cli.main([]) == 2
+
+
+def test_flags_may_stand_anywhere() -> None:
+    flags, rest = cli.split_flags(["--json", "fit", "r", "-v", "--", "-q"])
+    assert flags == cli.Flags(json=True, verbose=True)
+    assert rest == ["fit", "r", "--", "-q"]
+
+
+def test_table_and_descriptions_agree() -> None:
+    assert list(cli.DESCRIPTIONS) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_a_parser_whose_arguments_are_all_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of each real command: imported, derived, and no parameter without a word in the docstring."""
+    import docstring_parser
+
+    from pocketvit.commands import resolve
+
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: pocketvit {name}")
+    described = {p.arg_name for p in docstring_parser.parse(resolve(name).__doc__).params}
+    options = {o.removeprefix("--").partition(".")[0] for o in Arguments(name, resolve(name)).options()}
+    assert {o for o in options if not o.startswith("no_")} <= described

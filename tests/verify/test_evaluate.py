@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pocketvit.commands import resolve
+from pocketvit.errors import DataError, UsageError
+from pocketvit.runtimes.model import load
+from pocketvit.spec.evaluators import make_evaluator
+from pocketvit.spec.images import write_image
+from pocketvit.spec.metrics import psnr
+from pocketvit.spec.results import Restored
+from pocketvit.verify.evaluate import score
+from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo
+
+evaluate = resolve("eval")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        write_image(tmp_path / "photos" / f"{i}.png", photo(60, 70, seed=i))
+    return tmp_path / "photos"
+
+
+def test_score_averages_over_cases_and_reports_progress() -> None:
+    clean = photo(30, 30)
+    cases = [SimpleNamespace(image=noisy(clean, 25, seed), truth=clean, condition="sigma25") for seed in range(3)]
+    seen = []
+    values = score(Restored, cases, make_evaluator("restore", main_condition="sigma25"), lambda: seen.append(1))
+    assert values["psnr@sigma25"] == pytest.approx(np.mean([psnr(c.image, clean) for c in cases]))
+    assert len(seen) == 3
+    with pytest.raises(DataError, match="no images"):
+        score(Restored, [], make_evaluator("restore"))
+
+
+def test_clean_photos_follow_the_protocol(tmp_path: Path, photos: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a")
+    report = evaluate(str(artifact.path), str(photos))
+    assert report.main_metric == "psnr@sigma25"
+    assert report.count == 9
+    assert [name for name, _, _ in report.rows] == [f"{m}@sigma{s}" for s in (15, 25, 50) for m in ("psnr", "ssim")]
+    model, rng, expected = load(artifact.path), np.random.default_rng(0), []
+    for i in range(3):
+        clean = photo(60, 70, seed=i)
+        image = np.clip(np.round(clean + rng.normal(0, 25, clean.shape)), 0, 255).astype(np.uint8)
+        expected.append(psnr(model(image).image, clean))
+    assert report.metrics["psnr@sigma25"] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert evaluate(str(artifact.path), str(photos)).rows == report.rows
+
+
+def test_other_noise_levels_target_and_limit(tmp_path: Path, photos: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", openvino=True)
+    report = evaluate(str(artifact.path), str(photos), eval_sigma=(10,), target="openvino:fp32:1", limit=2)
+    assert (report.count, report.variant, report.main_metric) == (2, "openvino:fp32", "psnr@sigma10")
+
+
+def test_pairs(tmp_path: Path) -> None:
+    for side in ("noisy", "clean"):
+        (tmp_path / "d" / side).mkdir(parents=True)
+        write_image(tmp_path / "d" / side / "a.png", noisy(photo(*TILE)) if side == "noisy" else photo(*TILE))
+    report = evaluate(str(make_tiny_artifact(tmp_path / "a").path), str(tmp_path / "d"), layout="pairs")
+    assert report.main_metric == "psnr"
+    assert report.count == 1
+    with pytest.raises(UsageError, match="does not go with"):
+        evaluate(str(tmp_path / "a"), str(tmp_path / "d"), layout="classes")
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", "classify")
+    for name, label in (("warm/yellow", 1), ("cold/blue", 3), ("cold/green", 1)):  # the last folder lies
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_image(tmp_path / "data" / name / "x.png", coloured(label))
+    report = evaluate(str(artifact.path), str(tmp_path / "data"))
+    assert report.main_metric == "fine.top1"
+    assert report.metrics["fine.top1"] == pytest.approx(200 / 3)
+    assert report.metrics["coarse.top1"] == pytest.approx(200 / 3)
+    (tmp_path / "data" / "warm" / "purple").mkdir()
+    write_image(tmp_path / "data" / "warm" / "purple" / "x.png", coloured(0))
+    with pytest.raises(DataError, match="purple"):
+        evaluate(str(artifact.path), str(tmp_path / "data"))
+
+
+def test_report_prints_and_is_json(tmp_path: Path, photos: Path) -> None:
+    report = evaluate(str(make_tiny_artifact(tmp_path / "a").path), str(photos), eval_sigma=(25,))
+    text = io.StringIO()
+    Console(file=text, width=120).print(report.render())
+    assert "tiny-restore (onnxruntime:fp32)" in text.getvalue()
+    assert "psnr@sigma25" in text.getvalue()
+    document = json.loads(json.dumps(report.to_dict()))
+    assert document["metrics"][0]["unit"] == "dB"
+    assert report.exit_code == 0
+
+
+def test_bad_data(tmp_path: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    for data in (tmp_path / "empty", tmp_path / "none"):
+        with pytest.raises(DataError):
+            evaluate(str(artifact.path), str(data))
