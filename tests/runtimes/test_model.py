@@ -133,7 +133,7 @@ def test_a_candidate_file_needs_no_artifact(restorer: Artifact, tmp_path: Path) 
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.parametrize("task", ["restore", "classify"])
 def test_bad_images(restorer: Artifact, classifier: Artifact, bad: dict[str, Path], task: str, name: str) -> None:
-    with pytest.raises(DataError, match="cannot be decoded|empty"):
+    with pytest.raises(DataError, match=r"cannot be decoded|empty"):
         load({"restore": restorer, "classify": classifier}[task].path)(bad[name])
 
 

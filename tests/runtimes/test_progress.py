@@ -42,9 +42,14 @@ def test_a_bar_with_count_and_rate_after_the_delay(monkeypatch: pytest.MonkeyPat
 def test_the_bar_goes_away_on_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
-    with pytest.raises(ValueError, match="inside"), track("work", 2) as advance:
-        advance()
-        raise ValueError("inside")
+
+    def fail() -> None:
+        with track("work", 2) as advance:
+            advance()
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
     with track("again", 1) as advance:  # rich allows one live display at a time
         advance()
     assert sys.stderr.isatty()

@@ -181,7 +181,10 @@ def test_openvino_without_the_instructions(restorer: Artifact, monkeypatch: pyte
     assert session.info.device == "CPU (fp16 weights, float32 arithmetic)"
 
 
-@pytest.mark.parametrize(("runtime", "module", "says"), [("onnxruntime", "onnxruntime", "pip install onnxruntime"), ("openvino", "openvino", '"pocketvit[openvino]"'), ("torchscript", "torch", '"pocketvit[train]"')])
+@pytest.mark.parametrize(
+    ("runtime", "module", "says"),
+    [("onnxruntime", "onnxruntime", "pip install onnxruntime"), ("openvino", "openvino", '"pocketvit[openvino]"'), ("torchscript", "torch", '"pocketvit[train]"')],
+)
 def test_missing_engines_name_the_install_line(restorer: Artifact, monkeypatch: pytest.MonkeyPatch, runtime: str, module: str, says: str) -> None:
     openvino_module._core.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)

@@ -207,9 +207,13 @@ def test_an_archive_without_manifest(tmp_path: Path) -> None:
 
 
 def test_new_folder_is_all_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="in the middle"), new_folder(tmp_path / "a") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError("in the middle")
+    def fail() -> None:
+        with new_folder(tmp_path / "a") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "deep" / "a") as folder:
         (folder / "whole").write_text("x")

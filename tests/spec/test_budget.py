@@ -14,7 +14,13 @@ def test_target_text_round_trip() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("tpu", "unknown runtime 'tpu'"), ("openvino:int3", "unknown precision 'int3'"), ("openvino:fp32:x", "no thread count"), ("openvino:fp32:0", "at least 1"), ("a:b:1:2", "too many")],
+    [
+        ("tpu", "unknown runtime 'tpu'"),
+        ("openvino:int3", "unknown precision 'int3'"),
+        ("openvino:fp32:x", "no thread count"),
+        ("openvino:fp32:0", "at least 1"),
+        ("a:b:1:2", "too many"),
+    ],
 )
 def test_wrong_targets(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):

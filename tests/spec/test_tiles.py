@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_starts_cover_the_axis(length: int, overlap: int) -> None:
         assert first == [0]
         return
     assert first[-1] + 32 == length
-    assert all(0 < b - a <= 32 - overlap for a, b in zip(first, first[1:], strict=False))
+    assert all(0 < b - a <= 32 - overlap for a, b in pairwise(first))
 
 
 @pytest.mark.parametrize("length", [32, 33, 48, 65, 97, 200])

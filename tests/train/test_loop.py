@@ -129,7 +129,8 @@ def test_fine_tuning_keeps_the_backbone_and_makes_a_new_head(tmp_path: Path) -> 
     first = load_checkpoint(tmp_path / "first").model
     assert torch.equal(started.model.backbone.blocks[1].mlp.fc2.weight, first.backbone.blocks[1].mlp.fc2.weight)
     assert started.model.heads[0].out_features == 4
-    same = new_model(classify_recipe(tmp_path / "three", **{"model.weights": str(tmp_path / "first" / "best")}), load_splits(classify_recipe(tmp_path / "three").data, "classify").train.levels)
+    levels = load_splits(classify_recipe(tmp_path / "three").data, "classify").train.levels
+    same = new_model(classify_recipe(tmp_path / "three", **{"model.weights": str(tmp_path / "first" / "best")}), levels)
     assert torch.equal(same.model.heads[0].weight, first.heads[0].weight)
 
 

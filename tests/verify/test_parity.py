@@ -19,17 +19,17 @@ def classifier(tmp_path: Path) -> Artifact:
 
 def test_figures_of_known_arrays() -> None:
     golden = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
-    figures = parity.compare("x", np.array([[0.0, 1.0], [0.0, 1.0]], np.float32), golden)
+    figures = parity.compare(np.array([[0.0, 1.0], [0.0, 1.0]], np.float32), golden)
     assert figures == {"max_abs": 1.0, "mean_abs": 0.75, "min_cosine": 0.0, "mean_cosine": 0.5}
-    assert parity.compare("x", golden, golden) == {"max_abs": 0.0, "mean_abs": 0.0, "min_cosine": 1.0, "mean_cosine": 1.0}
+    assert parity.compare(golden, golden) == {"max_abs": 0.0, "mean_abs": 0.0, "min_cosine": 1.0, "mean_cosine": 1.0}
     zeros = np.zeros((1, 3), np.float32)
-    assert parity.compare("x", zeros, zeros)["min_cosine"] == 1.0
-    assert parity.compare("x", zeros, zeros + 1)["min_cosine"] == 0.0
+    assert parity.compare(zeros, zeros)["min_cosine"] == 1.0
+    assert parity.compare(zeros, zeros + 1)["min_cosine"] == 0.0
 
 
 def test_nan_meets_no_limit() -> None:
     golden = np.ones((2, 3), np.float32)
-    figures = parity.compare("x", np.full((2, 3), np.nan, np.float32), golden)
+    figures = parity.compare(np.full((2, 3), np.nan, np.float32), golden)
     limits = {"max_abs": 1e9, "min_cosine": -1.0}
     assert len(parity.violations(figures, limits, parity.PER_OUTPUT)) == 2
 

@@ -19,7 +19,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.export.wrap import INPUT
 
 Floats = NDArray[np.float32]
-ROWS = 768
+ROWS = 2048
 """Rows (tokens) of each layer's input that are kept to try quantisers on."""
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from pocketvit.compress.layers import Floats, Layer, Stats, array
 
@@ -33,6 +33,10 @@ class Plan:
     high: float
     factor: Floats | None
     """Per input channel, what the input is divided by and the weights are multiplied with."""
+    values: NDArray[np.int8]
+    """Quantised weight, in the shape in which the graph stores it."""
+    scale: Floats
+    """Scale of each output channel."""
     error: float
     """Mean squared error of the layer's output over its mean square, on calibration rows; NaN for convolutions."""
 
@@ -59,7 +63,9 @@ def weight_parameters(weight: Floats, axis: int, reduce_range: bool) -> tuple[ND
     return np.clip(np.rint(weight / scale.reshape(shape)), -top, top).astype(np.int8), scale
 
 
-def plan_layer(layer: Layer, weight: Floats, stats: Mapping[str, Stats], *, smooth: Sequence[float], clip: Sequence[float], foldable: bool, reduce_range: bool) -> Plan:
+def plan_layer(
+    layer: Layer, weight: Floats, stats: Mapping[str, Stats], *, smooth: Sequence[float], clip: Sequence[float], foldable: bool, reduce_range: bool = False, compensate: bool = True
+) -> Plan:
     """The range and per-channel factor with the least error on calibration rows.
 
     Args:
@@ -70,29 +76,70 @@ def plan_layer(layer: Layer, weight: Floats, stats: Mapping[str, Stats], *, smoo
         clip: shares of the seen range to try.
         foldable: the division costs nothing; else it must lower the error by a third to be taken.
         reduce_range: 7-bit weights.
+        compensate: round weights so that they make up for each other's errors, see :func:`fit_weight`.
     """
     seen = stats[layer.input]
     if layer.kind == "Conv" or seen.rows is None:
-        return Plan(float(seen.low.min()), float(seen.high.max()), None, float("nan"))
+        return Plan(float(seen.low.min()), float(seen.high.max()), None, *weight_parameters(weight, 0 if layer.kind == "Conv" else 1, reduce_range), float("nan"))
     matrix = weight.T if layer.transposed else weight  # (in, out)
     rows, wanted = seen.rows, seen.rows @ matrix
     power = float(np.mean(wanted**2)) + 1e-12
     peak = np.maximum(np.maximum(np.abs(seen.low), np.abs(seen.high)), 1e-5)
-    best: Plan | None = None
+    best: tuple[float, Floats | None, float, float] | None = None
     for strength in (None, *smooth):
         factor = None if strength is None else _factor(peak, matrix, strength)
-        scaled = matrix if factor is None else matrix * factor[:, None]
-        values, scale = weight_parameters(scaled, 1, reduce_range)
-        rounded = values * scale
-        divided = rows if factor is None else rows / factor
-        low, high = (seen.low.min(), seen.high.max()) if factor is None else ((seen.low / factor).min(), (seen.high / factor).max())
+        one = np.float32(1) if factor is None else factor
+        values, scale = weight_parameters(matrix * np.reshape(one, (-1, 1)), 1, reduce_range)
+        low, high = float((seen.low / one).min()), float((seen.high / one).max())
         for share in clip:
-            error = float(np.mean((fake(divided, low * share, high * share) @ rounded - wanted) ** 2)) / power
-            handicap = 1.5 if factor is not None and not foldable and (best is None or best.factor is None) else 1.0
-            if best is None or error * handicap < best.error:
-                best = Plan(float(low * share), float(high * share), factor, error)
+            error = float(np.mean((fake(rows / one, low * share, high * share) @ (values * scale) - wanted) ** 2)) / power
+            handicap = 1.5 if factor is not None and not foldable and (best is None or best[1] is None) else 1.0
+            if best is None or error * handicap < best[0]:
+                best = (error, factor, low * share, high * share)
     assert best is not None
-    return best
+    error, factor, low, high = best
+    one = np.float32(1) if factor is None else factor
+    seen_rows = fake(rows / one, low, high)
+    even = matrix * np.reshape(one, (-1, 1))
+    values, scale = _generalising(seen_rows, wanted, even, reduce_range) if compensate else weight_parameters(even, 1, reduce_range)
+    error = float(np.mean((seen_rows @ (values * scale) - wanted) ** 2)) / power
+    return Plan(low, high, factor, np.ascontiguousarray(values.T) if layer.transposed else values, scale, error)
+
+
+def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
+    """Fitted weights where they also lower the error on rows they were not fitted to; wide layers have too few rows for that."""
+    plain = weight_parameters(matrix, 1, reduce_range)
+    cut = 3 * len(rows) // 4
+    trial = fit_weight(rows[:cut], wanted[:cut], matrix, reduce_range)
+    errors = [np.mean((rows[cut:] @ (values * scale) - wanted[cut:]) ** 2) for values, scale in (plain, trial)]
+    return fit_weight(rows, wanted, matrix, reduce_range) if errors[1] < 0.95 * errors[0] else plain
+
+
+def fit_weight(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool, damping: float = 0.01) -> tuple[NDArray[np.int8], Floats]:
+    """Int8 weights that make up for rounding: of the input by least squares, of the weights by GPTQ (Frantar et al. 2023, algorithm 1).
+
+    Args:
+        rows: (R, in) inputs as the quantised layer sees them.
+        wanted: (R, out) what the float layer gives.
+        matrix: (in, out) float weights to stay close to.
+        reduce_range: 7-bit weights.
+        damping: share of the mean squared input that is added to every channel's, which keeps unseen directions as they are.
+
+    Returns:
+        (in, out) int8 values and (out,) scales.
+    """
+    x = rows.astype(np.float64)
+    hessian = x.T @ x
+    hessian[np.diag_indices_from(hessian)] += damping * np.mean(np.diag(hessian)) + 1e-9
+    weight = matrix + np.linalg.solve(hessian, x.T @ (wanted - rows @ matrix))
+    values, scale = weight_parameters(weight.astype(np.float32), 1, reduce_range)
+    top = 63 if reduce_range else 127
+    inverse = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    for i in range(len(weight)):
+        values[i] = np.clip(np.rint(weight[i] / scale), -top, top)
+        miss = (weight[i] - values[i] * scale) / inverse[i, i]
+        weight[i + 1 :] -= np.outer(inverse[i, i + 1 :], miss)
+    return values, scale
 
 
 def _factor(peak: Floats, matrix: Floats, strength: float) -> Floats:
@@ -125,16 +172,16 @@ def norm_before(graph: onnx.ModelProto, layer: Layer) -> onnx.NodeProto | None:
 class Writer:
     """Collects changes to a copy of a float graph; :meth:`finish` gives the quantised model."""
 
-    def __init__(self, graph: onnx.ModelProto, reduce_range: bool) -> None:
+    def __init__(self, graph: onnx.ModelProto) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(graph)
-        self.reduce_range = reduce_range
         self.constants = {x.name: x for x in self.model.graph.initializer}
         self.nodes = {x.name: x for x in self.model.graph.node}
         self.before: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self.after: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self.removed: set[str] = set()
         self.quantised: dict[str, str] = {}
+        self.steps: dict[str, np.float32] = {}
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Add or replace an initialiser."""
@@ -159,22 +206,18 @@ class Writer:
     def layer(self, layer: Layer, plan: Plan, norm: onnx.NodeProto | None, output: Range | None) -> None:
         """Quantise one layer; ``output`` is the range of a convolution's result."""
         node = self.nodes[layer.node]
-        weight = array(self.model, layer.weight)
-        tensor = layer.input
-        if plan.factor is not None:
-            weight = weight * (plan.factor[None, :] if layer.transposed else plan.factor[:, None])
-            tensor = self._divide(layer, plan.factor, norm)
+        tensor = layer.input if plan.factor is None else self._divide(layer, plan.factor, norm)
         if tensor not in self.quantised:
             nodes, self.quantised[tensor] = self.pair(tensor, plan.low, plan.high)
+            self.steps[tensor] = activation_parameters(plan.low, plan.high)[0]
             self.before[layer.node] += nodes
         axis = 0 if layer.kind == "Conv" or layer.transposed else 1
-        values, scale = weight_parameters(weight, axis, self.reduce_range)
+        scale = plan.scale
         node.input[0] = self.quantised[tensor]
-        node.input[1] = self._stored(layer, f"{layer.node}/weight", values, scale, axis)
+        node.input[1] = self._stored(layer, f"{layer.node}/weight", plan.values, scale, axis)
         if layer.bias is not None:
-            shape = array(self.model, layer.bias)
-            steps = scale * activation_parameters(plan.low, plan.high)[0]
-            whole = np.clip(np.rint(shape.reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1).astype(np.int32)
+            steps = scale * self.steps[tensor]  # of the tensor as it was quantised, maybe for another layer
+            whole = np.clip(np.rint(array(self.model, layer.bias).reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1).astype(np.int32)
             node.input[2] = self._stored(layer, f"{layer.node}/bias", whole, steps.astype(np.float32), 0)
         if layer.kind == "Conv" and output is not None:
             self._quantise_output(layer, node, output)
@@ -190,8 +233,9 @@ class Writer:
         return name
 
     def _stored(self, layer: Layer, name: str, values: NDArray[np.generic], scale: Floats, axis: int) -> str:
-        zero = np.zeros(scale.shape, values.dtype)
-        parameters = [self.constant(name, values), self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero", zero)]
+        parameters = [self.constant(name, values), self.constant(f"{name}_scale", scale)]
+        if values.dtype == np.int8:
+            parameters.append(self.constant(f"{name}_zero", np.zeros(scale.shape, np.int8)))
         self.before[layer.node].append(helper.make_node("DequantizeLinear", parameters, [f"{name}_dq"], name=f"{name}/dequantize", axis=axis))
         return f"{name}_dq"
 
@@ -199,10 +243,11 @@ class Writer:
         """The consumers keep reading the old name, which is now dequantised; a ReLU is what the uint8 range [0, high] does anyway."""
         target = layer.relu or layer.output
         node.output[0] = f"{target}_raw"
-        nodes, result = self.pair(f"{target}_raw", 0.0 if layer.relu else output[0], output[1])
+        low = 0.0 if layer.relu else output[0]
+        nodes, _ = self.pair(f"{target}_raw", low, output[1])
         nodes[-1].output[0] = target
         self.after[layer.node] += nodes
-        self.quantised[target] = target
+        self.quantised[target], self.steps[target] = target, activation_parameters(low, output[1])[0]
         if layer.relu:
             self.removed.add(layer.relu)
 
@@ -213,7 +258,7 @@ class Writer:
             if node.op_type == "Relu" and node.output[0] in self.removed:
                 continue
             ordered += [*self.before.get(node.name, ()), node, *self.after.get(node.name, ())]
-        kept = [helper.make_node("Identity", [], [])][:0]
+        kept: list[onnx.NodeProto] = []
         for node in ordered:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
@@ -229,11 +274,9 @@ class Writer:
         return self.model
 
 
-def quantise(
-    graph: onnx.ModelProto, layers: Sequence[Layer], plans: Mapping[str, Plan], stats: Mapping[str, Stats], norms: Mapping[str, onnx.NodeProto | None], reduce_range: bool = False
-) -> onnx.ModelProto:
+def quantise(graph: onnx.ModelProto, layers: Sequence[Layer], plans: Mapping[str, Plan], stats: Mapping[str, Stats], norms: Mapping[str, onnx.NodeProto | None]) -> onnx.ModelProto:
     """The graph with ``layers`` quantised by their plans and all else in float."""
-    writer = Writer(graph, reduce_range)
+    writer = Writer(graph)
     for layer in layers:
         seen = stats.get(layer.relu or layer.output)
         writer.layer(layer, plans[layer.node], norms.get(layer.node), None if seen is None else (float(seen.low.min()), float(seen.high.max())))

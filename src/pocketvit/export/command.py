@@ -13,13 +13,14 @@ import torch
 from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.errors import UsageError
-from pocketvit.export.artifact import TOLERANCES, create_artifact, make_golden, pixel_model_of
+from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
 from pocketvit.export.formats import EXPORTERS
 from pocketvit.export.parity import check_parity
 from pocketvit.models.layers.positions import resample_grid
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import Data, Recipe, load_recipe
+from pocketvit.spec.tolerances import TOLERANCES
 from pocketvit.train.checkpoint import Trained, build_task_model, find_checkpoint, load_checkpoint
 
 

@@ -14,6 +14,7 @@ from pocketvit.export.formats import EXPORTERS, RUNTIME_FORMAT
 from pocketvit.fit.gate import Row
 from pocketvit.fit.measure import make_bench
 from pocketvit.models.build import variant_task
+from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.recipe import Recipe
 from pocketvit.train.setup import new_model
 
@@ -54,7 +55,10 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
     same = candidate.model == recipe.model.name
     model = recipe.model if same else replace(recipe.model, name=candidate.model, options={}, weights=None)
     overlap = min(recipe.preprocess.overlap, min(candidate.size) // 2)
-    return replace(recipe, model=model, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap))
+    data = recipe.data
+    if recipe.task.name == "restore" and not candidate.model.startswith("timm:") and VARIANTS[candidate.model].sized:
+        data = replace(data, patch=candidate.size[0])  # its positions are those of one size, so it trains on crops of that size
+    return replace(recipe, model=model, data=data, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap))
 
 
 def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem: str = "model") -> list[Built]:
@@ -79,12 +83,15 @@ def time_candidates(recipe: Recipe, splits: Splits, folder: Path, notify: Callab
             notify(f"timing {candidate.key} with random weights")
             known[candidate.key] = _time_one(recipe_for(recipe, candidate), splits, folder / "timing" / candidate.key)
             cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        rows = [
-            Row(f"{candidate.key} {r['runtime']}:{r['precision']}", str(r["runtime"]), str(r["precision"]), reason=f"{r['p50']:.3g} ms", origin=candidate.key, metrics={"p50": float(r["p50"]), "p90": float(r["p90"]), "mb": float(r["mb"])})
-            for r in known[candidate.key]
-        ]
-        found.append((candidate, rows))
+        found.append((candidate, [_timed_row(candidate, entry) for entry in known[candidate.key]]))
     return found
+
+
+def _timed_row(candidate: Candidate, entry: dict[str, float | str]) -> Row:
+    """A row of a random-weight timing; it has no metric and no file."""
+    runtime, precision = str(entry["runtime"]), str(entry["precision"])
+    figures = {name: float(entry[name]) for name in ("p50", "p90", "mb")}
+    return Row(f"{candidate.key} {runtime}:{precision}", runtime, precision, metrics=figures, reason=f"{figures['p50']:.3g} ms with random weights", origin=candidate.key)
 
 
 def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, float | str]]:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from pocketvit.bench.memory import peak_rss_mb
 from pocketvit.errors import VerificationError
 from pocketvit.export.artifact import create_artifact, make_golden
 from pocketvit.fit.gate import Row, pareto
 from pocketvit.fit.measure import Bench
-from pocketvit.report.data import CandidateRow, ReportData, save_report
+from pocketvit.report.data import CandidateRow, Panel, ReportData, save_report
 from pocketvit.report.html import write_report
 from pocketvit.spec.artifact import Artifact, read_artifact
 from pocketvit.spec.budget import Budget, Target
@@ -65,9 +67,17 @@ def lineage(rows: Sequence[Row], bench: Bench) -> list[LineageStep]:
             continue
         steps.append(
             LineageStep(
-                step=row.name, kept=row.kept, reason=row.reason, metric_name=bench.main_metric, metric_before=base.metric, metric_after=row.metric,
-                latency_ms_before=base.timing.p50 if base.timing else None, latency_ms_after=row.timing.p50 if row.timing else None, bytes_before=base.bytes, bytes_after=row.bytes,
-            )  # fmt: skip
+                step=row.name,
+                kept=row.kept,
+                reason=row.reason,
+                metric_name=bench.main_metric,
+                metric_before=base.metric,
+                metric_after=row.metric,
+                latency_ms_before=base.timing.p50 if base.timing else None,
+                latency_ms_after=row.timing.p50 if row.timing else None,
+                bytes_before=base.bytes,
+                bytes_after=row.bytes,
+            )
         )
     return steps
 
@@ -99,7 +109,7 @@ def hand_over(chosen: Row, rows: Sequence[Row], bench: Bench, folder: Path) -> A
 def measure_memory(row: Row, artifact: Artifact, bench: Bench) -> Row:
     """The row with the peak memory of a fresh process that loads the variant and answers once."""
     target = Target(row.runtime, row.precision, bench.recipe.target.threads)
-    return replace(row, memory_mb=peak_rss_mb(str(artifact.path), target, bench.image))
+    return replace(row, memory_mb=peak_rss_mb(artifact.path, target, bench.image))
 
 
 def verdict(row: Row) -> str:
@@ -115,7 +125,15 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
     """Rows as tables and reports show them."""
     return [
         CandidateRow(
-            row.name, row.metric, row.timing.p50 if row.timing else None, row.timing.p90 if row.timing else None, row.bytes / 1e6 if row.bytes else None, row.memory_mb, verdict(row), row.reason, row.chosen
+            name=row.name,
+            metric=row.metric,
+            p50_ms=row.latency("p50"),
+            p90_ms=row.latency("p90"),
+            size_mb=row.bytes / 1e6 if row.bytes else None,
+            memory_mb=row.memory_mb,
+            verdict=verdict(row),
+            reason=row.reason,
+            chosen=row.chosen,
         )
         for row in rows
     ]
@@ -145,7 +163,7 @@ def write_fit_report(folder: Path, title: str, rows: Sequence[Row], bench: Bench
     return write_report(folder / "report.html", data)
 
 
-def _pictures(bench: Bench, artifact: Artifact) -> list[tuple[str, list[tuple[str, object]]]]:
+def _pictures(bench: Bench, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
     """What the handed-over file answers on the first validation images."""
     from pocketvit.runtimes.model import load
 
@@ -155,7 +173,7 @@ def _pictures(bench: Bench, artifact: Artifact) -> list[tuple[str, list[tuple[st
     for case in islice((c for c in bench.cases() if not middle or c.condition == middle), PICTURES):
         result = model(case.image)
         if bench.trained.task.name == "restore":
-            panels: list[tuple[str, object]] = [("input", case.image), ("restored", result.draw(case.image)), ("ground truth", case.truth)]
+            panels: list[Panel] = [("input", case.image), ("restored", result.draw(case.image)), ("ground truth", case.truth.astype(np.uint8))]
         else:
             truth = " > ".join(level.labels[int(k)] for level, k in zip(bench.trained.levels, case.truth, strict=True))
             panels = [(f"truth: {truth}", result.draw(case.image))]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -14,44 +14,16 @@ from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import NothingFitsError
 from pocketvit.fit.candidates import time_candidates, within_reach
 from pocketvit.fit.gate import Row, budget_misses, choose, floor_of
-from pocketvit.fit.handover import candidate_rows, hand_over, measure_memory, unit_of, write_fit_report
+from pocketvit.fit.handover import hand_over, measure_memory, write_fit_report
 from pocketvit.fit.measure import Bench, make_bench
+from pocketvit.fit.result import FitReport
 from pocketvit.fit.shrink import shrink
 from pocketvit.fit.training import train_survivors
-from pocketvit.report.table import candidates_table
 from pocketvit.spec import recipe as r
 from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.budget import Budget, Floor, Target
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.train.runs import finish_run, open_run
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What fit measured and what it hands over."""
-
-    folder: Path
-    artifact: Path
-    chosen: str
-    why: str
-    metric: str
-    rows: tuple[Row, ...]
-    exit_code: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        table = [vars(row) for row in candidate_rows(self.rows)]
-        return {"run": str(self.folder), "artifact": str(self.artifact), "chosen": self.chosen, "why": self.why, "metric": self.metric, "candidates": table, "report": str(self.folder / "report.html")}
-
-    def render(self) -> RenderableType:
-        """The table of candidates and where things lie."""
-        from rich.console import Group
-
-        table = candidates_table(candidate_rows(self.rows), self.metric, unit_of(self.metric), reasons=True)
-        return Group(table, f"chosen: {self.chosen}, {self.why}", f"artifact: {self.artifact}", f"report:   {self.folder / 'report.html'}")
 
 
 def fit(
@@ -96,7 +68,8 @@ def fit(
         DataError: data that cannot be used.
         NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
     """
-    given = {"data": data, "model": model, "task": task, "preprocess": preprocess, "train": train, "compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
+    given: dict[str, Any] = {"data": data, "model": model, "task": task, "preprocess": preprocess, "train": train}
+    given |= {"compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
     resolved = r.load_recipe(recipe, {key: value for key, value in given.items() if value is not None} | overrides)
     default_name = Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name
     splits = load_splits(resolved.data, resolved.task.name)
@@ -123,7 +96,8 @@ def run_fit(recipe: r.Recipe, splits: Splits, folder: Path, notify: Callable[[st
     rows, artifact, why = decide(rows, benches, recipe, folder, notes, dropped)
     chosen = next(row for row in rows if row.chosen)
     report = FitReport(folder, artifact.path, chosen.name, why, benches[chosen.origin].main_metric, (*rows, *dropped))
-    write_fit_report(folder, f"fit {recipe.name}", report.rows, benches[chosen.origin], recipe.budget, [*notes, f"chosen: {why}"], recipe.task.name, artifact)
+    notes.append(f"chosen: {why}")
+    write_fit_report(folder, f"fit {recipe.name}", report.rows, benches[chosen.origin], recipe.budget, notes, recipe.task.name, artifact)
     finish_run(folder, report.to_dict())
     return report
 
@@ -151,7 +125,9 @@ def _refuse(recipe: r.Recipe, folder: Path, misses: list[str], rows: Sequence[Ro
     """Write the report and raise: nothing fits, the nearest misses, and what would have to give."""
     shutil.rmtree(folder / "artifact", ignore_errors=True)
     limits = ", ".join(f"{key} {value:g}" for key, value in vars(recipe.budget).items() if isinstance(value, (int, float)))
-    write_fit_report(folder, f"fit {recipe.name}: nothing fits", rows, bench, recipe.budget, [*notes, "Nothing meets budget and floor; no artifact was written."], recipe.task.name, None)
+    write_fit_report(
+        folder, f"fit {recipe.name}: nothing fits", rows, bench, recipe.budget, [*notes, "Nothing meets budget and floor; no artifact was written."], recipe.task.name, None
+    )
     nearest = "\n".join(f"  {line}" for line in misses[:5])
     raise NothingFitsError(
         f"no candidate meets the budget ({limits or 'none'}) and the floor. Nearest misses:\n{nearest}",

@@ -46,7 +46,8 @@ def train_survivors(survivors: list[Candidate], splits: Splits, recipe: Recipe, 
         for candidate in alive:
             notify(f"training {candidate.key} to epoch {end} of {recipe.train.epochs}")
             own = recipe_for(recipe, candidate)
-            best = train_model(new_model(own, splits.train.levels), splits, own, folder / "trials" / candidate.key, stop_epoch=end or None, reporter=Reporter(quiet=quiet, label=candidate.key))
+            reporter = Reporter(quiet=quiet, label=candidate.key)
+            best = train_model(new_model(own, splits.train.levels), splits, own, folder / "trials" / candidate.key, stop_epoch=end or None, reporter=reporter)
             value = _main_value(best)
             finished[candidate.key] = (candidate, best, value)
             if study.trials[trials[candidate.key].number].state == TrialState.RUNNING:

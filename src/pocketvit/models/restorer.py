@@ -7,6 +7,9 @@ residual. Depthwise convolutions and attention at full token count are left out:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +18,7 @@ from pocketvit.models.layers.attention import ChannelAttention, WindowAttention
 from pocketvit.models.layers.blocks import ConvBlock
 
 HEAD_DIM = 32
-BOTTLENECK = {
+BOTTLENECK: dict[str, Callable[[int, int], nn.Module]] = {
     "r": lambda width, window: ConvBlock(width),
     "c": lambda width, window: ChannelAttention(width, max(1, width // HEAD_DIM)),
     "w": lambda width, window: WindowAttention(width, max(1, width // HEAD_DIM), window),
@@ -45,13 +48,13 @@ class Restorer(nn.Module):
         inner = channels * unshuffle**2
         self.stem = nn.Conv2d(inner, widths[0], 3, 1, 1)
         self.encoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], encoder, strict=True))
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.bottleneck = nn.Sequential(*(BOTTLENECK[kind](widths[-1], window) for kind in bottleneck))
-        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], decoder, strict=True))
         self.head = nn.Conv2d(widths[0], inner, 3, 1, 1)
         nn.init.zeros_(self.head.weight)  # training starts at the identity
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""

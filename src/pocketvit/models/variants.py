@@ -38,8 +38,10 @@ VARIANTS: dict[str, Variant] = {
     "vit_base_patch16_224": _vit(768, 12, 12, 16, _VIT),
     "vit_base_patch32_224": _vit(768, 12, 12, 32, _VIT),
     "vit_large_patch16_224": _vit(1024, 24, 16, 16, _VIT),
-    "vit_restorer_tiny": Variant("restore", ViTRestorer, {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8}, True, "facts: useful variant, every token to its own pixels"),
-    "vit_restorer_base_global": Variant("restore", ViTRestorer, {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "decoder": "global"}, True, "reference: one token to all pixels"),
+    "vit_restorer_tiny": Variant("restore", ViTRestorer, {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8}, True, "every token to its own pixels"),
+    "vit_restorer_base_global": Variant(
+        "restore", ViTRestorer, {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "decoder": "global"}, True, "reference: one token to all"
+    ),
     "restorer_xs": Variant("restore", Restorer, {"widths": (32, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (1, 1)}, False, _OURS),
     "restorer_s": Variant("restore", Restorer, {"widths": (48, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (1, 1)}, False, _OURS),
     "restorer_m": Variant("restore", Restorer, {"widths": (48, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (2, 1)}, False, _OURS),

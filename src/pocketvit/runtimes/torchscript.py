@@ -74,7 +74,8 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> T
 
 def _check_precision(path: Path, module: Any, target: Target) -> None:
     """A float32 file asked for in bf16 would silently run in float32. Frozen files hold their weights as constants of the graph."""
-    constants = [node.t("value") for node in module.inlined_graph.findAllNodes("prim::Constant") if "value" in node.attributeNames() and node.kindOf("value") == "t"]
+    graph = module.inlined_graph  # nodes live as long as their graph
+    constants = [node.t("value") for node in graph.findAllNodes("prim::Constant") if "value" in node.attributeNames() and node.kindOf("value") == "t"]
     have = {str(x.dtype) for x in (*module.parameters(), *constants) if x.is_floating_point() and x.dim() > 1}
     if have and _DTYPE_NAMES.get(target.precision) not in have:
         names = ", ".join(sorted(name.removeprefix("torch.") for name in have))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,5 +82,5 @@ class ClassifyEvaluator:
 
 def make_evaluator(task: str, levels: Sequence[LevelSpec] = (), main_condition: str = "") -> Evaluator:
     """The evaluator of ``task``; ``main_condition`` names the condition of restore's main metric."""
-    table = {"restore": lambda: RestoreEvaluator(main_condition), "classify": lambda: ClassifyEvaluator(levels)}
+    table: dict[str, Callable[[], Evaluator]] = {"restore": lambda: RestoreEvaluator(main_condition), "classify": lambda: ClassifyEvaluator(levels)}
     return table[task]()

@@ -39,7 +39,8 @@ def decide(scores: Sequence[NDArray[np.float32]], paths: Ints) -> Ints:
         (N, levels) classes; the parent of the chosen leaf is always the class chosen above it.
     """
     total = sum(np.log(np.maximum(np.asarray(s, np.float64), 1e-12))[:, paths[:, k]] for k, s in enumerate(scores))
-    return paths[np.argmax(total, axis=1)]
+    chosen: Ints = paths[np.argmax(total, axis=1)]
+    return chosen
 
 
 def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
@@ -52,4 +53,5 @@ def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
     Returns:
         (N,) 0 for a hit, 1 where only the finest level is wrong, ``levels`` where even the coarsest is.
     """
-    return (np.cumsum(predicted != truth, axis=1) > 0).sum(axis=1).astype(np.float64)
+    heights: NDArray[np.float64] = (np.cumsum(predicted != truth, axis=1) > 0).sum(axis=1).astype(np.float64)
+    return heights

@@ -149,9 +149,7 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder.", "Check the path.")
     files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not files:
         raise DataError(f"{folder}: holds no image files.", f"Known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvit.spec.preprocess import Preprocess
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class _Strict(BaseModel):

@@ -20,7 +20,8 @@ def psnr(image: Pixels, reference: Pixels) -> float:
 def _gaussian(sigma: float = 1.5, radius: int = 5) -> NDArray[np.float64]:
     x = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (x / sigma) ** 2)
-    return kernel / kernel.sum()
+    normalised: NDArray[np.float64] = kernel / kernel.sum()
+    return normalised
 
 
 def _blur_valid(channel: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:

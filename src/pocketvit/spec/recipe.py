@@ -31,7 +31,7 @@ class Data:
     val: tuple[str, ...] = ()
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
     layout: Literal["clean", "pairs", "classes", "list", "sidd", "gopro"] = "clean"
-    """``clean`` photos with synthetic noise; ``pairs`` (noisy/ + clean/ or *_real + *_mean); ``classes`` (one folder per class); ``list`` (path, fine, coarse); ``sidd``; ``gopro``."""
+    """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each; ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
     class_names: str | None = None
     """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
     val_share: float = 0.1
@@ -196,12 +196,12 @@ class Recipe:
     data: Data = Data()
     model: Model = field(default_factory=Model)
     task: Task = Task()
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = field(default_factory=Preprocess)
     train: Train = Train()
     compress: Compress = Compress()
-    budget: Budget = Budget()
-    floor: Floor = Floor()
-    target: Target = Target()
+    budget: Budget = field(default_factory=Budget)
+    floor: Floor = field(default_factory=Floor)
+    target: Target = field(default_factory=Target)
     search: Search = Search()
     name: str = "artifact"
     """Name of the artifact."""
@@ -223,10 +223,9 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
     Raises:
         UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.
     """
-    if isinstance(source, Recipe):
-        document = source.to_dict()
-    else:
-        document = _read_yaml(Path(source)) if source is not None else {}
+    document: dict[str, Any] = {}
+    if source is not None:
+        document = source.to_dict() if isinstance(source, Recipe) else _read_yaml(Path(source))
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)

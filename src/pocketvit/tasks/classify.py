@@ -24,15 +24,19 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
-        self.heads = nn.ModuleList(nn.Linear(width, count) for count in classes)
-        for head in self.heads:
-            nn.init.trunc_normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(_head(width, count) for count in classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Logits of every level."""
         features = self.backbone(image)
         return tuple(head(features) for head in self.heads)
+
+
+def _head(width: int, classes: int) -> nn.Linear:
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def balanced_weights(labels: Sequence[Sequence[int]], classes: Sequence[int]) -> list[Tensor]:

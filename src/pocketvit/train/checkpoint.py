@@ -48,7 +48,8 @@ def build_task_model(model_spec: Model, task: Task, levels: tuple[LevelSpec, ...
 def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write weights and description, each file in one step; ``state`` replaces the model's own tensors (EMA)."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to(torch.float32).contiguous().cpu() if v.is_floating_point() else v.detach().contiguous().cpu() for k, v in (state or trained.model.state_dict()).items()}
+    source = state or trained.model.state_dict()
+    tensors = {key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu() for key, value in source.items()}
     meta = {
         "model": TypeAdapter(Model).dump_python(trained.model_spec, mode="json"),
         "task": TypeAdapter(Task).dump_python(trained.task, mode="json"),

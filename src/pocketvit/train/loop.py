@@ -113,7 +113,7 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
     run = Run(recipe, folder, trained, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
     _resume(run)
     if not run.position.done:
-        forward, optimizer = fabric.setup(torch.compile(model) if settings.compile else model, run.optimizer)
+        forward, optimizer = fabric.setup(_compiled(model) if settings.compile else model, run.optimizer)
         step = _make_step(fabric, forward, optimizer, run, _class_weights(splits, recipe), _teacher(settings, fabric))
         end = min(settings.epochs, stop_epoch or settings.epochs)
         with reporter:
@@ -121,6 +121,11 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
                 _epoch(run, splits, step, fabric, reporter)
     best = load_checkpoint(folder / "best")
     return replace(best, info={**best.info, "minutes": run.position.elapsed / 60})
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    compiled: Any = torch.compile(model)
+    return compiled  # type: ignore[no-any-return]
 
 
 def _class_weights(splits: Splits, recipe: Recipe) -> list[Tensor] | None:
@@ -207,7 +212,8 @@ def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Repor
 def _end_epoch(run: Run, splits: Splits, reporter: Reporter) -> None:
     settings, at = run.recipe.train, run.position
     out_of_time = bool(settings.minutes and at.elapsed >= 60 * settings.minutes)
-    row: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step, "images": at.images, "lr": run.optimizer.param_groups[0]["lr"], "train_loss": at.loss_sum / max(at.loss_count, 1)}
+    rate, loss = run.optimizer.param_groups[0]["lr"], at.loss_sum / max(at.loss_count, 1)
+    row: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step, "images": at.images, "lr": rate, "train_loss": loss}
     at.epoch, at.batch, at.loss_sum, at.loss_count = at.epoch + 1, 0, 0.0, 0
     last = at.epoch >= settings.epochs or out_of_time
     metric = ""

@@ -11,6 +11,7 @@ from torch import nn
 
 from pocketvit.errors import UsageError
 from pocketvit.models.build import load_weights, read_safetensors, variant_task
+from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.artifact import shipped_names
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import Recipe
@@ -28,6 +29,11 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     if variant_task(recipe.model.name) != recipe.task.name:
         raise UsageError(f"model.name {recipe.model.name} does not do task.name {recipe.task.name}.", "Choose a variant of that task.")
     TASKS[recipe.task.name].check(recipe.preprocess)
+    if recipe.task.name == "restore" and VARIANTS[recipe.model.name].sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
+        raise UsageError(
+            f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size.",
+            f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).",
+        )
     torch.manual_seed(recipe.train.seed)
     model = build_task_model(recipe.model, recipe.task, tuple(levels), recipe.preprocess)
     note = _start(model, recipe) if recipe.model.weights else "random weights"

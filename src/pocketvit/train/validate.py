@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -46,10 +47,7 @@ def classify(trained: Trained, images: list[Pixels]) -> list[Classification]:
     inputs = np.stack([prepare(image, trained.preprocess) for image in images])
     scores = run_batch(trained, inputs)
     chosen = decide(scores, leaf_paths(trained.levels))
-    return [
-        Classification(tuple(Level(level.name, tuple(level.labels), scores[k][i], int(chosen[i, k])) for k, level in enumerate(trained.levels)))
-        for i in range(len(images))
-    ]
+    return [Classification(tuple(Level(level.name, tuple(level.labels), scores[k][i], int(chosen[i, k])) for k, level in enumerate(trained.levels))) for i in range(len(images))]
 
 
 def validate(trained: Trained, cases: Iterable[Case], evaluator: Evaluator, on_image: Callable[[int], None] = lambda n: None, batch: int = 32) -> dict[str, float]:
@@ -63,10 +61,10 @@ def validate(trained: Trained, cases: Iterable[Case], evaluator: Evaluator, on_i
                 on_image(1)
         else:
             waiting: list[Case] = []
-            for case in [*cases, None]:
-                if case is not None:
-                    waiting.append(case)
-                if waiting and (case is None or len(waiting) == batch):
+            for next_case in chain(cases, [None]):
+                if next_case is not None:
+                    waiting.append(next_case)
+                if waiting and (next_case is None or len(waiting) == batch):
                     for one, result in zip(waiting, classify(trained, [c.image for c in waiting]), strict=True):
                         evaluator.update(result, one.truth, one.condition)
                     on_image(len(waiting))

@@ -19,26 +19,10 @@ from pocketvit.spec.artifact import Golden
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.tolerances import TOLERANCES
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
-TOLERANCES: dict[str, dict[str, dict[str, float]]] = {
-    # Pixels, 0 to 255; metric_drop in dB of PSNR.
-    "restore": {
-        "fp32": {"max_abs": 0.1, "mean_abs": 0.01, "min_cosine": 0.99999},
-        "fp16": {"max_abs": 4.0, "mean_abs": 0.25, "min_cosine": 0.9999, "metric_drop": 0.1},
-        "bf16": {"max_abs": 16.0, "mean_abs": 1.0, "min_cosine": 0.999, "metric_drop": 0.2},
-        "int8": {"mean_abs": 5.0, "metric_drop": 0.5},
-    },
-    # Probabilities; metric_drop in percentage points, of which one of 32 goldens is 3.1.
-    "classify": {
-        "fp32": {"max_abs": 0.002, "mean_abs": 0.0002, "min_cosine": 0.9999, "min_agreement": 100.0},
-        "fp16": {"max_abs": 0.05, "mean_abs": 0.005, "min_cosine": 0.99, "metric_drop": 4.0, "min_agreement": 95.0},
-        "bf16": {"max_abs": 0.2, "mean_abs": 0.02, "min_cosine": 0.95, "metric_drop": 4.0, "min_agreement": 90.0},
-        "int8": {"mean_cosine": 0.95, "metric_drop": 4.0, "min_agreement": 85.0},
-    },
-}
-"""Limits where the manifest states none, by task and precision."""
 UPPER = ("max_abs", "mean_abs", "metric_drop")
 LOWER = ("min_cosine", "mean_cosine", "min_agreement")
 PER_OUTPUT = ("max_abs", "mean_abs", "min_cosine", "mean_cosine")
@@ -63,11 +47,11 @@ def run_goldens(session: Session, inputs: Pixels) -> dict[str, NDArray[np.float3
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def compare(name: str, output: NDArray[np.float32], golden: NDArray[np.float32]) -> dict[str, float]:
+def compare(output: NDArray[np.float32], golden: NDArray[np.float32]) -> dict[str, float]:
     """Largest and mean absolute difference and the cosine similarity by sample (least and mean) of one output; NaN where it holds NaN."""
     a, b = output.reshape(len(output), -1).astype(np.float64), golden.reshape(len(golden), -1).astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.where(norms > 0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300), np.all(a == b, axis=1))
+    cosine = np.where(norms == 0, np.all(a == b, axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-300))
     difference = np.abs(a - b)
     return {"max_abs": float(difference.max()), "mean_abs": float(difference.mean()), "min_cosine": float(cosine.min()), "mean_cosine": float(cosine.mean())}
 
@@ -108,5 +92,5 @@ def parity_violations(manifest: Manifest, outputs: Outputs, golden: Golden, limi
     """Everything that keeps ``outputs`` from being the golden ones."""
     found = []
     for name, reference in golden.outputs.items():
-        found += [f"{name}: {text}" for text in violations(compare(name, outputs[name], reference), limits, PER_OUTPUT)]
+        found += [f"{name}: {text}" for text in violations(compare(outputs[name], reference), limits, PER_OUTPUT)]
     return found + violations(task_figures(manifest, outputs, golden), limits, ("metric_drop", "min_agreement"))

@@ -62,10 +62,10 @@ _DAMAGE: dict[str, Callable[[list[Path]], None]] = {"onnxruntime": _damage_onnx,
 
 
 def _middle(region: Region) -> Region:
-    """The middle half, in whole groups of 4 bytes."""
+    """The middle half, in whole groups of 4 bytes; nothing of a region too short for that (scalars: scales, bounds)."""
     low, high = region
     quarter = (high - low) // 16 * 4
-    return (low + quarter, high - quarter)
+    return (low + quarter, high - quarter) if quarter else (low, low)
 
 
 def _zero(file: Path, regions: list[Region]) -> None:

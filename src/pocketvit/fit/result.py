@@ -1,0 +1,37 @@
+"""What ``fit``, ``compress`` and ``demo`` return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from pocketvit.fit.gate import Row
+from pocketvit.fit.handover import candidate_rows, unit_of
+from pocketvit.report.table import candidates_table
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What fit measured and what it hands over."""
+
+    folder: Path
+    artifact: Path
+    chosen: str
+    why: str
+    metric: str
+    rows: tuple[Row, ...]
+    exit_code: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        table = [vars(row) for row in candidate_rows(self.rows)]
+        places = {"run": str(self.folder), "artifact": str(self.artifact), "report": str(self.folder / "report.html")}
+        return {**places, "chosen": self.chosen, "why": self.why, "metric": self.metric, "candidates": table}
+
+    def render(self) -> RenderableType:
+        """The table of candidates and where things lie."""
+        table = candidates_table(candidate_rows(self.rows), self.metric, unit_of(self.metric), reasons=True)
+        return Group(table, f"chosen: {self.chosen}, {self.why}", f"artifact: {self.artifact}", f"report:   {self.folder / 'report.html'}")

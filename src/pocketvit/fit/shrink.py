@@ -1,0 +1,151 @@
+"""Step 3 of fit: shrink step by step behind the gain gate. Also the command ``pocketvit compress``, which does only this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pocketvit.bench.timing import speedup
+from pocketvit.compress.steps import BY_NAME, LibraryDefaultInt8, StaticInt8, apply
+from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.export.built import Built
+from pocketvit.fit.calibration import Calibration, make_calibration
+from pocketvit.fit.candidates import export_float
+from pocketvit.fit.gate import Row, floor_of, judge
+from pocketvit.fit.measure import Bench
+from pocketvit.fit.result import FitReport
+from pocketvit.spec import recipe as r
+from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.preprocess import Preprocess
+
+
+def shrink(bench: Bench, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+    """Export the float files, try every step of the recipe on each, and judge each by its own measurements.
+
+    Args:
+        bench: the trained model and what it is measured with.
+        origin: name of the candidate in tables.
+        folder: where the files are written.
+        notify: told what is being done.
+
+    Returns:
+        One row for each file, float files first. All files of one runtime are timed side by side.
+    """
+    calibration = make_calibration(bench.trained, bench.splits, bench.recipe)
+    rows: list[Row] = []
+    for base in export_float(bench.trained, bench.recipe.search.runtimes, folder):
+        notify(f"{origin}: scoring {base.key}")
+        rows += _one_runtime(bench, base, calibration, origin, folder, notify)
+    return sorted(rows, key=lambda row: row.precision != "fp32")
+
+
+def _one_runtime(bench: Bench, base: Built, calibration: Calibration, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+    """Build, score and time one runtime's files: the float one, then each step's."""
+    settings = bench.recipe.compress
+    rows = [_scored(bench, Row(f"{origin} {base.key}", base.runtime, base.precision, base, kept=True, reason="the float file", origin=origin))]
+    for label, step in steps_for(base.runtime, settings, bench.recipe.target.threads):
+        notify(f"{origin}: {base.runtime} {label}")
+        rows.append(_try(bench, base, label, step, calibration, origin, folder))
+    measured = [row for row in rows if row.built is not None]
+    timings = dict(zip((row.name for row in measured), bench.time([row.built for row in measured if row.built]), strict=True))
+    float_time = timings[rows[0].name]
+    base_row = replace(rows[0], timing=float_time, speedup=1.0)
+    floor = floor_of(bench.trained.task.name, bench.recipe.floor)
+    judged = [base_row]
+    for row in rows[1:]:
+        timed = replace(row, timing=timings.get(row.name), speedup=speedup(float_time, timings[row.name]).p50 if row.name in timings else None)
+        judged.append(judge(base_row, timed, settings, floor))
+    return judged
+
+
+def steps_for(runtime: str, settings: r.Compress, threads: int) -> list[tuple[str, Any]]:
+    """The recipe's steps that exist in a runtime, with the names that tables show; the library's default int8 is added to compare with."""
+    steps: list[tuple[str, Any]] = []
+    for name in settings.steps:
+        kind = BY_NAME.get((runtime, name))
+        if kind is None:
+            continue
+        step = kind()
+        if isinstance(step, StaticInt8):
+            step = replace(step, max_float_layers=settings.max_float_layers, threads=threads)
+        steps.append((name, step))
+        if isinstance(step, StaticInt8) and settings.library_default:
+            steps.append(("int8 (library default)", LibraryDefaultInt8()))
+    return steps
+
+
+def _try(bench: Bench, base: Built, label: str, step: Any, calibration: Calibration, origin: str, folder: Path) -> Row:
+    """The scored file of one step; a step that this machine cannot do becomes a row with its reason."""
+    row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label, origin=origin)
+    try:
+        report = apply(step, base, calibration.inputs, calibration.scorer(base.runtime), folder)
+        scored = _scored(bench, replace(row, built=report.built))
+    except (PocketvitError, RuntimeError) as error:
+        what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"
+        return replace(row, reason=f"not possible here: {' '.join(what.split())[:200]}")
+    return replace(scored, ranking=tuple((f"{layer.name}{' (kept in float)' if layer.kept_float else ''}", layer.error) for layer in report.ranking))
+
+
+def _scored(bench: Bench, row: Row) -> Row:
+    if row.built is None:
+        return row
+    metrics = bench.score(row.built)
+    if bench.main_metric not in metrics:
+        raise UsageError(f"floor.metric {bench.main_metric} is not measured here.", f"Take one of {', '.join(metrics)}.")
+    return replace(row, metrics=metrics, metric=metrics[bench.main_metric])
+
+
+def compress(
+    recipe: str | Path | r.Recipe,
+    *,
+    checkpoint: str | None = None,
+    name: str | None = None,
+    runs: str = "runs",
+    quiet: bool = False,
+    data: r.Data | None = None,
+    model: r.Model | None = None,
+    task: r.Task | None = None,
+    preprocess: Preprocess | None = None,
+    compress: r.Compress | None = None,
+    budget: Budget | None = None,
+    floor: Floor | None = None,
+    target: Target | None = None,
+    search: r.Search | None = None,
+    **overrides: Any,
+) -> FitReport:
+    """Shrink a trained model behind the gain gate, without any training, and hand over the proven artifact.
+
+    Args:
+        recipe: YAML file, or a recipe made in Python; its data calibrate and judge.
+        checkpoint: weights to start from (checkpoint or run folder, .safetensors, shipped name); the recipe's model.weights by default.
+        name: run name; the recipe's file name and ``-compress`` by default.
+        runs: folder that holds the runs.
+        quiet: no progress on standard error.
+        data: fields that override the recipe's.
+        model: fields that override the recipe's.
+        task: fields that override the recipe's.
+        preprocess: fields that override the recipe's.
+        compress: fields that override the recipe's.
+        budget: fields that override the recipe's.
+        floor: fields that override the recipe's.
+        target: fields that override the recipe's.
+        search: fields that override the recipe's.
+        overrides: single fields by dotted name.
+
+    Raises:
+        UsageError: the recipe is wrong, names no weights, or the run is finished.
+        NothingFitsError: no file meets budget and floor.
+    """
+    from pocketvit.fit.run import fit
+
+    given = {"data": data, "model": model, "task": task, "preprocess": preprocess, "compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
+    fixed: dict[str, Any] = {key: value for key, value in given.items() if value is not None} | overrides | {"train.epochs": 0, "search.models": [], "search.sizes": []}
+    if checkpoint is not None:
+        fixed["model.weights"] = checkpoint
+    resolved = r.load_recipe(recipe, fixed)
+    if resolved.model.weights is None:
+        raise UsageError("there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe.")
+    default_name = f"{Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name}-compress"
+    return fit(resolved, name=name or default_name, runs=runs, quiet=quiet)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from pocketvit.bench.timing import Ratio, Timing, interleave, median_interval, speedup
+
+
+def test_percentiles_of_known_times() -> None:
+    timing = Timing(tuple(float(x) for x in range(1, 102)))
+    assert (timing.p50, timing.p90, timing.p99, timing.mean) == (51, 91, 100, 51)
+    low, high = timing.ci95
+    assert 38 <= low < 51 < high <= 64
+
+
+def test_interval_holds_the_median_in_95_of_100_samples() -> None:
+    rng = np.random.default_rng(0)
+    true = np.exp(1.0)
+    hits = 0
+    for _ in range(400):
+        low, high = median_interval(tuple(rng.lognormal(1.0, 0.5, 41)))
+        hits += low <= true <= high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_interval_of_few_times() -> None:
+    assert median_interval((3.0,)) == (3.0, 3.0)
+    assert median_interval((3.0, 1.0, 2.0)) == (1.0, 3.0)
+
+
+def test_wide_or_not() -> None:
+    rng = np.random.default_rng(0)
+    assert not Timing(tuple(rng.normal(10, 0.2, 100))).wide
+    assert Timing(tuple(rng.normal(10, 3, 100))).wide
+    assert Timing((5.0, 50.0, 5.0)).wide
+    assert Timing((4.0,) * 20).spread == 0
+    assert not Timing((4.0,) * 20).wide
+
+
+def test_dictionary_is_json() -> None:
+    document = json.loads(json.dumps(Timing((1.0, 2.0, 3.0)).to_dict()))
+    assert (document["p50_ms"], document["runs"], document["ci95_ms"]) == (2.0, 3, [1.0, 3.0])
+    assert set(document) == {"p50_ms", "p90_ms", "p99_ms", "mean_ms", "ci95_ms", "spread", "wide", "runs"}
+
+
+def test_interleaved_in_turns_with_warm_up_left_out() -> None:
+    order: list[str] = []
+    timings = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0, min_rounds=4, warmup=2)
+    assert order == ["a", "b"] * 6
+    assert {name: len(t.times_ms) for name, t in timings.items()} == {"a": 4, "b": 4}
+
+
+def test_stops_after_the_seconds_or_the_rounds() -> None:
+    start = time.perf_counter()
+    timings = interleave({"a": lambda: time.sleep(0.002)}, seconds=0.1, min_rounds=2, warmup=0)
+    assert 0.09 < time.perf_counter() - start < 3
+    assert len(timings["a"].times_ms) <= 50
+    assert len(interleave({"a": lambda: None}, seconds=5, max_rounds=7)["a"].times_ms) == 7
+
+
+def test_times_are_milliseconds() -> None:
+    assert interleave({"a": lambda: time.sleep(0.005)}, seconds=0.0, min_rounds=5, warmup=0)["a"].p50 >= 5
+
+
+def test_speedup_is_taken_round_by_round() -> None:
+    slow, fast = Timing((10.0, 40.0, 10.0)), Timing((5.0, 20.0, 4.0))  # the machine was slow in the second round
+    ratio = speedup(slow, fast)
+    assert ratio.ratios == (2.0, 2.0, 2.5)
+    assert ratio.p50 == 2.0
+    assert ratio.to_dict()["rounds"] == 3
+    with pytest.raises(ValueError):
+        speedup(slow, Timing((1.0,)))
+    assert Ratio((1.0, 3.0)).p50 == 2.0

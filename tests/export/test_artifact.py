@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.export.artifact import answers, complexity, create_artifact, make_golden, pixel_model_of, shrink
+from pocketvit.export.built import Built
+from pocketvit.export.card import write_card
+from pocketvit.spec.artifact import read_artifact, read_golden, sha256
+from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
+from pocketvit.spec.preprocess import Preprocess, prepare
+from pocketvit.spec.tolerances import TOLERANCES
+from tests.export.nets import Case, cases, classifier, restorer
+from tests.tiny import photo
+
+
+def files(folder: Path) -> list[Built]:
+    folder.mkdir(exist_ok=True)
+    for name in ("net.onnx", "net.xml", "net.bin"):
+        (folder / name).write_bytes(name.encode() * 10)
+    pair = (folder / "net.xml", (folder / "net.bin",))
+    return [Built("onnxruntime", "fp32", folder / "net.onnx"), Built("openvino", "fp32", *pair), Built("openvino", "bf16", *pair)]
+
+
+def test_golden_of_a_classifier_comes_from_its_sources() -> None:
+    trained = classifier()
+    golden = make_golden(trained, cases("classify", 6, (500, 300)), 5)
+    assert golden.inputs.shape == (5, 32, 40, 3)
+    assert len(golden.sources) == 3
+    for source, pixels in zip(golden.sources, golden.inputs, strict=False):
+        assert max(source.shape) == 400
+        np.testing.assert_array_equal(prepare(source, trained.preprocess), pixels)
+    want = answers(pixel_model_of(trained), list(golden.inputs))
+    for name in ("probs_coarse", "probs_fine"):
+        np.testing.assert_array_equal(golden.outputs[name], want[name])
+    np.testing.assert_array_equal(golden.truth, [[i % 2, i % 3] for i in range(5)])
+
+
+def test_golden_of_a_restorer_is_the_centre_and_small_images_are_padded() -> None:
+    trained = restorer((33, 46))
+    big, small = photo(101, 90), photo(20, 30, seed=1)
+    golden = make_golden(trained, [Case(big, big[::-1].copy()), Case(small, small)], 6)
+    np.testing.assert_array_equal(golden.inputs[0], big[34:67, 22:68])
+    np.testing.assert_array_equal(golden.truth[0], big[::-1][34:67, 22:68])
+    np.testing.assert_array_equal(golden.inputs[1][:20, :30], small)
+    assert golden.sources == ()
+    assert (golden.outputs["restored"] * 16 % 1 == 0).all()
+
+
+def test_goldens_stay_below_the_byte_limit_but_there_is_one(tmp_path: Path) -> None:
+    trained = restorer((64, 64))
+    rng = np.random.default_rng(0)
+    noise = [Case(x, x) for x in rng.integers(0, 256, (8, 64, 64, 3), np.uint8)]
+    golden = make_golden(trained, noise, 8, max_bytes=200_000)
+    assert 1 < len(golden.inputs) < 8
+    (tmp_path / "f").mkdir()
+    artifact = create_artifact(trained, tmp_path / "a", name="x", golden=golden, built=files(tmp_path / "f"))
+    assert (artifact.path / "golden.npz").stat().st_size < 200_000
+    assert len(make_golden(trained, noise, 8, max_bytes=1).inputs) == 1
+
+
+def test_no_cases_is_a_data_error() -> None:
+    with pytest.raises(DataError) as error:
+        make_golden(classifier(), [], 3)
+    assert error.value.exit_code == 3
+
+
+def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
+    trained = classifier()
+    golden = make_golden(trained, cases("classify"), 2)
+    rows = [MetricRow(variant="openvino:bf16", name="fine.top1", value=81.25, unit="%", dataset="tiny", split="val", count=4, protocol="centre crop")]
+    steps = [LineageStep(step="int8", kept=False, reason="metric drop 9 > 1", metric_name="fine.top1", metric_before=81.0, metric_after=72.0, latency_ms_before=4.0, latency_ms_after=2.0, bytes_before=2_000_000, bytes_after=1_000_000)]
+    speed = [BenchRow(variant="openvino:bf16", threads=2, p50_ms=3.25, p90_ms=4.5, runs=77, input_shape=[1, 32, 40, 3], includes="inference", environment={"cpu": "Test CPU"})]
+    create_artifact(
+        trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"), default="openvino:bf16", main_metric="coarse.top1", lineage=steps, metrics=rows,
+        benchmarks=speed, licence=Licence(weights="MIT", data="CC0"), training={"photos": 12}, tolerances={"bf16": {"max_abs": 0.125}},
+    )  # fmt: skip
+    artifact = read_artifact(tmp_path / "a")
+    m = artifact.manifest
+    assert (m.name, m.version, m.default, m.main_metric, m.training) == ("x-1", "1.2.3", "openvino:bf16", "coarse.top1", {"photos": 12})
+    assert [(v.runtime, v.precision, v.path, v.companions) for v in m.variants] == [
+        ("onnxruntime", "fp32", "net.onnx", []),
+        ("openvino", "fp32", "net.xml", ["net.bin"]),
+        ("openvino", "bf16", "net.xml", ["net.bin"]),
+    ]
+    assert m.variants[2].metrics == {"fine.top1": 81.25}
+    assert m.tolerances["bf16"] == {**TOLERANCES["classify"]["bf16"], "max_abs": 0.125}
+    assert m.architecture["parameters"] == sum(p.numel() for p in trained.model.parameters())
+    assert [o.shape for o in m.outputs] == [[1, 2], [1, 3]]
+    assert {e.path for e in m.files} == {"net.onnx", "net.xml", "net.bin", "golden.npz", "card.md"}
+    assert all(sha256(artifact.path / e.path) == e.sha256 for e in m.files)
+    np.testing.assert_array_equal(read_golden(artifact).outputs["probs_fine"], golden.outputs["probs_fine"])
+    card = (artifact.path / "card.md").read_text()
+    for part in ("81.25 %", "centre crop", "tiny (val, 4 images)", "rejected", "metric drop 9 > 1", "Test CPU", "3.25", "MIT", "CC0", "- photos: 12", "classifies photographs", "2 -> 1"):
+        assert part in card, part
+    assert card == write_card(m.model_copy(update={"files": []}))
+
+
+def test_files_of_one_name_from_two_places_are_kept_apart(tmp_path: Path) -> None:
+    trained = restorer()
+    golden = make_golden(trained, cases("restore"), 1)
+    first, second = files(tmp_path / "a")[0], files(tmp_path / "b")[0]
+    second.path.write_bytes(b"other")
+    artifact = create_artifact(trained, tmp_path / "out", name="x", golden=golden, built=[first, Built("onnxruntime", "int8", second.path)])
+    assert [v.path for v in artifact.manifest.variants] == ["net.onnx", "net-onnxruntime-int8.onnx"]
+    assert (artifact.path / "net-onnxruntime-int8.onnx").read_bytes() == b"other"
+    assert artifact.manifest.default == "onnxruntime:fp32"
+    assert artifact.manifest.main_metric == "psnr"
+
+
+@pytest.mark.parametrize("change", [{"built": []}, {"default": "torchscript:fp32"}, {"name": "no spaces"}, {"version": "one"}])
+def test_bad_arguments_are_usage_errors_and_leave_nothing(tmp_path: Path, change: dict) -> None:
+    trained = restorer()
+    arguments = {"name": "x", "golden": make_golden(trained, cases("restore"), 1), "built": files(tmp_path / "f"), **change}
+    with pytest.raises(UsageError) as error:
+        create_artifact(trained, tmp_path / "out", **arguments)
+    assert error.value.exit_code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f"]
+
+
+def test_twice_the_same_variant_and_existing_folder_are_errors(tmp_path: Path) -> None:
+    trained = restorer()
+    golden, built = make_golden(trained, cases("restore"), 1), files(tmp_path / "f")
+    with pytest.raises(UsageError, match="each variant once"):
+        create_artifact(trained, tmp_path / "out", name="x", golden=golden, built=[built[0], built[0]])
+    create_artifact(trained, tmp_path / "out", name="x", golden=golden, built=built)
+    with pytest.raises(UsageError, match="already exists"):
+        create_artifact(trained, tmp_path / "out", name="y", golden=golden, built=built)
+    assert create_artifact(trained, tmp_path / "out", name="y", golden=golden, built=built, replace=True).manifest.name == "y"
+
+
+def test_complexity_counts_attention_products() -> None:
+    # Per block 12 D^2 N + 2 N^2 D, plus patches (64*3 -> 32) and heads; 32x40 with patches of 8 are 20 tokens and the class token.
+    n, d = 21, 32
+    want = 2 * (12 * d * d * n + 2 * n * n * d) + 20 * 192 * d + d * (2 + 3)
+    assert complexity(classifier())["macs"] == want
+
+
+def test_shrink_keeps_the_shape_and_small_images() -> None:
+    assert shrink(photo(100, 50), 40).shape == (40, 20, 3)
+    small = photo(30, 20)
+    assert shrink(small, 40) is small
+
+
+def test_card_of_a_restorer_says_how_it_tiles() -> None:
+    trained = restorer()
+    assert trained.preprocess == Preprocess((33, 46), "tile", overlap=8, mean=(0, 0, 0), std=(1, 1, 1))

@@ -1,0 +1,109 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pocketvit
+from pocketvit.errors import NothingFitsError, UsageError
+from pocketvit.spec.artifact import read_artifact
+
+from ..train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
+
+FAST = {"search.timing_seconds": 0.1, "compress.calibration_images": 6, "train.epochs": 1}
+
+
+@pytest.mark.slow
+def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: Path) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d"), **{**FAST, "train.epochs": 4, "budget.latency_ms": 500, "floor.max_drop": 30, "name": "colours"})
+    report = pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
+    artifact = read_artifact(report.artifact)
+    assert artifact.manifest.name == "colours"
+    assert artifact.manifest.verification is not None
+    assert artifact.manifest.verification.passed
+    assert {"onnxruntime:fp32", "openvino:fp32", "onnxruntime:int8"} <= {row.key for row in report.rows}
+    default = next(row for row in report.rows if "library default" in row.name)
+    assert default.metric is not None or "not possible" in default.reason
+    assert any("library default" in step.step for step in artifact.manifest.lineage)
+    chosen = next(row for row in report.rows if row.chosen)
+    assert chosen.memory_mb > 10
+    assert artifact.manifest.default == chosen.key
+    measured = [m for m in artifact.manifest.metrics if m.variant == chosen.key and m.name == artifact.manifest.main_metric]
+    assert measured[0].value == chosen.metric
+    html = (tmp_path / "a" / "report.html").read_text()
+    assert "library default" in html
+    model = pocketvit.load(report.artifact)
+    answer = model(tmp_path / "d" / "green" / "3.png")
+    assert answer.path == ("green",)
+    with pytest.raises(UsageError, match="is finished"):
+        pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
+
+
+@pytest.mark.slow
+def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: Path) -> None:
+    small = {"widths": [8, 12], "encoder": [1], "decoder": [1], "bottleneck": "cw", "window": 4}
+    fields = {
+        **FAST,
+        "train.epochs": 2,
+        "search.models": ["restorer_xs", "vit_restorer_tiny"],
+        "search.runtimes": ["onnxruntime"],
+        "compress.steps": ["fp16"],
+        "model.options": small,
+    }
+    recipe = restore_recipe(write_photos(tmp_path / "d"), **fields)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    process = subprocess.Popen([sys.executable, "-c", f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)"])
+    deadline = time.monotonic() + 150
+    while not list((tmp_path / "k").glob("trials/*/last/state.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    timed = (tmp_path / "k" / "timing.json").read_text()
+    report = pocketvit.fit(tmp_path / "r.yaml", name="k", runs=str(tmp_path), quiet=True)
+    assert (tmp_path / "k" / "timing.json").read_text() == timed
+    assert sorted(json.loads(timed)) == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
+    trained = sorted(p.name for p in (tmp_path / "k" / "trials").iterdir())
+    assert trained == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
+    assert len({row.origin for row in report.rows}) == 1  # the worse half was dropped at the first rung
+    assert (tmp_path / "k" / "study.db").exists()
+
+
+def test_a_budget_nothing_can_meet_names_the_nearest_misses_and_leaves_no_artifact(tmp_path: Path) -> None:
+    recipe = restore_recipe(write_photos(tmp_path / "d", 2), **{**FAST, "budget.latency_ms": 0.001, "search.runtimes": ["onnxruntime"]})
+    with pytest.raises(NothingFitsError) as caught:
+        pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
+    assert caught.value.exit_code == 5
+    assert "restorer_xs-48x48 onnxruntime:fp32" in caught.value.what
+    assert "search.models" in caught.value.todo
+    assert not (tmp_path / "n" / "artifact").exists()
+    assert not (tmp_path / "n" / "trials").exists()
+    assert "nothing fits" in (tmp_path / "n" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(tmp_path: Path) -> None:
+    base = {**FAST, "search.runtimes": ["onnxruntime"], "compress.steps": []}
+    with pytest.raises(NothingFitsError, match=r"floor"):
+        pocketvit.fit(restore_recipe(write_photos(tmp_path / "d", 2), **{**base, "floor.value": 99}), name="f", runs=str(tmp_path), quiet=True)
+    with pytest.raises(NothingFitsError, match=r"memory_mb"):
+        pocketvit.fit(restore_recipe(tmp_path / "d", **{**base, "budget.memory_mb": 1}), name="m", runs=str(tmp_path), quiet=True)
+    assert not (tmp_path / "m" / "artifact").exists()
+
+
+@pytest.mark.slow
+def test_compress_takes_a_checkpoint_and_trains_nothing(tmp_path: Path) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 3})
+    pocketvit.train(recipe, name="t", runs=str(tmp_path), quiet=True)
+    report = pocketvit.compress(recipe, checkpoint=str(tmp_path / "t"), name="c", runs=str(tmp_path), quiet=True, **{**FAST, "compress.steps": ["fp16"], "floor.max_drop": 50})
+    assert "onnxruntime:fp16" in {row.key for row in report.rows}
+    fp16 = next(row for row in report.rows if row.key == "onnxruntime:fp16")
+    float_row = next(row for row in report.rows if row.key == "onnxruntime:fp32")
+    assert fp16.metric == pytest.approx(float_row.metric, abs=12)
+    assert not (tmp_path / "c" / "trials" / "vit_micro_patch16_224-32x32" / "metrics.csv").exists()
+    with pytest.raises(UsageError, match="no trained weights"):
+        pocketvit.compress(recipe, name="x", runs=str(tmp_path), quiet=True)
