@@ -193,7 +193,7 @@ def test_a_check_that_cannot_tell_fails_verification(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "restore", tolerances={"fp32": blind})
     error = failing(artifact)
     assert "the check could not tell damaged weights from the real thing" in error.what
-    assert {c.name for c in error.report.failures} == {"control: damaged weights", "control: channels swapped", "control: other normalisation"}
+    assert {c.name for c in error.report.failures} == {"control: damaged weights"}
     assert verify(str(artifact.path), negative_controls=False).passed
 
 

@@ -65,7 +65,7 @@ def capabilities() -> tuple[str, ...]:
 
 
 def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> OpenVinoSession:
-    """Open an ``.xml`` IR (its ``.bin`` lies beside it) with ``target.threads`` threads, tuned for the latency of one image.
+    """Open an ``.xml`` IR (its ``.bin`` lies beside it) or an ``.onnx`` file with ``target.threads`` threads, tuned for the latency of one image.
 
     fp16 files run on every processor: where it lacks fp16 arithmetic their weights are widened to float32 when they are
     loaded, and ``info.device`` says so.
@@ -99,9 +99,12 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
 
 def _check_complete(path: Path, todo: str) -> None:
     """Refuse missing and cut-off files ourselves: the engine would try every other format it knows on them."""
-    for part in (path, path.with_suffix(".bin")):
+    is_onnx = path.suffix == ".onnx"
+    for part in (path,) if is_onnx else (path, path.with_suffix(".bin")):
         if not part.is_file():
             raise VerificationError(f"{part}: the file is missing.", todo)
+    if is_onnx:
+        return
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         if b"</net>" not in file.read():
