@@ -37,10 +37,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_restorer_with_all_formats_another_size_and_name(checkpoints: Path, photos: Path, tmp_path: Path) -> None:
-    report = export(
-        str(checkpoints / "restore"), str(tmp_path / "a"), formats=("openvino", "onnx", "torchscript"), size=(41, 50), data=str(photos / "clean"), goldens=2, name="den", version="0.3.0", licence_data="CC0"
-    )
+    given = {"name": "den", "version": "0.3.0", "licence_data": "CC0", "size": (41, 50), "goldens": 2}
+    report = export(str(checkpoints / "restore"), str(tmp_path / "a"), formats=("openvino", "onnx", "torchscript"), data=str(photos / "clean"), **given)
     artifact = read_artifact(tmp_path / "a")
     assert (artifact.manifest.name, artifact.manifest.version, artifact.manifest.licence.data) == ("den", "0.3.0", "CC0")
     assert artifact.manifest.default == "openvino:fp32"

@@ -29,6 +29,7 @@ MAX_SOURCES, SOURCE_SIDE = 3, 400
 GOLDEN_BYTES = {"restore": 1_000_000, "classify": 6_000_000}
 """Bytes that the golden file should stay below; there is at least one golden."""
 
+
 class CaseLike(Protocol):
     """What goldens are made of (:class:`pocketvit.data.cases.Case`)."""
 

@@ -12,6 +12,7 @@ from pocketvit.data.collections import Splits
 from pocketvit.data.crops import training_sample
 from pocketvit.export.artifact import answers, pixel_model_of
 from pocketvit.runtimes import open_session
+from pocketvit.runtimes.probe import probe
 from pocketvit.spec.budget import Target
 from pocketvit.spec.metrics import psnr
 from pocketvit.spec.preprocess import Pixels
@@ -35,9 +36,17 @@ class Calibration:
     threads: int
 
     def score(self, path: Path, runtime: str) -> float:
-        """How good a file is on these inputs: PSNR to the ground truth (dB) for restore; for classify the percentage
-        of images on which it gives the finest class that the float model gives."""
-        session = open_session(path, Target(runtime, "int8", self.threads))
+        """Run the file in a process of its own first, then say how good it is.
+
+        How good a file is on these inputs: PSNR to the ground truth (dB) for restore; for classify the percentage
+        of images on which it gives the finest class that the float model gives.
+
+        Raises:
+            VerificationError: the engine crashes on the file or refuses it.
+        """
+        target = Target(runtime, "int8", self.threads)
+        probe(path, target, self.inputs[0].shape[:2])  # an engine that crashes on a new file must not end this process
+        session = open_session(path, target)
         last = list(self.outputs)[-1]
         values = [session.run({"pixels": pixels[None]})[last][0] for pixels in self.inputs]
         if self.task == "restore":

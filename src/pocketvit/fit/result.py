@@ -23,15 +23,19 @@ class FitReport:
     why: str
     metric: str
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """Lines shown above the table."""
     exit_code: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         table = [vars(row) for row in candidate_rows(self.rows)]
         places = {"run": str(self.folder), "artifact": str(self.artifact), "report": str(self.folder / "report.html")}
-        return {**places, "chosen": self.chosen, "why": self.why, "metric": self.metric, "candidates": table}
+        return {**places, "chosen": self.chosen, "why": self.why, "metric": self.metric, "candidates": table, "notes": list(self.notes)}
 
     def render(self) -> RenderableType:
         """The table of candidates and where things lie."""
-        table = candidates_table(candidate_rows(self.rows), self.metric, unit_of(self.metric), reasons=True)
-        return Group(table, f"chosen: {self.chosen}, {self.why}", f"artifact: {self.artifact}", f"report:   {self.folder / 'report.html'}")
+        rows = candidate_rows(self.rows)
+        table = candidates_table(rows, self.metric, unit_of(self.metric))
+        reasons = [f"{row.verdict}: {row.name}: {row.reason}" for row in rows if row.reason and not row.chosen and row.verdict != "fits"]
+        return Group(*self.notes, table, *reasons, f"chosen: {self.chosen}, {self.why}", f"artifact: {self.artifact}", f"report:   {self.folder / 'report.html'}")

@@ -60,6 +60,7 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tenso
     try:
         save_file(tensors, folder / f".{WEIGHTS}.partial")
         (folder / f".{META}.partial").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        (folder / f".{WEIGHTS}.partial").chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(folder / f".{WEIGHTS}.partial", folder / WEIGHTS)
         os.replace(folder / f".{META}.partial", folder / META)
     except OSError as error:

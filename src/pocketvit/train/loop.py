@@ -6,6 +6,7 @@ learning rate. A run that was killed therefore continues with the numbers of an 
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle  # only for the name of the error that torch's safe loader raises
 import time
@@ -102,6 +103,9 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cuda = torch.cuda.is_available()
+    logging.getLogger("lightning").setLevel(logging.WARNING)  # it announces its precision
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=resolve_precision(settings, cuda))  # type: ignore[arg-type]
     model = trained.model.to(fabric.device)
     if settings.channels_last:

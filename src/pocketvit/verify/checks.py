@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import Port, open_session
+from pocketvit.runtimes import Port, installed, open_session
 from pocketvit.runtimes.model import Model, open_variant
+from pocketvit.runtimes.probe import probe
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_golden, sha256
 from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import TensorSpec, Variant
@@ -168,6 +169,8 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
     """
     key = f"{target.runtime}:{target.precision}"
     try:
+        if target.runtime == "openvino" and installed("openvino"):  # seen to end the process on files that are valid
+            probe(artifact.path / artifact.variant(key).path, target, artifact.manifest.preprocess.size)
         model = open_variant(artifact, target)
         limits = parity.tolerances(artifact.manifest, target.precision)
     except VerificationError as error:

@@ -1,0 +1,53 @@
+"""Run a model file once in a process of its own, so that an engine that crashes on it takes nothing else down.
+
+Engines are native code: on some processors a file that is valid makes them end the process (seen: an int8 file of a
+convolutional network in OpenVINO). Nothing in Python can catch that from inside.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pocketvit.errors import VerificationError
+from pocketvit.spec.budget import Target
+
+TIMEOUT_S = 300
+
+
+def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
+    """Open ``path`` and answer one noise image of ``size`` (height, width) in a fresh process.
+
+    Raises:
+        VerificationError: the engine crashed, hung or refused the file; the message names the engine and how it ended.
+    """
+    request = json.dumps({"path": str(path), "target": str(target), "size": list(size)})
+    todo = "Take another precision or runtime on this machine."
+    try:
+        run = subprocess.run([sys.executable, "-m", "pocketvit.runtimes.probe", request], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise VerificationError(f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}.", todo) from error
+    if run.returncode < 0:
+        raise VerificationError(f"{target.runtime} crashed on {path.name} ({signal.Signals(-run.returncode).name}).", todo)
+    if run.returncode != 0:
+        lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
+        raise VerificationError(f"{target.runtime} refuses {path.name}: {lines[-1][:300]}", todo)
+
+
+def _main(request: str) -> None:
+    from pocketvit.runtimes import open_session
+
+    wanted = json.loads(request)
+    session = open_session(Path(wanted["path"]), Target.parse(wanted["target"]))
+    noise = np.random.default_rng(0).integers(0, 256, (1, *wanted["size"], 3), dtype=np.uint8)
+    for _ in range(2):
+        session.run({"pixels": noise})
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
