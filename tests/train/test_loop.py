@@ -146,9 +146,15 @@ def test_distillation_pulls_the_student_towards_the_teacher(tmp_path: Path) -> N
 def test_other_optimisers_schedules_and_switches_train(tmp_path: Path, optimizer: str) -> None:
     recipe = classify_recipe(
         write_classes(tmp_path / "d"),
-        **{"train.optimizer": optimizer, "train.schedule": "linear", "train.clip_norm": None, "train.precision": "bf16", "train.channels_last": False, "train.augment": "randaugment", "train.lr": 0.01,
-           "train.validate_every": 2, "task.class_weights": "balanced", "task.label_smoothing": 0.1},
-    )  # fmt: skip
+        **{
+            "train": {"epochs": 3, "batch_size": 9, "optimizer": optimizer, "schedule": "linear", "clip_norm": None, "precision": "bf16", "channels_last": False},
+            "train.augment": "randaugment",
+            "train.lr": 0.01,
+            "train.validate_every": 2,
+            "task.class_weights": "balanced",
+            "task.label_smoothing": 0.1,
+        },
+    )
     run(recipe, tmp_path / "run")
     rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]

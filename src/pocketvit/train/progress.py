@@ -55,4 +55,6 @@ class Reporter:
             return
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
         score = f"  {metric} {row[metric]:.2f}" if metric in row else ""
-        self._console.print(f"{self.label} epoch {int(row['epoch'])}: {rate:.0f} images/s incl. validation, loss {row['train_loss']:.4f}, lr {row['lr']:.2e}{score}", soft_wrap=True)
+        self._console.print(
+            f"{self.label} epoch {int(row['epoch'])}: {rate:.0f} images/s incl. validation, loss {row['train_loss']:.4f}, lr {row['lr']:.2e}{score}", soft_wrap=True
+        )
