@@ -65,7 +65,7 @@ def test_stopping_between_epochs_and_going_on_changes_nothing(tmp_path: Path, ta
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "d")
-    recipe = restore_recipe(photos, **{"train.epochs": 3, "train.checkpoint_steps": 2, "data.patches_per_image": 40})
+    recipe = restore_recipe(photos, **{"train.epochs": 3, "train.checkpoint_steps": 2, "train.threads": 1, "data.patches_per_image": 40})
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     code = f"import pocketvit; pocketvit.train({str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True)"
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -107,9 +107,9 @@ def test_patience_stops_and_minutes_end_the_schedule(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "d")
     run(classify_recipe(data, **{"train.epochs": 50, "train.patience": 2, "train.lr": 1e-9}), tmp_path / "a")
     assert len(read_rows(tmp_path / "a" / "metrics.csv")) <= 4
-    run(classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.02}), tmp_path / "b")
+    run(classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.05}), tmp_path / "b")
     rows = read_rows(tmp_path / "b" / "metrics.csv")
-    assert rows[-1]["lr"] < 0.3 * 0.003
+    assert rows[-1]["lr"] < 0.7 * 0.003  # a busy machine may do its last step long before the time is up
     assert len(rows) < 5000
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pocketvit.bench.environment import available_cores, environment
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
 from pocketvit.errors import UsageError
 from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.progress import track
+from pocketvit.spec.environment import available_cores, environment
 from pocketvit.spec.preprocess import Pixels
 
 if TYPE_CHECKING:

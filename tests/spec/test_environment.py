@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvit.bench import environment as module
-from pocketvit.bench.environment import available_cores, environment
+from pocketvit.spec import environment as module
+from pocketvit.spec.environment import available_cores, environment
 
 
 def test_what_is_recorded() -> None:
