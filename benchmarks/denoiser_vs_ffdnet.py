@@ -16,10 +16,12 @@ import numpy as np
 
 from pocketvit.bench.timing import interleave, speedup
 from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
+from pocketvit.errors import PocketvitError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import EXPORTERS
 from pocketvit.runtimes import open_session
+from pocketvit.runtimes.probe import probe
 from pocketvit.spec.budget import Target
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import load_recipe
@@ -33,7 +35,7 @@ def files_of(trained: Trained, folder: Path, stem: str, images: list[np.ndarray]
     """Every file of one model: both engines in fp32, OpenVINO in bf16, int8 of both."""
     onnx, openvino = (EXPORTERS[name](pixel_model_of(trained), SIZE, folder, stem) for name in ("onnx", "openvino"))
     files = [onnx, openvino, Built("openvino", "bf16", openvino.path, openvino.companions)]
-    files.append(apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), clip=(1.0,)), onnx, images, None, folder).built)
+    files.append(apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), compensate=False), onnx, images, None, folder).built)
     files.append(apply(NncfInt8(), openvino, images, None, folder).built)
     return files
 
@@ -52,12 +54,14 @@ def main() -> None:
         sessions = {}
         for label, trained in (("ours", ours), ("ffdnet", ffdnet)):
             for built in files_of(trained, Path(name), label, [image] * 2):
+                target = Target(built.runtime, built.precision, THREADS)
                 try:
-                    sessions[f"{label} {built.key}"] = open_session(built.path, Target(built.runtime, built.precision, THREADS))
-                except Exception as error:
-                    print(f"{label} {built.key}: cannot run here ({error})")
+                    probe(built.path, target, SIZE)
+                    sessions[f"{label} {built.key}"] = open_session(built.path, target)
+                except PocketvitError as error:
+                    print(f"{label} {built.key}: cannot run here ({error.what})")
         calls = {key: (lambda s=session: s.run({"pixels": image[None]})) for key, session in sessions.items()}
-        times = interleave(calls, seconds=arguments.seconds)
+        times = interleave(calls, seconds=arguments.seconds, pause_ms=5)
     for key, timing in times.items():
         print(f"{key:28s} p50 {timing.p50:7.1f} ms  p90 {timing.p90:7.1f}  runs {len(timing.times_ms)}{'  (wide spread)' if timing.wide else ''}")
     for name, keep in (("fp32", lambda k: k.endswith("fp32")), ("best precision", lambda k: True)):

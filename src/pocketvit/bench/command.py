@@ -42,6 +42,11 @@ class Stopwatch:
         self.parts.append(((ready - start) * 1e3, (answered - ready) * 1e3, (time.perf_counter() - answered) * 1e3))
 
 
+def _pause_ms(watches: dict[str, Stopwatch]) -> float:
+    """Two engines get a pause in between: threads of the one may still spin when the other starts."""
+    return 5.0 if len({watch.model.target.runtime for watch in watches.values()}) > 1 else 0.0
+
+
 @dataclass(frozen=True)
 class Result:
     """Figures of one variant of one artifact."""
@@ -187,7 +192,7 @@ def bench(
         sides.append((other or artifact, other_target))
     watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
     with track("bench", None) as advance:
-        timings = interleave({name: _counted(watch, advance) for name, watch in watches.items()}, seconds=seconds, warmup=WARMUP)
+        timings = interleave({name: _counted(watch, advance) for name, watch in watches.items()}, seconds=seconds, warmup=WARMUP, pause_ms=_pause_ms(watches))
     fresh = [fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()]
     results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
     ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None

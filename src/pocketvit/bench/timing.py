@@ -106,7 +106,9 @@ def speedup(slow: Timing, fast: Timing) -> Ratio:
     return Ratio(tuple(a / b for a, b in zip(slow.times_ms, fast.times_ms, strict=True)))
 
 
-def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_rounds: int = 15, max_rounds: int = 2000, warmup: int = 3) -> dict[str, Timing]:
+def interleave(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_rounds: int = 15, max_rounds: int = 2000, warmup: int = 3, pause_ms: float = 0.0
+) -> dict[str, Timing]:
     """Time ``calls`` in turns, A B A B, until ``seconds`` are spent.
 
     Args:
@@ -115,6 +117,8 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.
         min_rounds: at least so many rounds, however long they take.
         max_rounds: at most so many.
         warmup: rounds that are run first and not counted.
+        pause_ms: idle time before each call; engines of different kinds need some, since one's threads may still spin when
+            the next one starts.
 
     Returns:
         A ``Timing`` for each call; all have the same number of times, and times of one index are of the same round.
@@ -128,6 +132,8 @@ def interleave(calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.
         if done >= min_rounds and time.perf_counter() >= end:
             break
         for name, call in calls.items():
+            if pause_ms:
+                time.sleep(pause_ms / 1e3)
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)

@@ -52,7 +52,8 @@ class Bench:
         """Time files in turns on one image: preprocessing, inference and postprocessing together, decoding left out."""
         models = [self.open(built) for built in files]
         calls = {str(index): (lambda model=model: model(self.image)) for index, model in enumerate(models)}  # type: ignore[misc]
-        timings = interleave(calls, seconds=self.recipe.search.timing_seconds * len(files))
+        pause = 5.0 if len({built.runtime for built in files}) > 1 else 0.0
+        timings = interleave(calls, seconds=self.recipe.search.timing_seconds * len(files), pause_ms=pause)
         return [timings[str(index)] for index in range(len(files))]
 
 
