@@ -69,8 +69,37 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     assert sorted(json.loads(timed)) == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
     trained = sorted(p.name for p in (tmp_path / "k" / "trials").iterdir())
     assert trained == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
-    assert len({row.origin for row in report.rows}) == 1  # the worse half was dropped at the first rung
+    assert len({row.origin for row in report.rows if row.built}) == 1
+    assert [row.reason.split(" with ")[0] for row in report.rows if not row.built] == ["dropped by successive halving at epoch 1"]
     assert (tmp_path / "k" / "study.db").exists()
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = restore_recipe(write_photos(tmp_path / "d", 2), **{**FAST, "floor.metric": "psnr"})
+    with pytest.raises(UsageError, match="psnr@sigma25"):
+        pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
+    assert not (tmp_path / "n").exists()
+
+
+def test_demo_deletes_no_run_but_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("name: grocery\n")
+    with pytest.raises(UsageError, match="no demo run"):
+        pocketvit.demo(runs=str(tmp_path), name="mine", quiet=True)
+    assert (tmp_path / "mine" / "recipe.yaml").exists()
+
+
+@pytest.mark.slow
+def test_the_target_limits_runtime_and_precision(tmp_path: Path) -> None:
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d"),
+        **{**FAST, "target": {"runtime": "openvino", "precision": "fp16", "threads": 1}, "compress.steps": ["fp16", "int8"], "compress.min_shrink": 1.1, "floor.max_drop": 60},
+    )
+    report = pocketvit.fit(recipe, name="t", runs=str(tmp_path), quiet=True)
+    assert {row.key for row in report.rows} == {"openvino:fp32", "openvino:fp16"}
+    assert report.chosen.endswith("openvino:fp16")
+    assert read_artifact(report.artifact).manifest.benchmarks[0].threads == 1
+    assert pocketvit.load(report.artifact).target.threads == 1
 
 
 def test_a_budget_nothing_can_meet_names_the_nearest_misses_and_leaves_no_artifact(tmp_path: Path) -> None:

@@ -123,6 +123,49 @@ def test_goldens_that_lack_a_part_or_hold_pickles(tiny: Artifact) -> None:
         read_golden(tiny)
 
 
+def _header(shape: str) -> bytes:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("shape", ["(10**17,)", "(100000000000000000,)", "(4611686018427387904, 8)", "(100000000000000000000000,)", "(-5,)", "(8, 32, 32, 3)", "((", "'x'"])
+def test_goldens_whose_header_lies(tiny: Artifact, shape: str) -> None:
+    path = tiny.path / "golden.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    zipped(path, members | {"inputs.npy": _header(shape) + b"few bytes"})
+    with pytest.raises(VerificationError, match="cannot be read"):
+        read_golden(tiny)
+
+
+def test_goldens_with_a_member_that_is_no_array(tiny: Artifact) -> None:
+    path = tiny.path / "golden.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    zipped(path, members | {"truth.npy": b"plain text"})
+    with pytest.raises(VerificationError, match="no array"):
+        read_golden(tiny)
+
+
+def test_goldens_that_unpack_to_too_much(tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact_module, "MAX_GOLDEN_BYTES", 10_000)
+    with pytest.raises(VerificationError, match="more than goldens may hold"):
+        read_golden(tiny)
+
+
+def test_corrupted_bytes_in_goldens(tiny: Artifact) -> None:
+    path = tiny.path / "golden.npz"
+    whole, refused = path.read_bytes(), 0
+    step = max(1, len(whole) // 60)
+    for position in [*range(0, len(whole) - 300, step), *range(len(whole) - 300, len(whole))]:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            assert read_golden(tiny).inputs.dtype == np.uint8  # a byte that nobody reads, such as a date
+        except VerificationError:
+            refused += 1
+    assert refused > 60
+
+
 class Bomb:
     def __reduce__(self):
         return (os.makedirs, ("pickle-was-run",))
@@ -201,6 +244,40 @@ def test_an_archive_whose_content_was_flipped(tiny: Artifact, tmp_path: Path) ->
     assert caught.value.exit_code in (3, 4)
 
 
+def test_any_corrupted_byte_ends_in_an_error_of_ours(tmp_path: Path) -> None:
+    """Every byte of a small archive, in two ways each, ends in exit code 3 or 4 and never in a traceback."""
+    document = {"manifest.json": b'{"schema_version": 1}', "model.onnx": bytes(20)}
+    whole = zipped(tmp_path / "whole.pvit", document).read_bytes()
+    codes = set()
+    for position in range(len(whole)):
+        for flip in (0x01, 0xFF):
+            path = tmp_path / "c.pvit"
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :])
+            with pytest.raises(PocketvitError) as caught:  # that manifest lacks fields, so nothing gets through
+                read_artifact(path)
+            codes.add(caught.value.exit_code)
+    assert codes <= {3, 4}
+    assert 4 in codes
+
+
+def test_an_archive_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(artifact_module, "sha256", refuse)
+    with pytest.raises(VerificationError, match="Permission denied"):
+        read_artifact(zipped(tmp_path / "a.pvit", {"manifest.json": b"{}"}))
+
+
+def test_a_manifest_that_cannot_be_read(tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(VerificationError, match=r"manifest\.json: cannot be read \(Permission denied\)"):
+        read_artifact(tiny.path)
+
+
 def test_an_archive_without_manifest(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"no manifest\.json"):
         read_artifact(zipped(tmp_path / "a.pvit", {"model.onnx": b"x"}))
@@ -232,6 +309,22 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_folder(tmp_path / "a", replace=True):
         raise RuntimeError
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["old"]
+
+
+def test_new_folder_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
+    """Only folders, only of the same destination with a temporary name, only older than an hour."""
+    names = {"old": ".a.x1y2z3_4", "fresh": ".a.freshone", "other": ".b.x1y2z3_4", "named": ".a.config", "file": ".a.afile123"}
+    for key, name in names.items():
+        if key == "file":
+            (tmp_path / name).write_text("x")
+        else:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "half").write_text("x")
+        if key != "fresh":
+            os.utime(tmp_path / name, (1e9, 1e9))
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "whole").write_text("x")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", *names.values()} - {names["old"]}
 
 
 def test_new_folder_where_nothing_can_be_written(tmp_path: Path) -> None:

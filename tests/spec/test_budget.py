@@ -42,6 +42,18 @@ def test_limits_must_be_positive(field: str, value: float) -> None:
         Budget(**{field: value})
 
 
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_max_drop_must_not_be_negative(value: float) -> None:
+    with pytest.raises(UsageError, match=r"floor\.max_drop"):
+        Floor(max_drop=value)
+    assert Floor(max_drop=0.0).misses(29.9, 30.0) == ["metric drop 0.1 > 0"]
+
+
+def test_floor_value_must_be_a_number() -> None:
+    with pytest.raises(UsageError, match=r"floor\.value"):
+        Floor(value=float("nan"))
+
+
 def test_floor() -> None:
     assert Floor().misses(-1e9, 30) == []
     assert Floor(value=29.2).misses(29.2) == []

@@ -39,8 +39,21 @@ def test_restore_without_condition_and_with_tiny_images() -> None:
     evaluator.update(Restored(np.full((4, 4, 3), 110, np.uint8)), np.full((4, 4, 3), 100, np.uint8))
     values = {name: value for name, value, _ in evaluator.metrics()}
     assert values["psnr"] == pytest.approx(28.1308, abs=1e-4)
-    assert np.isnan(values["ssim"])
+    assert "ssim" not in values
     assert evaluator.main == "psnr"
+
+
+def test_restore_metrics_are_finite() -> None:
+    """An exact pair counts as 100 dB, and an image too small for SSIM leaves the others' average alone."""
+    evaluator = make_evaluator("restore")
+    clean = photo()
+    evaluator.update(Restored(clean), clean)
+    evaluator.update(Restored(noisy(clean, 25, 0)), clean)
+    evaluator.update(Restored(np.full((4, 4, 3), 110, np.uint8)), np.full((4, 4, 3), 100, np.uint8))
+    values = {name: value for name, value, _ in evaluator.metrics()}
+    noise = noisy(clean, 25, 0)
+    assert values["psnr"] == pytest.approx((100 + psnr(noise, clean) + 28.1308) / 3, abs=1e-4)
+    assert values["ssim"] == pytest.approx((1 + ssim(noise, clean)) / 2)
 
 
 def test_pairs_of_different_size_are_refused() -> None:

@@ -82,6 +82,76 @@ def test_wrong_values_are_usage_errors_that_name_the_field(tmp_path: Path, text:
     assert says in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("name: ../up", "name"),
+        ("name: ''", "name"),
+        ('name: "a\\n"', "name"),
+        ("name: -a", "name"),
+        ("compress: {calibration_images: 0}", "compress.calibration_images"),
+        ("compress: {min_speedup: 0}", "compress.min_speedup"),
+        ("compress: {min_shrink: -1}", "compress.min_shrink"),
+        ("compress: {max_float_layers: -1}", "compress.max_float_layers"),
+        ("search: {trials: 0}", "search.trials"),
+        ("search: {rung_epochs: 0}", "search.rung_epochs"),
+        ("search: {sizes: [64, 0]}", "search.sizes"),
+        ("search: {timing_seconds: 0}", "search.timing_seconds"),
+        ("search: {timing_seconds: .nan}", "search.timing_seconds"),
+        ("search: {eval_images: 0}", "search.eval_images"),
+        ("search: {runtimes: []}", "search.runtimes"),
+        ("train: {threads: 0}", "train.threads"),
+        ("train: {minutes: 0}", "train.minutes"),
+        ("train: {distill_temperature: 0}", "train.distill_temperature"),
+        ("train: {seed: -1}", "train.seed"),
+        ("train: {crop_scale: [0, 1]}", "train.crop_scale"),
+        ("train: {crop_scale: [0.9, 0.5]}", "train.crop_scale"),
+        ("train: {crop_scale: [0.5, 1.5]}", "train.crop_scale"),
+        ("train: {betas: [0.9, 1]}", "train.betas"),
+        ("train: {betas: [-0.1, 0.9]}", "train.betas"),
+        ("train: {clip_norm: 0}", "train.clip_norm"),
+        ("train: {patience: 0}", "train.patience"),
+        ("train: {checkpoint_minutes: 0}", "train.checkpoint_minutes"),
+        ("train: {checkpoint_steps: 0}", "train.checkpoint_steps"),
+        ("train: {min_lr: 1.5}", "train.min_lr"),
+        ("train: {jitter: 1}", "train.jitter"),
+        ("train: {randaugment_magnitude: -1}", "train.randaugment_magnitude"),
+        ("train: {weight_decay: -0.1}", "train.weight_decay"),
+        ("train: {lr: .nan}", "train.lr"),
+        ("train: {epochs: -1}", "train.epochs"),
+        ("task: {level_weights: [1, -1]}", "task.level_weights"),
+        ("task: {level_weights: [0, 0]}", "task.level_weights"),
+        ("task: {name: restore, label_smoothing: 0.1}", "task.label_smoothing"),
+        ("task: {name: restore, class_weights: balanced}", "task.class_weights"),
+        ("data: {eval_sigma: []}", "data.eval_sigma"),
+        ("data: {eval_sigma: [15, -1]}", "data.eval_sigma"),
+        ("data: {shot: [0.2, 0.1]}", "data.shot"),
+        ("data: {shot: [-0.1, 0.1]}", "data.shot"),
+        ("data: {sigma: [.nan, 10]}", "data.sigma"),
+        ("floor: {max_drop: -1}", "floor.max_drop"),
+    ],
+)
+def test_impossible_values_name_their_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert caught.value.what.startswith(key)
+    assert caught.value.exit_code == 2
+
+
+def test_values_at_the_edge_are_accepted(tmp_path: Path) -> None:
+    text = """
+name: a.B_c-1
+train: {epochs: 0, patience: 1, threads: 1, minutes: 0.1, crop_scale: [1, 1], betas: [0, 0.9], clip_norm: null, min_lr: 1, jitter: 0, randaugment_magnitude: 0, weight_decay: 0}
+compress: {calibration_images: 1, max_float_layers: 0, min_speedup: 0.5, steps: []}
+search: {trials: 1, rung_epochs: 1, eval_images: 1, sizes: [1]}
+task: {level_weights: [0, 1]}
+data: {eval_sigma: [0], shot: [0, 0]}
+floor: {max_drop: 0}
+"""
+    recipe = load_recipe(write(tmp_path, text))
+    assert (recipe.name, recipe.train.epochs, recipe.train.clip_norm, recipe.floor.max_drop, recipe.data.eval_sigma) == ("a.B_c-1", 0, None, 0, (0.0,))
+
+
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         load_recipe(tmp_path / "none.yaml")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.fabric.plugins import Precision
 
 import pocketvit
 from pocketvit.data.cases import eval_cases
@@ -62,6 +63,46 @@ def test_stopping_between_epochs_and_going_on_changes_nothing(tmp_path: Path, ta
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_a_rung_between_validations_has_a_best_model_and_the_losses_of_a_whole_run(tmp_path: Path) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 4, "train.validate_every": 2, "train.ema": 0.8, "train.patience": 1})
+    run(recipe, tmp_path / "whole")
+    rung = run(recipe, tmp_path / "parts", stop_epoch=1)
+    assert rung.info["epochs"] == 1
+    assert rung.info["best_value"] == rung.info["metrics"]["label.top1"]
+    run(recipe, tmp_path / "parts", stop_epoch=3)
+    run(recipe, tmp_path / "parts")
+    whole, parts = (read_rows(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
+    assert [row["train_loss"] for row in parts] == [row["train_loss"] for row in whole]
+    assert ["label.top1" in row for row in whole] == [(row["epoch"] % 2 == 0) for row in whole]
+    assert "label.top1" in parts[0]
+    assert [row["label.top1"] for row in parts if row["epoch"] % 2 == 0] == [row["label.top1"] for row in whole if "label.top1" in row]
+
+
+def test_patience_does_not_count_the_extra_validation_of_a_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {1: 90.0, 2: 50.0, 3: 95.0, 4: 60.0, 5: 0.0, 6: 70.0}
+    monkeypatch.setattr(loop, "_validate", lambda run, *_: {"label.top1": values[run.position.epoch]})
+    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 6, "train.validate_every": 2, "train.patience": 1})
+    for end in (1, 3):
+        assert run(recipe, tmp_path / "run", stop_epoch=end).info["epochs"] == end
+    best = run(recipe, tmp_path / "run")
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == 6  # 50, 60, 70 at the scheduled epochs: never stale
+    assert best.info["best_value"] == 95.0
+
+
+def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 2})
+    run(recipe, tmp_path / "plain", stop_epoch=1)
+    assert torch.load(tmp_path / "plain" / "last" / loop.STATE, weights_only=True)["precision"] == {}
+    # No fp16 on a CPU: the precision plugin of fp32 plays one that has a state.
+    given: list[dict[str, float]] = []
+    monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0, "growth_interval": 2000})
+    monkeypatch.setattr(Precision, "load_state_dict", lambda self, state: given.append(state))
+    run(recipe, tmp_path / "scaled", stop_epoch=1)
+    assert given == []
+    run(recipe, tmp_path / "scaled")
+    assert given == [{"scale": 1024.0, "growth_interval": 2000}]
+
+
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "d")
@@ -107,7 +148,7 @@ def test_patience_stops_and_minutes_end_the_schedule(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "d")
     run(classify_recipe(data, **{"train.epochs": 50, "train.patience": 2, "train.lr": 1e-9}), tmp_path / "a")
     assert len(read_rows(tmp_path / "a" / "metrics.csv")) <= 4
-    run(classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.05}), tmp_path / "b")
+    run(classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.05, "train.validate_every": 100}), tmp_path / "b")
     rows = read_rows(tmp_path / "b" / "metrics.csv")
     assert rows[-1]["lr"] < 0.7 * 0.003  # a busy machine may do its last step long before the time is up
     assert len(rows) < 5000

@@ -55,7 +55,7 @@ def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDAr
     pixel_model = pixel_model.float().cpu().eval()
     with torch.inference_mode():
         for image in inputs:
-            answer = pixel_model(torch.from_numpy(np.ascontiguousarray(image))[None])
+            answer = pixel_model(torch.from_numpy(np.array(image))[None])
             rows.append([x.numpy() for x in ((answer,) if isinstance(answer, torch.Tensor) else answer)])
     return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(pixel_model.output_names)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,11 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
     return replace(recipe, model=model, data=data, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap))
 
 
+def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
+    """The target's runtime, or all of the search where the target leaves it open."""
+    return recipe.search.runtimes if recipe.target.runtime == "any" else (recipe.target.runtime,)
+
+
 def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem: str = "model") -> list[Built]:
     """The float file of each runtime."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,9 @@ def time_candidates(recipe: Recipe, splits: Splits, folder: Path, notify: Callab
         if candidate.key not in known:
             notify(f"timing {candidate.key} with random weights")
             known[candidate.key] = _time_one(recipe_for(recipe, candidate), splits, folder / "timing" / candidate.key)
-            cache.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            partial = folder / ".timing.json.partial"
+            partial.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            os.replace(partial, cache)
         found.append((candidate, [_timed_row(candidate, entry) for entry in known[candidate.key]]))
     return found
 
@@ -98,7 +106,7 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, fl
     random = replace(recipe, model=replace(recipe.model, weights=None))
     trained = new_model(random, splits.train.levels)
     trained.model.eval()
-    files = export_float(trained, recipe.search.runtimes, folder)
+    files = export_float(trained, wanted_runtimes(recipe), folder)
     if "bf16" in recipe.compress.steps:
         files += [Built(b.runtime, "bf16", b.path, b.companions) for b in files if b.runtime == "openvino" and openvino_has_bf16()]
     timings = make_bench(trained, splits, random).time(files)
@@ -117,5 +125,11 @@ def within_reach(rows: list[Row], recipe: Recipe) -> bool:
     limit, mb = recipe.budget.latency_ms, recipe.budget.size_mb
     hope = INT8_HOPE if "int8" in recipe.compress.steps else 1.0
     fastest = min(row.metrics[recipe.budget.percentile] for row in rows if row.metrics)
-    smallest = min(row.metrics["mb"] for row in rows if row.metrics) / (4 if "int8" in recipe.compress.steps else 1)
+    smallest = min(row.metrics["mb"] for row in rows if row.metrics) / (4 if "int8" in recipe.compress.steps else 2 if "fp16" in recipe.compress.steps else 1)
     return (limit is None or fastest <= limit * SLACK * hope) and (mb is None or smallest <= mb * SLACK)
+
+
+def surely_fast(rows: list[Row], recipe: Recipe) -> bool:
+    """Whether a float file meets the latency limit as timed, without hoping for int8."""
+    limit = recipe.budget.latency_ms
+    return limit is None or min(row.metrics[recipe.budget.percentile] for row in rows if row.metrics) <= limit

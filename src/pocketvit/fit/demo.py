@@ -11,18 +11,20 @@ import numpy as np
 
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_collection
-from pocketvit.errors import MissingDependencyError
+from pocketvit.errors import MissingDependencyError, UsageError
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.run import fit
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.metrics import psnr
 from pocketvit.spec.recipe import Recipe, load_recipe
+from pocketvit.train.runs import RECIPE
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "motorcycle_left")
 """Colour photographs that lie inside scikit-image's wheel; names that are not there are left out."""
 TRAIN = ("rocket", "hubble_deep_field", "motorcycle_left")
 SHIPPED, SIDE = "denoise-color", 320
+DEMO_NAME = "demo-denoiser"
 LATENCY_MS = 400.0
 """Budget for one photo of 320x320 on two threads; generous, so that the demo also ends well on a slow machine."""
 
@@ -41,6 +43,8 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
         MissingDependencyError: scikit-image is not installed.
     """
     folder = Path(runs) / name
+    if folder.exists() and not _is_demo(folder):
+        raise UsageError(f"{folder} exists and is no demo run.", "Choose another --name.")
     shutil.rmtree(folder, ignore_errors=True)
     sources = folder.parent / f"{name}-photos"
     shutil.rmtree(sources, ignore_errors=True)
@@ -48,6 +52,11 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
     recipe = demo_recipe(sources, latency_ms)
     line = denoise_with_shipped(recipe, folder.parent / f"{name}-photos" / "denoised")
     return replace(fit(recipe, name=name, runs=runs, quiet=quiet), notes=(line,))
+
+
+def _is_demo(folder: Path) -> bool:
+    recipe = folder / RECIPE
+    return recipe.is_file() and f"name: {DEMO_NAME}" in recipe.read_text(encoding="utf-8")
 
 
 def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
@@ -67,7 +76,7 @@ def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
 def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
     """Start from the shipped weights; no training, so that it takes minutes."""
     fields: dict[str, Any] = {
-        "name": "demo-denoiser",
+        "name": DEMO_NAME,
         "data": {"train": [str(photos / "train")], "val": [str(photos / "val")], "layout": "clean", "sigma": [0, 50], "eval_sigma": [25]},
         "model": {"name": "restorer_s", "weights": SHIPPED},
         "task": {"name": "restore"},

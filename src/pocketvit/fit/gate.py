@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pocketvit.bench.timing import Timing
@@ -30,6 +30,8 @@ class Row:
     memory_mb: float | None = None
     kept: bool = False
     chosen: bool = False
+    misses: tuple[str, ...] = ()
+    """Limits of budget and floor that a kept row misses."""
     reason: str = ""
     ranking: tuple[tuple[str, float], ...] = ()
     origin: str = ""
@@ -84,18 +86,37 @@ def budget_misses(row: Row, budget: Budget) -> list[str]:
     return budget.misses(latency_ms=row.latency(budget.percentile), size_mb=row.bytes / 1e6, memory_mb=row.memory_mb)
 
 
-def pareto(rows: Sequence[Row]) -> list[Row]:
-    """Kept rows that no other kept row beats in metric, latency and size at once."""
-    kept = [row for row in rows if row.kept and row.metric is not None and row.timing is not None and row.bytes is not None]
+def usable_rows(rows: Sequence[Row], budget: Budget, floor: Floor, precision: str = "any") -> list[Row]:
+    """Kept rows that meet the budget, the floor (drops count from the float model they were made from) and the target's precision."""
+    return [row for row in rows if row.kept and not shortfalls(row, rows, budget, floor) and precision in ("any", row.precision)]
+
+
+def shortfalls(row: Row, rows: Sequence[Row], budget: Budget, floor: Floor) -> list[str]:
+    """Every limit that a measured row misses, one phrase each."""
+    if row.metric is None:
+        return ["not measured"]
+    return budget_misses(row, budget) + floor.misses(row.metric, float_metric(rows, row.origin))
+
+
+def float_metric(rows: Sequence[Row], origin: str) -> float | None:
+    """The metric of the float file that the rows of ``origin`` were made from."""
+    return max((row.metric for row in rows if row.origin == origin and row.precision == "fp32" and row.metric is not None), default=None)
+
+
+def pareto(rows: Sequence[Row], percentile: str = "p50") -> list[Row]:
+    """Rows that no other one beats in metric, latency and size at once."""
+    full = [row for row in rows if row.metric is not None and row.timing is not None and row.bytes is not None]
+
+    def figures(row: Row) -> tuple[float, float, float]:
+        return (row.metric or 0.0, -(row.latency(percentile) or 0.0), -(row.bytes or 0))
 
     def beats(a: Row, b: Row) -> bool:
-        pairs = [(a.metric, b.metric), (-a.timing.p50, -b.timing.p50), (-a.bytes, -b.bytes)]  # type: ignore[union-attr, operator]
-        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)  # type: ignore[operator]
+        return a is not b and all(x >= y for x, y in zip(figures(a), figures(b), strict=True)) and figures(a) != figures(b)
 
-    return [row for row in kept if not any(beats(other, row) for other in kept)]
+    return [row for row in full if not any(beats(other, row) for other in full)]
 
 
-def choose(rows: Sequence[Row], budget: Budget, floor: Floor, reference: float) -> tuple[Row | None, str]:
+def choose(rows: Sequence[Row], budget: Budget, floor: Floor, precision: str = "any") -> tuple[Row | None, str]:
     """The row to hand over and why.
 
     With a latency limit the most accurate row inside the budget is taken (the limit says that faster is not worth more);
@@ -104,20 +125,31 @@ def choose(rows: Sequence[Row], budget: Budget, floor: Floor, reference: float) 
     Args:
         rows: all measured candidates.
         budget: hard limits.
-        floor: on the metric; ``reference`` is the best float model's.
+        floor: on the metric; drops count from the float model of the same origin.
+        precision: only rows of this one, or ``any``.
     """
-    usable = [row for row in pareto(rows) if not budget_misses(row, budget) and row.metric is not None and not floor.misses(row.metric, reference)]
+    usable = pareto(usable_rows(rows, budget, floor, precision), budget.percentile)
     if not usable:
         return None, "nothing meets budget and floor"
-    speed: Callable[[Row], float] = lambda row: row.timing.p50 if row.timing else float("inf")  # noqa: E731
+
+    def latency(row: Row) -> float:
+        return row.latency(budget.percentile) or float("inf")
+
     if budget.latency_ms is None:
-        return min(usable, key=speed), "the fastest above the floor (no latency limit was given)"
+        return min(usable, key=latency), "the fastest above the floor (no latency limit was given)"
     best = max(row.metric or 0.0 for row in usable)
     close = [row for row in usable if (row.metric or 0.0) >= best - 0.02]
-    return min(close, key=speed), f"the best metric within {budget.latency_ms:g} ms ({budget.percentile})"
+    return min(close, key=latency), f"the best metric within {budget.latency_ms:g} ms ({budget.percentile}); ties go to the faster file"
 
 
-def nearest_misses(rows: Sequence[Row], budget: Budget, count: int = 5) -> list[str]:
-    """Lines for the rows that came closest, with what each exceeds."""
-    timed = sorted((row for row in rows if row.timing is not None), key=lambda row: row.timing.p50 if row.timing else 0.0)
-    return [f"{row.name}: {'; '.join(budget_misses(row, budget)) or row.reason}" for row in timed[:count]]
+def nearest_misses(rows: Sequence[Row], budget: Budget, floor: Floor, count: int = 5) -> list[str]:
+    """Lines for the rows that came closest to the latency and size limits, with what each misses."""
+
+    def excess(row: Row) -> float:
+        over = (row.latency(budget.percentile) or float("inf")) / budget.latency_ms if budget.latency_ms else 0.0
+        large = (row.bytes or float("inf")) / 1e6 / budget.size_mb if budget.size_mb else 0.0
+        return max(over, large)
+
+    measured = sorted((row for row in rows if row.timing is not None), key=excess)
+    lines = [f"{row.name}: {'; '.join(shortfalls(row, rows, budget, floor)) or row.reason}" for row in measured]
+    return (lines + [f"{row.name}: {row.reason}" for row in rows if row.timing is None])[:count]

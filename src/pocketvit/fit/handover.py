@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from pocketvit.bench.memory import peak_rss_mb
-from pocketvit.errors import VerificationError
+from pocketvit.data.cases import Case, condition_name, eval_cases
 from pocketvit.export.artifact import create_artifact, make_golden
-from pocketvit.fit.gate import Row, pareto
+from pocketvit.fit.gate import Row, budget_misses, floor_of, pareto, usable_rows
 from pocketvit.fit.measure import Bench
 from pocketvit.report.data import CandidateRow, Panel, ReportData, save_report
 from pocketvit.report.html import write_report
@@ -82,34 +83,55 @@ def lineage(rows: Sequence[Row], bench: Bench) -> list[LineageStep]:
     return steps
 
 
-def hand_over(chosen: Row, rows: Sequence[Row], bench: Bench, folder: Path) -> Artifact:
-    """Write ``folder/artifact`` with the chosen variant as default and the rest of the Pareto set, and verify it; on failure nothing is left.
+def hand_over(chosen: Row, rows: Sequence[Row], bench: Bench, folder: Path) -> tuple[Row, Artifact]:
+    """Write ``folder/artifact`` with the chosen variant as default and the rest of the Pareto set that meets budget and floor.
+
+    It is written, verified and measured under another name and renamed last, so that what lies at ``artifact`` is proven.
+
+    Returns:
+        The chosen row with its peak memory, and the artifact.
 
     Raises:
         VerificationError: an exported file does not do what the trained model does.
+        OverBudget: the chosen variant needs more memory than the budget allows.
     """
+    recipe, trained = bench.recipe, bench.trained
     mine = [row for row in rows if row.origin == chosen.origin]
-    kept = [chosen, *(row for row in pareto(mine) if row.key != chosen.key)]
-    recipe, trained, destination = bench.recipe, bench.trained, folder / "artifact"
-    middle = bench.main_metric.partition("@")[2]
-    cases = (case for case in bench.cases() if not middle or case.condition == middle)
-    create_artifact(
-        trained, destination, name=recipe.name, golden=make_golden(trained, cases, 32 if trained.task.name == "classify" else 6), built=[row.built for row in kept if row.built],
-        default=chosen.key, main_metric=bench.main_metric, lineage=lineage(mine, bench), metrics=metric_rows(kept, bench), benchmarks=bench_rows(kept, bench),
-        licence=Licence(data=recipe.licence_data), training={"recipe": recipe.name, **trained.info}, replace=True,
-    )  # fmt: skip
+    usable = usable_rows(mine, recipe.budget, floor_of(trained.task.name, recipe.floor))
+    kept = [chosen, *(row for row in pareto(usable, recipe.budget.percentile) if row.key != chosen.key)]
+    candidate, destination = folder / ".artifact.candidate", folder / "artifact"
+    count = 32 if trained.task.name == "classify" else 6
     try:
-        verify(str(destination))
-    except VerificationError:
-        shutil.rmtree(destination)
-        raise
-    return read_artifact(destination)
+        create_artifact(
+            trained, candidate, name=recipe.name, golden=make_golden(trained, golden_cases(bench, count), count), built=[row.built for row in kept if row.built],
+            default=chosen.key, main_metric=bench.main_metric, lineage=lineage(mine, bench), metrics=metric_rows(kept, bench), benchmarks=bench_rows(kept, bench),
+            licence=Licence(data=recipe.licence_data), training={"recipe": recipe.name, **trained.info}, replace=True,
+        )  # fmt: skip
+        verify(str(candidate))
+        target = Target(chosen.runtime, chosen.precision, recipe.target.threads)
+        measured = replace(chosen, memory_mb=peak_rss_mb(candidate, target, bench.image))
+        if misses := budget_misses(measured, recipe.budget):
+            raise OverBudget(measured, misses)
+        shutil.rmtree(destination, ignore_errors=True)
+        os.replace(candidate, destination)
+    finally:
+        shutil.rmtree(candidate, ignore_errors=True)
+    return measured, read_artifact(destination)
 
 
-def measure_memory(row: Row, artifact: Artifact, bench: Bench) -> Row:
-    """The row with the peak memory of a fresh process that loads the variant and answers once."""
-    target = Target(row.runtime, row.precision, bench.recipe.target.threads)
-    return replace(row, memory_mb=peak_rss_mb(artifact.path, target, bench.image))
+class OverBudget(Exception):
+    """The chosen variant misses a limit that only the finished artifact could be measured against."""
+
+    def __init__(self, row: Row, misses: list[str]) -> None:
+        super().__init__("; ".join(misses))
+        self.row, self.misses = row, tuple(misses)
+
+
+def golden_cases(bench: Bench, count: int) -> list[Case]:
+    """Validation cases spread over the whole set (all classes, not the first ones), at the main noise level."""
+    data = bench.recipe.data
+    sigmas = [sigma for sigma in data.eval_sigma if f"@{condition_name(data, sigma)}" in bench.main_metric]
+    return list(eval_cases(bench.splits.val, replace(data, eval_sigma=tuple(sigmas) or data.eval_sigma), limit=count))
 
 
 def verdict(row: Row) -> str:
@@ -118,7 +140,9 @@ def verdict(row: Row) -> str:
         return "chosen"
     if row.metric is None:
         return "dropped"
-    return "fits" if row.kept else "rejected"
+    if not row.kept:
+        return "rejected"
+    return "too slow or large" if row.misses else "fits"
 
 
 def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
@@ -132,7 +156,7 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
             size_mb=row.bytes / 1e6 if row.bytes else None,
             memory_mb=row.memory_mb,
             verdict=verdict(row),
-            reason=row.reason,
+            reason="; ".join(row.misses) or row.reason,
             chosen=row.chosen,
         )
         for row in rows
@@ -142,7 +166,8 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
 def write_fit_report(folder: Path, title: str, rows: Sequence[Row], bench: Bench | None, budget: Budget, notes: Sequence[str], task: str, artifact: Artifact | None) -> Path:
     """Write ``report.html`` (and what it is drawn from) into the run folder."""
     metric = bench.main_metric if bench else "metric"
-    curves = next(iter(sorted(folder.glob("trials/*/metrics.csv"))), None)
+    chosen = next((row for row in rows if row.chosen), None)
+    trained_at = folder / "trials" / chosen.origin / "metrics.csv" if chosen else None
     data = ReportData(
         title=title,
         task=task,
@@ -155,7 +180,7 @@ def write_fit_report(folder: Path, title: str, rows: Sequence[Row], bench: Bench
         environment=environment(),
         lineage=[step.model_dump() for step in artifact.manifest.lineage] if artifact else (),
         rankings={row.name: row.ranking for row in rows if row.ranking},
-        curves=curves,
+        curves=trained_at if trained_at and trained_at.exists() else None,
         notes=notes,
         verification=artifact.manifest.verification.model_dump() if artifact and artifact.manifest.verification else None,
     )

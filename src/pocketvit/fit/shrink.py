@@ -12,13 +12,16 @@ from pocketvit.compress.steps import BY_NAME, LibraryDefaultInt8, StaticInt8, ap
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.fit.calibration import Calibration, make_calibration
-from pocketvit.fit.candidates import export_float
+from pocketvit.fit.candidates import export_float, wanted_runtimes
 from pocketvit.fit.gate import Row, floor_of, judge
 from pocketvit.fit.measure import Bench
 from pocketvit.fit.result import FitReport
+from pocketvit.runtimes.probe import probe
 from pocketvit.spec import recipe as r
 from pocketvit.spec.budget import Budget, Floor, Target
 from pocketvit.spec.preprocess import Preprocess
+
+DEFAULT_LABEL = "(library default)"
 
 
 def shrink(bench: Bench, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
@@ -35,7 +38,7 @@ def shrink(bench: Bench, origin: str, folder: Path, notify: Callable[[str], None
     """
     calibration = make_calibration(bench.trained, bench.splits, bench.recipe)
     rows: list[Row] = []
-    for base in export_float(bench.trained, bench.recipe.search.runtimes, folder):
+    for base in export_float(bench.trained, wanted_runtimes(bench.recipe), folder):
         notify(f"{origin}: scoring {base.key}")
         rows += _one_runtime(bench, base, calibration, origin, folder, notify)
     return sorted(rows, key=lambda row: row.precision != "fp32")
@@ -45,7 +48,7 @@ def _one_runtime(bench: Bench, base: Built, calibration: Calibration, origin: st
     """Build, score and time one runtime's files: the float one, then each step's."""
     settings = bench.recipe.compress
     rows = [_scored(bench, Row(f"{origin} {base.key}", base.runtime, base.precision, base, kept=True, reason="the float file", origin=origin))]
-    for label, step in steps_for(base.runtime, settings, bench.recipe.target.threads):
+    for label, step in steps_for(base.runtime, bench.recipe):
         notify(f"{origin}: {base.runtime} {label}")
         rows.append(_try(bench, base, label, step, calibration, origin, folder))
     measured = [row for row in rows if row.built is not None]
@@ -56,31 +59,40 @@ def _one_runtime(bench: Bench, base: Built, calibration: Calibration, origin: st
     judged = [base_row]
     for row in rows[1:]:
         timed = replace(row, timing=timings.get(row.name), speedup=speedup(float_time, timings[row.name]).p50 if row.name in timings else None)
-        judged.append(judge(base_row, timed, settings, floor))
+        verdict = judge(base_row, timed, settings, floor)
+        if verdict.kept and DEFAULT_LABEL in row.name:
+            verdict = replace(verdict, kept=False, reason=f"built to compare with, never handed over ({verdict.reason})")
+        judged.append(verdict)
     return judged
 
 
-def steps_for(runtime: str, settings: r.Compress, threads: int) -> list[tuple[str, Any]]:
-    """The recipe's steps that exist in a runtime, with the names that tables show; the library's default int8 is added to compare with."""
+def steps_for(runtime: str, recipe: r.Recipe) -> list[tuple[str, Any]]:
+    """The recipe's steps that exist in a runtime and lead to the target's precision, with the names that tables show.
+
+    The library's default int8 is added to compare with.
+    """
+    settings, threads = recipe.compress, recipe.target.threads
     steps: list[tuple[str, Any]] = []
     for name in settings.steps:
         kind = BY_NAME.get((runtime, name))
-        if kind is None:
+        if kind is None or recipe.target.precision not in ("any", name):
             continue
         step = kind()
         if isinstance(step, StaticInt8):
             step = replace(step, max_float_layers=settings.max_float_layers, threads=threads)
         steps.append((name, step))
         if isinstance(step, StaticInt8) and settings.library_default:
-            steps.append(("int8 (library default)", LibraryDefaultInt8()))
+            steps.append((f"int8 {DEFAULT_LABEL}", LibraryDefaultInt8()))
     return steps
 
 
 def _try(bench: Bench, base: Built, label: str, step: Any, calibration: Calibration, origin: str, folder: Path) -> Row:
     """The scored file of one step; a step that this machine cannot do becomes a row with its reason."""
-    row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label, origin=origin)
+    row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label.split(" ")[0], origin=origin)
     try:
-        report = apply(step, base, calibration.inputs, calibration.scorer(base.runtime), folder)
+        report = apply(step, base, calibration.inputs, calibration.scorer(base.runtime) if label.startswith("int8") else None, folder)
+        if base.runtime == "openvino":
+            probe(report.built.path, Target(base.runtime, report.built.precision, bench.recipe.target.threads), bench.trained.preprocess.size)
         scored = _scored(bench, replace(row, built=report.built))
     except (PocketvitError, RuntimeError) as error:
         what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -32,35 +33,77 @@ def rungs(recipe: Recipe, count: int) -> list[int]:
     return [*ends, epochs]
 
 
-def train_survivors(survivors: list[Candidate], splits: Splits, recipe: Recipe, folder: Path, notify: Callable[[str], None], quiet: bool) -> list[tuple[Candidate, Trained, float]]:
-    """Train by successive halving and return the finished models with their validation metric, best first.
+@dataclass(frozen=True)
+class Finished:
+    """A model trained to the end, with its best validation value."""
+
+    candidate: Candidate
+    trained: Trained
+    value: float
+
+
+def train_survivors(
+    survivors: list[Candidate], sure: set[str], splits: Splits, recipe: Recipe, folder: Path, notify: Callable[[str], None], quiet: bool
+) -> tuple[list[Finished], list[tuple[Candidate, str]]]:
+    """Train by successive halving.
+
+    Args:
+        survivors: candidates that may meet the budget.
+        sure: keys of those that meet the latency limit in float already; one of them always stays in the race.
+        splits: data.
+        recipe: ``train`` and ``search`` are used.
+        folder: run folder.
+        notify: told what is being done.
+        quiet: no progress bars.
+
+    Returns:
+        The finished models, best first, and the candidates that were dropped with the reason.
 
     Raises:
         DataError: the study file is damaged.
     """
     study = _open_study(folder)
     trials = {candidate.key: _trial(study, candidate.key) for candidate in survivors}
-    alive = [candidate for candidate in survivors if study.trials[trials[candidate.key].number].state != TrialState.PRUNED]
-    finished: dict[str, tuple[Candidate, Trained, float]] = {}
+    alive, dropped = list(survivors), []
+    finished: dict[str, Finished] = {}
     for end in rungs(recipe, len(survivors)):
+        values: dict[str, float] = {}
         for candidate in alive:
+            known = study.trials[trials[candidate.key].number].intermediate_values
+            if end in known and end < recipe.train.epochs:
+                values[candidate.key] = known[end]  # reached before the run was killed
+                continue
             notify(f"training {candidate.key} to epoch {end} of {recipe.train.epochs}")
-            own = recipe_for(recipe, candidate)
-            reporter = Reporter(quiet=quiet, label=candidate.key)
-            best = train_model(new_model(own, splits.train.levels), splits, own, folder / "trials" / candidate.key, stop_epoch=end or None, reporter=reporter)
-            value = _main_value(best)
-            finished[candidate.key] = (candidate, best, value)
+            best = _train_to(candidate, end, splits, recipe, folder, quiet)
+            values[candidate.key] = _main_value(best)
+            finished[candidate.key] = Finished(candidate, best, values[candidate.key])
             if study.trials[trials[candidate.key].number].state == TrialState.RUNNING:
-                trials[candidate.key].report(value, end)
+                trials[candidate.key].report(values[candidate.key], end)
         if end < recipe.train.epochs:
-            ranked = sorted(alive, key=lambda c: -finished[c.key][2])
-            for loser in ranked[-(-len(ranked) // 2) :]:
-                notify(f"{loser.key} dropped at epoch {end}: {finished.pop(loser.key)[2]:.2f}")
+            kept = halve(alive, values, sure)
+            for loser in (c for c in alive if c not in kept):
+                reason = f"dropped by successive halving at epoch {end} with {values[loser.key]:.2f}"
+                notify(f"{loser.key}: {reason}")
+                dropped.append((loser, reason))
                 _tell(study, trials[loser.key], TrialState.PRUNED)
-            alive = ranked[: -(-len(ranked) // 2)]
+            alive = kept
     for candidate in alive:
-        _tell(study, trials[candidate.key], TrialState.COMPLETE, finished[candidate.key][2])
-    return sorted((finished[c.key] for c in alive), key=lambda item: -item[2])
+        _tell(study, trials[candidate.key], TrialState.COMPLETE, finished[candidate.key].value)
+    return sorted((finished[c.key] for c in alive), key=lambda item: -item.value), dropped
+
+
+def halve(alive: list[Candidate], values: dict[str, float], sure: set[str]) -> list[Candidate]:
+    """The better half; if nobody in it surely meets the latency limit, its last place goes to the best who does."""
+    ranked = sorted(alive, key=lambda c: -values[c.key])
+    kept = ranked[: -(-len(ranked) // 2)]
+    safe = [c for c in ranked if c.key in sure]
+    return kept if not safe or any(c in safe for c in kept) else [*kept[:-1], safe[0]]
+
+
+def _train_to(candidate: Candidate, end: int, splits: Splits, recipe: Recipe, folder: Path, quiet: bool) -> Trained:
+    own = recipe_for(recipe, candidate)
+    reporter = Reporter(quiet=quiet, label=candidate.key)
+    return train_model(new_model(own, splits.train.levels), splits, own, folder / "trials" / candidate.key, stop_epoch=end or None, reporter=reporter)
 
 
 def _main_value(trained: Trained) -> float:

@@ -150,7 +150,7 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
     first: UsageError | MissingDependencyError | None = None
     for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
         try:
-            model = open_variant(artifact, Target(variant.runtime, variant.precision))
+            model = open_variant(artifact, default_target(artifact.manifest, variant))
         except (UsageError, MissingDependencyError) as error:
             first = first or error
             continue
@@ -158,6 +158,13 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
             log.warning("%s: running %s instead of %s (%s)", artifact.manifest.name, model.target, artifact.manifest.default, first.what)
         return model
     raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+
+
+def default_target(manifest: Manifest, variant: Variant) -> Target:
+    """How a variant is run where nobody says: with the threads it was timed with."""
+    key = f"{variant.runtime}:{variant.precision}"
+    threads = next((row.threads for row in manifest.benchmarks if row.variant == key), Target.threads)
+    return Target(variant.runtime, variant.precision, threads)
 
 
 def open_variant(artifact: Artifact, target: Target) -> Model:

@@ -61,6 +61,8 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors arrive as exceptions; the engine would print them a second time
+    # Threads that go on spinning after an answer would slow whatever runs next: another model, pre- and postprocessing.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
+import re
 import shutil
+import struct
 import tempfile
+import time
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +35,10 @@ from pocketvit.spec.preprocess import Preprocess
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
+MAX_GOLDEN_BYTES = 1_000_000_000
+LEFTOVER_SECONDS = 3600.0
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, NotImplementedError, ValueError, OverflowError, OSError)
+"""What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,8 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
     except ValidationError as error:
         first = error.errors()[0]
         raise VerificationError(f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}.", todo) from error
+    except OSError as error:
+        raise VerificationError(f"{folder / MANIFEST}: cannot be read ({error.strerror or error}).", todo) from error
     except UsageError as error:  # Preprocess checks its own values
         raise VerificationError(f"{folder / MANIFEST}: {error.what}", todo) from error
     names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
@@ -125,19 +138,29 @@ def read_golden(artifact: Artifact) -> Golden:
     """The goldens of ``artifact``.
 
     Raises:
-        VerificationError: the file is missing, damaged or incomplete.
+        VerificationError: the file is missing, damaged, incomplete or unpacks to more than 1 GB.
     """
     path = artifact.path / GOLDEN
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
+                raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
         with np.load(path, allow_pickle=False) as data:
-            outputs = {key.removeprefix("output."): data[key] for key in data.files if key.startswith("output.")}
-            sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data.files)))
+            outputs = {key.removeprefix("output."): _array(data[key]) for key in data.files if key.startswith("output.")}
+            sources = tuple(_array(data[f"source.{i}"]) for i in range(sum(key.startswith("source.") for key in data.files)))
             preprocess = json.loads(str(data["preprocess"]))
             for key in ("size", "mean", "std"):
                 preprocess[key] = tuple(preprocess[key])
-            return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, UsageError) as error:
+            return Golden(_array(data["inputs"]), outputs, sources, _array(data["truth"]), Preprocess(**preprocess))
+    except (*_BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
         raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """NumPy hands out a member that is no array as bytes."""
+    if not isinstance(value, np.ndarray):
+        raise ValueError("a member is no array")
+    return value
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
@@ -171,6 +194,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``destination`` and rename it there on success; on any error nothing is left.
 
+    What a killed process left beside the same ``destination`` more than an hour ago is deleted first.
+
     Raises:
         UsageError: ``destination`` exists and ``replace`` is off.
         DataError: the disk is full or not writable.
@@ -179,6 +204,7 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         raise UsageError(f"{destination} already exists.", "Choose another name or delete it first.")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(destination)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
         raise DataError(f"{destination}: cannot be created ({error.strerror}).", "Check free space and permissions.") from error
@@ -194,6 +220,20 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _sweep(destination: Path) -> None:
+    """Delete old temporary folders of ``destination``; the name pattern is that of ``tempfile.mkdtemp``."""
+    pattern = re.compile(re.escape(f".{destination.name}.") + "[a-z0-9_]{8}")
+    with os.scandir(destination.parent) as entries:
+        found = [entry for entry in entries if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
+    for entry in found:
+        try:
+            old = time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS
+        except FileNotFoundError:  # another process has just finished or swept it
+            continue
+        if old:
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
 def pack(artifact: Artifact, destination: Path) -> Path:
     """Zip an artifact into one ``.pvit`` file and return its path."""
     partial = destination.with_name(f".{destination.name}.partial")
@@ -206,22 +246,26 @@ def pack(artifact: Artifact, destination: Path) -> Path:
 
 def _unpack(path: Path) -> Path:
     """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
-    cache = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit")) / "unpacked" / sha256(path)[:32]
-    if (cache / MANIFEST).is_file():
-        return cache
-    refuse = "Do not use this file; ask for it again."
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
-                raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", refuse)
-            for member in members:
-                if PurePosixPath(member.filename).name != member.filename or "\\" in member.filename or member.filename.startswith("."):
-                    raise VerificationError(f"{path}: member {member.filename!r} would leave the folder.", refuse)
-            if MANIFEST not in archive.namelist():
-                raise VerificationError(f"{path}: holds no {MANIFEST}.", refuse)
-            with new_folder(cache, replace=True) as folder:
-                archive.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        cache = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit")) / "unpacked" / sha256(path)[:32]
+        if not (cache / MANIFEST).is_file():
+            with zipfile.ZipFile(path) as archive:
+                _check_members(path, archive)
+                with new_folder(cache, replace=True) as folder:
+                    archive.extractall(folder)
+    except _BROKEN_ZIP as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise ``VerificationError`` unless the members are as many, as large and so named as those of an artifact."""
+    refuse = "Do not use this file; ask for it again."
+    members = archive.infolist()
+    if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
+        raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", refuse)
+    for name in archive.namelist():
+        if not name or PurePosixPath(name).name != name or "\\" in name or name.startswith("."):
+            raise VerificationError(f"{path}: member {name!r} would leave the folder.", refuse)
+    if MANIFEST not in archive.namelist():
+        raise VerificationError(f"{path}: holds no {MANIFEST}.", refuse)

@@ -10,6 +10,8 @@ from pocketvit.errors import UsageError
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 RUNTIME_NAMES = ("onnxruntime", "openvino", "torchscript")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ANY = "any"
+"""In a recipe: fit chooses."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,9 @@ class Target:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIME_NAMES:
+        if self.runtime not in (*RUNTIME_NAMES, ANY):
             raise UsageError(f"unknown runtime {self.runtime!r}.", f"Take one of {', '.join(RUNTIME_NAMES)}.")
-        if self.precision not in PRECISIONS:
+        if self.precision not in (*PRECISIONS, ANY):
             raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
         if self.threads < 1:
             raise UsageError(f"threads must be at least 1, not {self.threads}.", "Give the cores the model may use.")
@@ -84,6 +86,12 @@ class Floor:
     """Absolute floor in the metric's unit."""
     max_drop: float | None = None
     """Largest accepted loss against the float model, in the metric's unit (percentage points, dB)."""
+
+    def __post_init__(self) -> None:
+        if self.value is not None and self.value != self.value:
+            raise UsageError("floor.value must be a number, not nan.", "Leave it out for no floor.")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise UsageError(f"floor.max_drop must not be negative, not {self.max_drop}.", "Give the largest accepted loss, e.g. 0.5, or leave it out.")
 
     def misses(self, value: float, reference: float | None = None) -> list[str]:
         """One sentence for each limit that ``value`` falls short of (higher is better for every main metric)."""

@@ -31,27 +31,35 @@ class Evaluator(Protocol):
         ...
 
 
+MAX_PSNR = 100.0
+"""dB that an exact pair counts in an average; without a cap one such pair would make the average infinite."""
+
+
 class RestoreEvaluator:
-    """PSNR (dB) and SSIM on 8-bit RGB, per image and then averaged, for each condition. Names: ``psnr@sigma25``; ``psnr`` for real pairs."""
+    """PSNR (dB) and SSIM on 8-bit RGB, per image and then averaged, for each condition. Names: ``psnr@sigma25``; ``psnr`` for real pairs.
+
+    Every metric is finite: an image's PSNR is capped at 100 dB (an exact pair has no finite one), and SSIM is averaged over the images
+    of at least 11 pixels a side, where it is defined; a condition without any such image yields no SSIM.
+    """
 
     def __init__(self, main_condition: str = "") -> None:
         self.main = f"psnr@{main_condition}" if main_condition else "psnr"
-        self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._scores: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
 
     def update(self, result: Restored, truth: Any, condition: str = "") -> None:
         """``truth`` is the clean (H, W, 3) uint8 image."""
         if result.image.shape != truth.shape:
             raise DataError(f"output {result.image.shape} and ground truth {truth.shape} differ in shape.", "Check that the pair belongs together.")
-        similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else float("nan")
-        self._scores[condition].append((psnr(result.image, truth), similarity))
+        similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else None
+        self._scores[condition].append((min(psnr(result.image, truth), MAX_PSNR), similarity))
 
     def metrics(self) -> Iterator[Metric]:
         """Mean PSNR and SSIM of each condition."""
         for condition, scores in self._scores.items():
             suffix = f"@{condition}" if condition else ""
-            mean = np.mean(scores, axis=0)
-            yield f"psnr{suffix}", float(mean[0]), "dB"
-            yield f"ssim{suffix}", float(mean[1]), ""
+            yield f"psnr{suffix}", float(np.mean([value for value, _ in scores])), "dB"
+            if defined := [value for _, value in scores if value is not None]:
+                yield f"ssim{suffix}", float(np.mean(defined)), ""
 
 
 class ClassifyEvaluator:

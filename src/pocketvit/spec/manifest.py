@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
 from pocketvit.spec.preprocess import Preprocess
 
 SCHEMA_VERSION: Literal[1] = 1
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class _Strict(BaseModel):
@@ -39,7 +41,7 @@ class Variant(_Strict):
     precision: str
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
-    metrics: dict[str, float] = Field(default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`.")
+    metrics: dict[str, FiniteFloat] = Field(default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`.")
 
 
 class LevelSpec(_Strict):
@@ -71,7 +73,7 @@ class MetricRow(_Strict):
 
     variant: str = Field(description="runtime:precision of the file that was run.")
     name: str
-    value: float
+    value: FiniteFloat
     unit: str
     dataset: str
     split: str
@@ -84,8 +86,8 @@ class BenchRow(_Strict):
 
     variant: str
     threads: int
-    p50_ms: float
-    p90_ms: float
+    p50_ms: FiniteFloat
+    p90_ms: FiniteFloat
     runs: int
     input_shape: list[int]
     includes: str = Field(description="What the time covers, e.g. 'pre + inference + post'.")
@@ -111,11 +113,11 @@ class Manifest(_Strict):
     """`manifest.json`. `levels` is set for classification and empty for restoration."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
     task: Literal["restore", "classify"]
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
-    levels: list[LevelSpec] = []
+    levels: list[LevelSpec] = Field(default=[], validate_default=True)
     preprocess: Preprocess
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
@@ -130,6 +132,31 @@ class Manifest(_Strict):
     verification: Verification | None = None
     licence: Licence = Licence()
     training: dict[str, Any] = Field(default={}, description="Data, images seen, minutes, machine and recipe of the training run.")
+
+    # Checks of one field against those before it, not of the whole model, so that the error names the field.
+    @field_validator("levels")
+    @classmethod
+    def _levels_are_a_tree(cls, levels: list[LevelSpec], info: ValidationInfo) -> list[LevelSpec]:
+        if info.data.get("task") == "classify" and not levels:
+            raise ValueError("classification needs at least one level")
+        for level in levels:
+            if not level.labels:
+                raise ValueError(f"level {level.name} has no labels")
+        for above, level in itertools.pairwise(levels):
+            parents = level.parents or []
+            if len(parents) != len(level.labels) or not all(0 <= parent < len(above.labels) for parent in parents):
+                raise ValueError(f"level {level.name}: every class needs a parent in level {above.name}")
+        return levels
+
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_match_the_labels(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
+        classes = {f"probs_{level.name}": len(level.labels) for level in info.data.get("levels", [])}
+        for output in outputs:
+            count = classes.get(output.name)
+            if count is not None and len(output.shape) > 1 and output.shape[-1] != count:
+                raise ValueError(f"output {output.name} has shape {output.shape}, its level has {count} labels")
+        return outputs
 
 
 def json_schema() -> dict[str, Any]:

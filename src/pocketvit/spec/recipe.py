@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
+
+
+def _require(ok: bool, key: str, value: object, rule: str) -> None:
+    """Raise the ``UsageError`` that names ``key`` unless ``ok``; conditions are written so that nan fails them."""
+    if not ok:
+        raise UsageError(f"{key} must {rule}, not {value}.", "Correct the recipe or the option.")
+
+
+def _at_least(section: str, settings: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value is None or value >= least, f"{section}.{name}", value, f"be at least {least}")
+
+
+def _positive(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value is None or value > 0, f"{section}.{name}", value, "be positive")
 
 
 @dataclass(frozen=True)
@@ -54,8 +74,11 @@ class Data:
     def __post_init__(self) -> None:
         if not 0 < self.val_share < 1:
             raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
-        if self.sigma[0] < 0 or self.sigma[1] < self.sigma[0]:
+        if not 0 <= self.sigma[0] <= self.sigma[1]:
             raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
+        if not 0 <= self.shot[0] <= self.shot[1]:
+            raise UsageError(f"data.shot {self.shot} is no range.", "Give low and high, 0 <= low <= high.")
+        _require(bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level and none below 0")
         if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
             raise UsageError("data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe.")
 
@@ -90,6 +113,11 @@ class Task:
             raise UsageError(f"task.loss {self.loss} does not go with task.name {self.name}.", f"For restore take one of {', '.join(restore)}; for classify cross_entropy.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
+        if self.name == "restore" and (self.label_smoothing > 0 or self.class_weights != "none"):
+            key = "label_smoothing" if self.label_smoothing > 0 else "class_weights"
+            raise UsageError(f"task.{key} does not go with task.name restore.", "Leave it out; it is for classify.")
+        weights = self.level_weights
+        _require(not weights or (min(weights) >= 0 and sum(weights) > 0), "task.level_weights", weights, "have no negative entry and a positive sum")
 
 
 @dataclass(frozen=True)
@@ -145,10 +173,14 @@ class Train:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise UsageError(f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are.")
-        for name in ("batch_size", "accumulate", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"train.{name} must be at least 1, not {getattr(self, name)}.", "Correct the recipe.")
-        if self.lr <= 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
+        _at_least("train", self, 1, "batch_size", "accumulate", "validate_every", "patience", "checkpoint_steps", "threads")
+        _at_least("train", self, 0, "seed", "randaugment_magnitude", "weight_decay")
+        _positive("train", self, "clip_norm", "checkpoint_minutes", "minutes", "distill_temperature")
+        _require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "lie in [0, 1)")
+        _require(0 <= self.min_lr <= 1, "train.min_lr", self.min_lr, "lie in [0, 1]")
+        _require(0 <= self.jitter < 1, "train.jitter", self.jitter, "lie in [0, 1)")
+        _require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "train.crop_scale", self.crop_scale, "be low and high with 0 < low <= high <= 1")
+        if not self.lr > 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
             raise UsageError("train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].", "Correct the recipe.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
@@ -169,6 +201,11 @@ class Compress:
     library_default: bool = True
     """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
 
+    def __post_init__(self) -> None:
+        _at_least("compress", self, 1, "calibration_images")
+        _at_least("compress", self, 0, "max_float_layers")
+        _positive("compress", self, "min_speedup", "min_shrink")
+
 
 @dataclass(frozen=True)
 class Search:
@@ -188,6 +225,12 @@ class Search:
     eval_images: int | None = None
     """Validation images used to score exported files; ``None`` takes all."""
 
+    def __post_init__(self) -> None:
+        _at_least("search", self, 1, "trials", "rung_epochs", "eval_images")
+        _positive("search", self, "timing_seconds")
+        _require(all(size >= 1 for size in self.sizes), "search.sizes", self.sizes, "be positive")
+        _require(bool(self.runtimes), "search.runtimes", self.runtimes, "name at least one runtime")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -201,12 +244,17 @@ class Recipe:
     compress: Compress = Compress()
     budget: Budget = field(default_factory=Budget)
     floor: Floor = field(default_factory=Floor)
-    target: Target = field(default_factory=Target)
+    target: Target = field(default_factory=lambda: Target("any", "any"))
+    """``any`` leaves the runtime or the precision to fit, which then tries those of ``search`` and ``compress``."""
     search: Search = Search()
     name: str = "artifact"
     """Name of the artifact."""
     licence_data: str = "not stated"
     """Terms of the training data, copied into manifest and card."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            raise UsageError(f"name {self.name!r} cannot name an artifact.", "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""

@@ -7,11 +7,9 @@ learning rate. A run that was killed therefore continues with the numbers of an 
 from __future__ import annotations
 
 import logging
-import os
-import pickle  # only for the name of the error that torch's safe loader raises
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import Splits
 from pocketvit.data.loader import batches_per_epoch, make_loader
-from pocketvit.errors import DataError, PocketvitError, UsageError
+from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.recipe import Recipe, Train
@@ -30,42 +28,14 @@ from pocketvit.tasks import TASKS
 from pocketvit.tasks.classify import balanced_weights
 from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
 from pocketvit.train.ema import Ema
-from pocketvit.train.history import draw_curves, read_rows, write_rows
+from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.validate import freeze, validate
+from pocketvit.train.setup import ask_teacher, load_teacher
+from pocketvit.train.state import STATE, Position, Run, resume, save_state
+from pocketvit.train.validate import validate
 
-STATE = "state.pt"
-
-
-@dataclass
-class Position:
-    """Where a run stands; saved with the state and restored from it."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    images: int = 0
-    elapsed: float = 0.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    best: float = float("-inf")
-    stale: int = 0
-    done: bool = False
-
-
-@dataclass
-class Run:
-    """The mutable parts of one training run."""
-
-    recipe: Recipe
-    folder: Path
-    trained: Trained
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
-    position: Position = field(default_factory=Position)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    saved_at: float = 0.0
+__all__ = ["STATE", "Position", "Run", "resolve_precision", "train_model"]
 
 
 def resolve_precision(settings: Train, cuda: bool) -> str:
@@ -91,10 +61,12 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
         splits: training and validation data.
         recipe: ``data``, ``task``, ``preprocess`` and ``train`` are used.
         folder: run folder; ``last``, ``best``, ``metrics.csv`` and ``curves.png`` are written there.
-        stop_epoch: stop early at this epoch without ending the schedule (a rung of successive halving).
+        stop_epoch: stop early at this epoch without ending the schedule (a rung of successive halving); it is validated
+            whatever ``validate_every`` says, so that there is a best model to return.
         reporter: shows progress.
 
     Raises:
+        UsageError: the teacher does not fit the task or its labels.
         DataError: a training image is damaged, or the disk is full.
         PocketvitError: out of memory, with the batch size to try.
     """
@@ -102,6 +74,7 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
     reporter = reporter or Reporter(quiet=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    teacher = load_teacher(recipe, trained.levels)
     cuda = torch.cuda.is_available()
     logging.getLogger("lightning").setLevel(logging.WARNING)  # it announces its precision
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -115,14 +88,16 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
         save_checkpoint(folder / "best", trained)
         return trained
     run = Run(recipe, folder, trained, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
-    _resume(run)
+    resume(run, fabric)
     if not run.position.done:
         forward, optimizer = fabric.setup(_compiled(model) if settings.compile else model, run.optimizer)
-        step = _make_step(fabric, forward, optimizer, run, _class_weights(splits, recipe), _teacher(settings, fabric))
+        if teacher:
+            teacher.model.to(fabric.device)
+        step = _make_step(fabric, forward, optimizer, run, _class_weights(splits, recipe), teacher)
         end = min(settings.epochs, stop_epoch or settings.epochs)
         with reporter:
             while run.position.epoch < end and not run.position.done:
-                _epoch(run, splits, step, fabric, reporter)
+                _epoch(run, splits, step, fabric, reporter, end)
     best = load_checkpoint(folder / "best")
     return replace(best, info={**best.info, "minutes": run.position.elapsed / 60})
 
@@ -138,14 +113,10 @@ def _class_weights(splits: Splits, recipe: Recipe) -> list[Tensor] | None:
     return balanced_weights([item.labels for item in splits.train.items], [len(level.labels) for level in splits.train.levels])
 
 
-def _teacher(settings: Train, fabric: Fabric) -> nn.Module | None:
-    return freeze(load_checkpoint(settings.teacher).model).to(fabric.device) if settings.teacher else None
-
-
 Step = Callable[[list[tuple[Tensor, Tensor]]], float]
 
 
-def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_weights: list[Tensor] | None, teacher: nn.Module | None) -> Step:
+def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_weights: list[Tensor] | None, teacher: Trained | None) -> Step:
     """One optimiser step over the accumulated batches; returns the mean loss."""
     settings, recipe = run.recipe.train, run.recipe
     task = TASKS[recipe.task.name]
@@ -155,14 +126,13 @@ def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_wei
         for index, (pixels, raw) in enumerate(batches):
             # Dropout must not depend on what ran before: a resumed run has run less.
             torch.manual_seed((settings.seed * 1_000_003 + run.position.step) * 131 + index)
-            x = normalise(pixels.to(fabric.device), recipe.preprocess)
+            pixels = pixels.to(fabric.device)
+            x = normalise(pixels, recipe.preprocess)
             x = x.contiguous(memory_format=torch.channels_last) if settings.channels_last else x.contiguous()
             output = forward(x)
             loss = task.loss(output, task.targets(raw.to(fabric.device)), recipe.task, class_weights)
             if teacher is not None:
-                with torch.no_grad():
-                    wanted = teacher(x)
-                distilled = task.distil(output, wanted, settings.distill_temperature)
+                distilled = task.distil(output, ask_teacher(teacher, pixels), settings.distill_temperature)
                 loss = (1 - settings.distill_weight) * loss + settings.distill_weight * distilled
             fabric.backward(loss / len(batches))
             total += float(loss.detach())
@@ -179,8 +149,8 @@ def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_wei
     return step
 
 
-def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Reporter) -> None:
-    """Train one epoch from where it stands, then validate and save."""
+def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Reporter, end: int) -> None:
+    """Train one epoch from where it stands, then validate and save; ``end`` is the epoch at which this call of training stops."""
     settings, data, at = run.recipe.train, run.recipe.data, run.position
     per_epoch = batches_per_epoch(splits.train, data, settings)
     run.trained.model.train()
@@ -208,12 +178,12 @@ def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Repor
                 break
             due = at.step % settings.checkpoint_steps == 0 if settings.checkpoint_steps else now - run.saved_at > 60 * settings.checkpoint_minutes
             if due and at.batch < per_epoch:
-                _save_state(run)
+                save_state(run, fabric)
                 run.saved_at = now
-    _end_epoch(run, splits, reporter)
+    _end_epoch(run, splits, fabric, reporter, end)
 
 
-def _end_epoch(run: Run, splits: Splits, reporter: Reporter) -> None:
+def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end: int) -> None:
     settings, at = run.recipe.train, run.position
     out_of_time = bool(settings.minutes and at.elapsed >= 60 * settings.minutes)
     rate, loss = run.optimizer.param_groups[0]["lr"], at.loss_sum / max(at.loss_count, 1)
@@ -221,12 +191,15 @@ def _end_epoch(run: Run, splits: Splits, reporter: Reporter) -> None:
     at.epoch, at.batch, at.loss_sum, at.loss_count = at.epoch + 1, 0, 0.0, 0
     last = at.epoch >= settings.epochs or out_of_time
     metric = ""
-    if last or at.epoch % settings.validate_every == 0:
+    scheduled = last or at.epoch % settings.validate_every == 0
+    if scheduled or at.epoch >= end:
         evaluator = make_evaluator(run.recipe.task.name, splits.val.levels, main_condition(run.recipe.data))
         metric = evaluator.main
         row |= _validate(run, splits, evaluator)
         value = row.get(metric, float("-inf"))
-        at.stale = 0 if value > at.best else at.stale + 1
+        if scheduled:  # patience must not see the extra validation of a rung: a run without rungs would stop elsewhere
+            at.stale = 0 if value > at.scheduled_best else at.stale + 1
+            at.scheduled_best = max(at.scheduled_best, value)
         if value > at.best:
             at.best = value
             _save_best(run, splits, row)
@@ -234,7 +207,7 @@ def _end_epoch(run: Run, splits: Splits, reporter: Reporter) -> None:
     row["seconds"] = round(at.elapsed, 1)
     run.rows.append(row)
     write_rows(run.folder / "metrics.csv", run.rows)
-    _save_state(run)
+    save_state(run, fabric)
     reporter.end_epoch(row, metric)
     if metric:
         draw_curves(run.rows, run.folder / "curves.png", metric)
@@ -262,43 +235,6 @@ def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
         "metrics": {key: value for key, value in row.items() if key not in ("epoch", "step", "images", "lr")},
     }
     save_checkpoint(run.folder / "best", replace(run.trained, info=info), run.ema.shadow if run.ema else None)
-
-
-def _save_state(run: Run) -> None:
-    """Replace the resumable state in one step: weights, optimiser, average, position."""
-    target = run.folder / "last"
-    target.mkdir(parents=True, exist_ok=True)
-    state = {
-        "model": run.trained.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "ema": run.ema.state() if run.ema else None,
-        "position": vars(run.position),
-    }
-    partial = target / f".{STATE}.partial"
-    try:
-        torch.save(state, partial)
-        os.replace(partial, target / STATE)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(f"{target}: the training state cannot be written ({error}).", "Free some space and start again; the run resumes from the state before.") from error
-    save_checkpoint(target, replace(run.trained, info={"images_seen": run.position.images}), run.ema.shadow if run.ema else None)
-
-
-def _resume(run: Run) -> None:
-    """Take up the state of an earlier, unfinished run in the same folder."""
-    path = run.folder / "last" / STATE
-    if not path.exists():
-        return
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        run.trained.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.ema and state["ema"]:
-            run.ema.load(state["ema"])
-        run.position = Position(**state["position"])
-    except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]}).", "Undo the change of the recipe, or choose another --name.") from error
-    run.rows = [row for row in read_rows(run.folder / "metrics.csv") if row["step"] <= run.position.step and row["epoch"] <= run.position.epoch]
 
 
 def _explain_memory(error: RuntimeError, settings: Train) -> Exception:

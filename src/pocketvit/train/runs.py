@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,61 @@ from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe, load_recipe
 
 RECIPE, FINISHED = "recipe.yaml", "finished.json"
+CHANGEABLE = ("budget", "floor", "licence_data", "name")
+"""Sections that a resumed run may change: they judge and label what was trained, and change no training."""
 
 
 def open_run(recipe: Recipe, name: str, runs: str) -> Path:
-    """Create or re-enter ``runs/name``.
+    """Create or re-enter ``runs/name``; a re-entered run may change budget, floor, licence and artifact name.
 
     Raises:
-        UsageError: the run is finished, or was begun with another recipe.
-        DataError: the folder cannot be written.
+        UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
+        DataError: the folder cannot be read or written.
     """
+    if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise UsageError(f"{name!r} cannot name a run.", "Give --name one plain folder name, and --runs the folder above it.")
     folder = Path(runs) / name
-    if (folder / FINISHED).exists():
-        raise UsageError(f"the run {folder} is finished.", "Choose another --name, or delete the folder to start over.")
-    if (folder / RECIPE).exists():
-        begun = load_recipe(folder / RECIPE).to_dict()
-        if changed := _differences(begun, recipe.to_dict()):
-            raise UsageError(f"the run {folder} was begun with another recipe ({changed[0]}).", "Undo the change to resume, or choose another --name.")
-        return folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "environment.json").write_text(json.dumps(environment() | {"seed": recipe.train.seed}, indent=1), encoding="utf-8")
-        (folder / RECIPE).write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+        return _enter(folder, recipe)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror}).", "Check --runs, free space and permissions.") from error
-    return folder
 
 
 def finish_run(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark the run as finished."""
-    (folder / FINISHED).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    """Mark the run as finished.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    try:
+        _replace(folder / FINISHED, json.dumps(summary, indent=1))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror}).", "Check free space and permissions, then run the same command again.") from error
+
+
+def _enter(folder: Path, recipe: Recipe) -> Path:
+    if (folder / FINISHED).exists():
+        raise UsageError(f"the run {folder} is finished.", "Choose another --name, or delete the folder to start over.")
+    document = recipe.to_dict()
+    if (folder / RECIPE).exists():
+        begun = load_recipe(folder / RECIPE).to_dict()
+        if changed := _differences(begun, document | {key: begun[key] for key in CHANGEABLE}):
+            raise UsageError(f"the run {folder} was begun with another recipe ({changed[0]}).", "Undo the change to resume, or choose another --name.")
+        if begun == document:
+            return folder
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / "environment.json", json.dumps(environment() | {"seed": recipe.train.seed}, indent=1))
+    # The recipe comes last: where it lies, the folder is ready to be resumed.
+    _replace(folder / RECIPE, yaml.safe_dump(document, sort_keys=False))
+    return folder
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write in one step, so that a killed run leaves the old file or the new one and never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

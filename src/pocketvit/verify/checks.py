@@ -13,7 +13,7 @@ import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import Port, installed, open_session
-from pocketvit.runtimes.model import Model, open_variant
+from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_golden, sha256
 from pocketvit.spec.budget import Target
@@ -153,7 +153,7 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
     for variant in artifact.manifest.variants:
         key = f"{variant.runtime}:{variant.precision}"
         try:
-            yield from check_variant(artifact, Target(variant.runtime, variant.precision), negative_controls)
+            yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls)
         except (UsageError, MissingDependencyError) as error:
             refusals.append(error)
             yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", key, skipped=True)
