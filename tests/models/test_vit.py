@@ -176,3 +176,19 @@ def test_timm_names_build_feature_extractors() -> None:
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, model.embed_dim) == (1, 512)
     with pytest.raises(UsageError, match="timm cannot build"):
         build("timm:no_such_net", (64, 64))
+
+
+def test_timm_pretrained_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: object) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        torch.manual_seed(3)
+        return real(name, pretrained=False, **options)  # what a hub would send, made here
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    model = build("vit_tiny_patch16_224", (224, 224))
+    assert sorted(load_weights(model, "timm", "vit_tiny_patch16_224")) == ["head.bias", "head.weight"]
+    assert asked == [("vit_tiny_patch16_224", True)]
+    assert torch.equal(model.cls_token, offline("vit_tiny_patch16_224").cls_token)

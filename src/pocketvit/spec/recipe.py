@@ -164,7 +164,7 @@ class Train:
     minutes: float | None = None
     """Stop after so many minutes of training, with the schedule ending there instead of at ``epochs``."""
     teacher: str | None = None
-    """Checkpoint folder or .safetensors of a teacher; its answers become part of the loss."""
+    """Checkpoint or run folder of a teacher; its answers become part of the loss."""
     distill_weight: float = 0.5
     distill_temperature: float = 2.0
     threads: int | None = None
