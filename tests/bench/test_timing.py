@@ -74,3 +74,10 @@ def test_speedup_is_taken_round_by_round() -> None:
     with pytest.raises(ValueError):
         speedup(slow, Timing((1.0,)))
     assert Ratio((1.0, 3.0)).p50 == 2.0
+
+
+def test_a_pause_lies_between_calls_and_is_not_counted() -> None:
+    began = time.perf_counter()
+    timings = interleave({"a": lambda: None, "b": lambda: None}, seconds=0, min_rounds=5, warmup=0, pause_ms=8)
+    assert time.perf_counter() - began >= 10 * 0.008
+    assert timings["a"].p50 < 4
