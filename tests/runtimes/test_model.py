@@ -163,3 +163,16 @@ def test_works_without_torch_and_from_another_folder(restorer: Artifact, tmp_pat
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "(60, 70, 3)"
+
+
+def test_a_file_that_is_not_the_proven_one_is_never_run(tmp_path: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", "restore")
+    file = artifact.path / artifact.manifest.variants[0].path
+    sound = file.read_bytes()
+    for content, words in ((sound[:-1] + bytes([sound[-1] ^ 1]), "was changed"), (sound[:-9], "bytes, the manifest says")):
+        file.write_bytes(content)
+        with pytest.raises(VerificationError, match=words):
+            load(artifact.path)
+    file.unlink()
+    with pytest.raises(VerificationError, match="is missing"):
+        load(artifact.path)

@@ -163,3 +163,16 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not valid YAML"):
         load_recipe(write(tmp_path, "a: !!python/object/apply:os.system ['true']"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"target.precision": "bf16", "compress.steps": ["int8"]}, "target.precision bf16"),
+        ({"target": {"runtime": "onnxruntime", "precision": "bf16"}}, "onnxruntime has no bf16"),
+        ({"target": {"runtime": "torchscript", "precision": "int8"}}, "torchscript has no int8"),
+    ],
+)
+def test_a_target_that_no_step_leads_to_is_refused(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_recipe(None, fields)

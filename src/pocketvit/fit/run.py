@@ -103,6 +103,9 @@ def run_fit(recipe: r.Recipe, splits: Splits, folder: Path, notify: Callable[[st
     out = [replace(row, reason=f"too slow or too large before training ({row.reason})") for candidate, rows in timed if candidate not in reachable for row in rows]
     if not reachable:
         _refuse(recipe, folder, [f"{row.name}: {row.reason}" for row in out], out, None, notes)
+    if recipe.model.weights is None:
+        notes.append("training starts from random weights: model.weights is not set")
+        notify(notes[-1])
     survivors = reachable[: recipe.search.trials]
     out += [_lost(candidate, f"not tried: search.trials is {recipe.search.trials}") for candidate in reachable[recipe.search.trials :]]
     sure = {candidate.key for candidate, rows in timed if surely_fast(rows, recipe)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.runtimes import Session, open_session
-from pocketvit.spec.artifact import Artifact, read_artifact
+from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.budget import Target
 from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.images import ImageLike, read_image
@@ -170,5 +170,6 @@ def default_target(manifest: Manifest, variant: Variant) -> Target:
 def open_variant(artifact: Artifact, target: Target) -> Model:
     """Open the variant of ``artifact`` that ``target`` names."""
     variant = artifact.variant(f"{target.runtime}:{target.precision}")
+    check_variant_files(artifact, variant)
     file = artifact.path / variant.path
     return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)

@@ -177,6 +177,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_variant_files(artifact: Artifact, variant: Variant) -> None:
+    """Hold the files of one variant against the manifest, so that nothing is run that is not what was proven.
+
+    Raises:
+        VerificationError: a file is missing, truncated or changed.
+    """
+    entries = {entry.path: entry for entry in artifact.manifest.files}
+    todo = "Do not use it: copy the artifact again from where it was verified."
+    for name in (variant.path, *variant.companions):
+        path, entry = artifact.path / name, entries.get(name)
+        if entry is None:
+            raise VerificationError(f"{artifact.manifest.name}: {name} is not among the manifest's files.", todo)
+        if not path.is_file():
+            raise VerificationError(f"{artifact.manifest.name}: {name} is missing.", todo)
+        if path.stat().st_size != entry.bytes:
+            raise VerificationError(f"{artifact.manifest.name}: {name} has {path.stat().st_size} bytes, the manifest says {entry.bytes}.", todo)
+        if sha256(path) != entry.sha256:
+            raise VerificationError(f"{artifact.manifest.name}: {name} was changed: its sha256 is not the one in the manifest.", todo)
+
+
 def file_entries(folder: Path) -> list[FileEntry]:
     """Entries for every file in ``folder`` but the manifest."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)

@@ -255,6 +255,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
             raise UsageError(f"name {self.name!r} cannot name an artifact.", "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
+        wanted, runtime = self.target.precision, self.target.runtime
+        if wanted not in ("any", "fp32", *self.compress.steps):
+            raise UsageError(
+                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.", f"Add {wanted} to compress.steps, or leave target.precision at any."
+            )
+        if (runtime == "onnxruntime" and wanted == "bf16") or (runtime == "torchscript" and wanted not in ("any", "fp32")):
+            raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""
