@@ -97,11 +97,6 @@ def module_path(node: onnx.NodeProto) -> str:
     return ""
 
 
-def weight_arrays(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Initialisers by name."""
-    return {x.name: x for x in graph.initializer}
-
-
 def to_half_storage(graph: onnx.ModelProto, *, min_values: int = 1024) -> onnx.ModelProto:
     """Store large float32 weights as float16, each cast back to float32 when the model is loaded.
 

@@ -90,8 +90,9 @@ def _try(bench: Bench, base: Built, label: str, step: Any, calibration: Calibrat
     """The scored file of one step; a step that this machine cannot do becomes a row with its reason."""
     row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label.split(" ")[0], origin=origin)
     try:
-        report = apply(step, base, calibration.inputs, calibration.scorer(base.runtime) if label.startswith("int8") else None, folder)
-        if base.runtime == "openvino":
+        score = calibration.scorer(base.runtime) if label.startswith("int8") else None
+        report = apply(step, base, calibration.inputs, score, folder)
+        if base.runtime == "openvino" and score is None:  # scoring has probed the file already
             probe(report.built.path, Target(base.runtime, report.built.precision, bench.recipe.target.threads), bench.trained.preprocess.size)
         scored = _scored(bench, replace(row, built=report.built))
     except (PocketvitError, RuntimeError) as error:

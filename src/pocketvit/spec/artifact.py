@@ -186,15 +186,20 @@ def check_variant_files(artifact: Artifact, variant: Variant) -> None:
     entries = {entry.path: entry for entry in artifact.manifest.files}
     todo = "Do not use it: copy the artifact again from where it was verified."
     for name in (variant.path, *variant.companions):
-        path, entry = artifact.path / name, entries.get(name)
-        if entry is None:
-            raise VerificationError(f"{artifact.manifest.name}: {name} is not among the manifest's files.", todo)
-        if not path.is_file():
-            raise VerificationError(f"{artifact.manifest.name}: {name} is missing.", todo)
-        if path.stat().st_size != entry.bytes:
-            raise VerificationError(f"{artifact.manifest.name}: {name} has {path.stat().st_size} bytes, the manifest says {entry.bytes}.", todo)
-        if sha256(path) != entry.sha256:
-            raise VerificationError(f"{artifact.manifest.name}: {name} was changed: its sha256 is not the one in the manifest.", todo)
+        fault = file_fault(artifact.path, entries[name]) if name in entries else f"{name} is needed but not listed in the manifest"
+        if fault:
+            raise VerificationError(f"{artifact.manifest.name}: {fault}.", todo)
+
+
+def file_fault(folder: Path, entry: FileEntry) -> str:
+    """What is wrong with a file that the manifest lists: missing, truncated, too long or changed; empty where nothing is."""
+    path = folder / entry.path
+    if not path.is_file():
+        return f"{entry.path} is missing"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"{entry.path} is {'truncated' if size < entry.bytes else 'too long'}: {size} bytes, the manifest says {entry.bytes}"
+    return "" if sha256(path) == entry.sha256 else f"{entry.path} was changed: its sha256 is not the one in the manifest"
 
 
 def file_entries(folder: Path) -> list[FileEntry]:

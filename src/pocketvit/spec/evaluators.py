@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pocketvit.errors import DataError
+from pocketvit.spec.hierarchy import height_of_mistake
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.results import Classification, Restored
@@ -85,7 +86,7 @@ class ClassifyEvaluator:
             yield f"{name}.top1", float(100 * hits[:, k].mean()), "%"
         yield f"{self.levels[-1]}.top5", float(100 * np.mean(self._top5)), "%"
         if len(self.levels) > 1:
-            yield "mistake_distance", float((np.cumsum(~hits, axis=1) > 0).sum(axis=1).mean()), "levels"
+            yield "mistake_distance", float(height_of_mistake(~hits).mean()), "levels"
 
 
 def make_evaluator(task: str, levels: Sequence[LevelSpec] = (), main_condition: str = "") -> Evaluator:

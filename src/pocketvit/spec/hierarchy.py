@@ -55,3 +55,9 @@ def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
     """
     heights: NDArray[np.float64] = (np.cumsum(predicted != truth, axis=1) > 0).sum(axis=1).astype(np.float64)
     return heights
+
+
+def height_of_mistake(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """:func:`mistake_distance` from (N, levels) flags of wrong levels, coarsest first."""
+    height: NDArray[np.float64] = (np.cumsum(wrong, axis=1) > 0).sum(axis=1).astype(np.float64)
+    return height

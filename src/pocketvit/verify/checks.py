@@ -15,7 +15,7 @@ from pocketvit.errors import DataError, MissingDependencyError, UsageError, Veri
 from pocketvit.runtimes import Port, installed, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_golden, sha256
+from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
 from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
@@ -70,18 +70,8 @@ def check_files(artifact: Artifact) -> Iterator[Check]:
     """Every file of the manifest is there with its size and checksum, and every file a variant needs is in the manifest."""
     listed = {entry.path for entry in artifact.manifest.files}
     for entry in artifact.manifest.files:
-        path = artifact.path / entry.path
-        name = f"file {entry.path}"
-        if not path.is_file():
-            yield Check(name, False, f"{entry.path} is missing")
-        elif path.stat().st_size != entry.bytes:
-            size = path.stat().st_size
-            kind = "truncated" if size < entry.bytes else "too long"
-            yield Check(name, False, f"{entry.path} is {kind}: {size} bytes, the manifest says {entry.bytes}")
-        elif sha256(path) != entry.sha256:
-            yield Check(name, False, f"{entry.path} was changed: its sha256 is not the one in the manifest")
-        else:
-            yield Check(name, True, f"{entry.bytes} bytes, sha256 as listed")
+        fault = file_fault(artifact.path, entry)
+        yield Check(f"file {entry.path}", not fault, fault or f"{entry.bytes} bytes, sha256 as listed")
     needed = {GOLDEN, *(name for v in artifact.manifest.variants for name in (v.path, *v.companions))}
     for name in sorted(needed - listed):
         yield Check(f"file {name}", False, f"{name} is needed but not listed in the manifest")
