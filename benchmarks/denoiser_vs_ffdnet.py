@@ -22,9 +22,9 @@ from pocketvit.export.built import Built
 from pocketvit.export.formats import EXPORTERS
 from pocketvit.runtimes import open_session
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec.budget import Target
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import load_recipe
+from pocketvit.spec.target import Target
 from pocketvit.train.checkpoint import Trained, load_checkpoint
 from pocketvit.train.setup import new_model
 
@@ -35,7 +35,9 @@ def files_of(trained: Trained, folder: Path, stem: str, images: list[np.ndarray]
     """Every file of one model: both engines in fp32, OpenVINO in bf16, int8 of both."""
     onnx, openvino = (EXPORTERS[name](pixel_model_of(trained), SIZE, folder, stem) for name in ("onnx", "openvino"))
     files = [onnx, openvino, Built("openvino", "bf16", openvino.path, openvino.companions)]
-    files.append(apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), compensate=False), onnx, images, None, folder).built)
+    files.append(
+        apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), compensate=False), onnx, images, None, folder).built
+    )
     files.append(apply(NncfInt8(), openvino, images, None, folder).built)
     return files
 
@@ -47,7 +49,14 @@ def main() -> None:
     arguments = parser.parse_args()
     ours = load_checkpoint(arguments.checkpoint)
     ours = replace(ours, preprocess=replace(ours.preprocess, size=SIZE))
-    recipe = load_recipe(None, {"model.name": "dense_ffdnet", "task.name": "restore", "preprocess": {"resize": "tile", "size": list(SIZE), "mean": [0, 0, 0], "std": [1, 1, 1]}})
+    recipe = load_recipe(
+        None,
+        {
+            "model.name": "dense_ffdnet",
+            "task.name": "restore",
+            "preprocess": {"resize": "tile", "size": list(SIZE), "mean": [0, 0, 0], "std": [1, 1, 1]},
+        },
+    )
     ffdnet = new_model(recipe, ())
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as name:
@@ -63,11 +72,18 @@ def main() -> None:
         calls = {key: (lambda s=session: s.run({"pixels": image[None]})) for key, session in sessions.items()}
         times = interleave(calls, seconds=arguments.seconds, pause_ms=5)
     for key, timing in times.items():
-        print(f"{key:28s} p50 {timing.p50:7.1f} ms  p90 {timing.p90:7.1f}  runs {len(timing.times_ms)}{'  (wide spread)' if timing.wide else ''}")
+        print(
+            f"{key:28s} p50 {timing.p50:7.1f} ms  p90 {timing.p90:7.1f}  runs {len(timing.times_ms)}{'  (wide spread)' if timing.wide else ''}"
+        )
     for name, keep in (("fp32", lambda k: k.endswith("fp32")), ("best precision", lambda k: True)):
-        best = {label: min((k for k in times if k.startswith(label) and keep(k)), key=lambda k: times[k].p50) for label in ("ours", "ffdnet")}
+        best = {
+            label: min((k for k in times if k.startswith(label) and keep(k)), key=lambda k: times[k].p50)
+            for label in ("ours", "ffdnet")
+        }
         ratio = speedup(times[best["ffdnet"]], times[best["ours"]])
-        print(f"{name}: {best['ours']} is {ratio.p50:.2f}x faster than {best['ffdnet']} (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})")
+        print(
+            f"{name}: {best['ours']} is {ratio.p50:.2f}x faster than {best['ffdnet']} (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})"
+        )
     print(json.dumps(environment()))
 
 

@@ -19,8 +19,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 LINE = re.compile(r"^[a-z0-9][a-z0-9.-]*==[A-Za-z0-9.!]+$")
-FLAGS = ["--extra", "dev", "--python-version", "3.11", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--no-config", "--quiet"]
-IGNORED = ("UV_FIND_LINKS", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELEASE", "UV_RESOLUTION")
+FLAGS = [
+    "--extra",
+    "dev",
+    "--python-version",
+    "3.11",
+    "--no-header",
+    "--no-annotate",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--no-config",
+    "--quiet",
+]
+IGNORED = (
+    "UV_FIND_LINKS",
+    "UV_EXTRA_INDEX_URL",
+    "UV_INDEX",
+    "UV_CONSTRAINT",
+    "UV_OVERRIDE",
+    "UV_PRERELEASE",
+    "UV_RESOLUTION",
+)
 
 
 def uv() -> str:
@@ -44,7 +63,16 @@ def compile_lock(upgrade: bool = False) -> str:
         constraints += ["--constraint", str(LOCK)]
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED}
     with tempfile.TemporaryDirectory() as folder:
-        command = [uv(), "pip", "compile", "pyproject.toml", *FLAGS, *constraints, "--output-file", str(Path(folder) / "lock")]
+        command = [
+            uv(),
+            "pip",
+            "compile",
+            "pyproject.toml",
+            *FLAGS,
+            *constraints,
+            "--output-file",
+            str(Path(folder) / "lock"),
+        ]
         for attempt in ([], ["--offline"]):
             run = subprocess.run([*command, *attempt], cwd=ROOT, env=environment, capture_output=True, text=True)
             if run.returncode == 0:
@@ -63,11 +91,15 @@ def main() -> int:
         LOCK.write_text(compiled, encoding="utf-8")
     current = LOCK.read_text(encoding="utf-8") if LOCK.is_file() else ""
     if bad := malformed(current):
-        print(f"check_lock: {LOCK.name} holds more than names and versions: {bad[0]!r}\nRun: .venv/bin/python scripts/check_lock.py --write")
+        print(
+            f"check_lock: {LOCK.name} holds more than names and versions: {bad[0]!r}\nRun: .venv/bin/python scripts/check_lock.py --write"
+        )
         return 1
     if compiled != current:
         changed = sorted(set(compiled.splitlines()) ^ set(current.splitlines()))
-        print(f"check_lock: {LOCK.name} is not current ({', '.join(changed[:8])}).\nRun: .venv/bin/python scripts/check_lock.py --write")
+        print(
+            f"check_lock: {LOCK.name} is not current ({', '.join(changed[:8])}).\nRun: .venv/bin/python scripts/check_lock.py --write"
+        )
         return 1
     print(f"lock is current: {len(current.splitlines())} packages")
     return 0

@@ -20,7 +20,11 @@ def main(argv: list[str]) -> int:
     """Write the file, or with ``--check`` return 1 where it is not current."""
     if "--check" in argv:
         current = SCHEMA.is_file() and SCHEMA.read_text(encoding="utf-8") == schema_text()
-        print("schema is current" if current else f"{SCHEMA} is not current.\nRun: .venv/bin/python scripts/export_schema.py")
+        print(
+            "schema is current"
+            if current
+            else f"{SCHEMA} is not current.\nRun: .venv/bin/python scripts/export_schema.py"
+        )
         return 0 if current else 1
     SCHEMA.parent.mkdir(parents=True, exist_ok=True)
     SCHEMA.write_text(schema_text(), encoding="utf-8")

@@ -14,7 +14,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--calibration", type=Path, help="photographs to calibrate on; their labels are not used (default: bsds500/train beside the photos)")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="photographs to calibrate on; their labels are not used (default: bsds500/train beside the photos)",
+    )
     arguments = parser.parse_args()
     info = ImageNetInfo()
     classes = {wnid: index for index, wnid in enumerate(info.label_names())}
@@ -23,7 +27,9 @@ def main() -> None:
     lines = [f"{file}, {classes[file.name.split('_')[0]]}" for file in files]
     (arguments.out / "photos.txt").write_text("\n".join(lines) + "\n")
     calibration = (arguments.calibration or arguments.photos.parent / "bsds500" / "train").resolve()
-    (arguments.out / "calibration.txt").write_text("".join(f"{file}, 0\n" for file in sorted(calibration.glob("*.jpg"))))
+    (arguments.out / "calibration.txt").write_text(
+        "".join(f"{file}, 0\n" for file in sorted(calibration.glob("*.jpg")))
+    )
     with (arguments.out / "classes.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "id"])

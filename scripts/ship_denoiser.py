@@ -54,11 +54,26 @@ def main() -> None:
         for precision in ("fp32", "bf16"):
             built = Built("openvino", precision, onnx.path)
             metrics = bench.score(built)
-            rows.append(Row(f"{NAME} {built.key}", "openvino", precision, built, metrics, metrics[bench.main_metric], kept=True, origin=NAME, reason="the same ONNX file"))
+            rows.append(
+                Row(
+                    f"{NAME} {built.key}",
+                    "openvino",
+                    precision,
+                    built,
+                    metrics,
+                    metrics[bench.main_metric],
+                    kept=True,
+                    origin=NAME,
+                    reason="the same ONNX file",
+                )
+            )
         # The float file in every engine stays whatever its speed elsewhere; int8 stays only if the gate kept it.
         kept = [row for row in rows if row.kept and row.built]
         timings = bench.time([row.built for row in kept])
-        kept = [replace(row, timing=timing, speedup=speedup(timings[0], timing).p50) for row, timing in zip(kept, timings, strict=True)]
+        kept = [
+            replace(row, timing=timing, speedup=speedup(timings[0], timing).p50)
+            for row, timing in zip(kept, timings, strict=True)
+        ]
         for row in [*kept, *(r for r in rows if not r.kept)]:
             figures = f"{row.metric or float('nan'):7.2f} dB {row.latency('p50') or float('nan'):7.1f} ms"
             print(f"{row.name:44s} {figures}  {'kept' if row.kept else 'rejected'}: {row.reason}")
@@ -71,7 +86,9 @@ def main() -> None:
                 "what_more_would_bring": more(find_checkpoint(arguments.run).parent / "metrics.csv", bench.main_metric),
             },
         )
-        golden = make_golden(trained, (case for case in bench.cases() if case.condition == "sigma25"), 4, max_bytes=1_300_000)
+        golden = make_golden(
+            trained, (case for case in bench.cases() if case.condition == "sigma25"), 4, max_bytes=1_300_000
+        )
         create_artifact(
             trained,
             folder / "artifact",

@@ -16,9 +16,10 @@ from pocketvit import __version__, cli
 from pocketvit.arguments import Arguments, kind_of
 from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
-from pocketvit.spec.budget import Budget, Target
+from pocketvit.spec.budget import Budget
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Compress, Data, Model, Search, Train, load_recipe
+from pocketvit.spec.recipe import CompressConfig, DataConfig, ModelConfig, SearchConfig, TrainConfig, load_recipe
+from pocketvit.spec.target import Target
 
 
 def fit(
@@ -26,14 +27,14 @@ def fit(
     *,
     name: str | None = None,
     runs: str = "runs",
-    data: Data | None = None,
-    model: Model | None = None,
-    train: Train | None = None,
+    data: DataConfig | None = None,
+    model: ModelConfig | None = None,
+    train: TrainConfig | None = None,
     preprocess: Preprocess | None = None,
-    compress: Compress | None = None,
+    compress: CompressConfig | None = None,
     budget: Budget | None = None,
     target: Target | None = None,
-    search: Search | None = None,
+    search: SearchConfig | None = None,
 ) -> None:
     """Fit a model.
 
@@ -71,7 +72,14 @@ class Report:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        return {"text": self.text, "score": np.float32(0.5), "bad": float("nan"), "where": Path("a"), "xs": np.arange(2), "pair": (1, None)}
+        return {
+            "text": self.text,
+            "score": np.float32(0.5),
+            "bad": float("nan"),
+            "where": Path("a"),
+            "xs": np.arange(2),
+            "pair": (1, None),
+        }
 
 
 @pytest.fixture
@@ -100,7 +108,11 @@ def parse_predict(*args: str) -> dict[str, Any]:
 
 def test_only_given_fields_become_arguments() -> None:
     assert parse_fit() == {"recipe": "r.yaml"}
-    assert parse_fit("--budget.latency_ms", "33", "--train.epochs=3") == {"recipe": "r.yaml", "budget": {"latency_ms": 33.0}, "train": {"epochs": 3}}
+    assert parse_fit("--budget.latency_ms", "33", "--train.epochs=3") == {
+        "recipe": "r.yaml",
+        "budget": {"latency_ms": 33.0},
+        "train": {"epochs": 3},
+    }
 
 
 @pytest.mark.parametrize(
@@ -121,11 +133,19 @@ def test_only_given_fields_become_arguments() -> None:
         (["--compress.steps", "int8", "bf16"], "compress", {"steps": ["int8", "bf16"]}),
         (["--preprocess.size", "224", "192"], "preprocess", {"size": [224, 192]}),
         (["--model.options", "{pool: gap}"], "model", {"options": {"pool": "gap"}}),
-        (["--model.options.depth", "3", "--model.options.pool", "gap"], "model", {"options": {"depth": 3, "pool": "gap"}}),
+        (
+            ["--model.options.depth", "3", "--model.options.pool", "gap"],
+            "model",
+            {"options": {"depth": 3, "pool": "gap"}},
+        ),
         (["--model.options={pool: gap}", "--model.options.depth=3"], "model", {"options": {"pool": "gap", "depth": 3}}),
         (["--target", "openvino:bf16:1"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 1}),
         (["--target", "openvino"], "target", {"runtime": "openvino"}),
-        (["--target=openvino:bf16", "--target.threads", "3"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 3}),
+        (
+            ["--target=openvino:bf16", "--target.threads", "3"],
+            "target",
+            {"runtime": "openvino", "precision": "bf16", "threads": 3},
+        ),
     ],
 )
 def test_section_options(args: list[str], section: str, expected: dict[str, Any]) -> None:
@@ -134,12 +154,14 @@ def test_section_options(args: list[str], section: str, expected: dict[str, Any]
 
 def test_overrides_go_into_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("budget: {size_mb: 4}\ntarget: {threads: 1}\nmodel: {options: {depth: 2}}\n")
-    given = parse_fit("--budget.latency_ms", "33", "--data.train", "a", "b", "--target", "onnxruntime:int8", "--data.sigma", "0", "50")
+    given = parse_fit(
+        "--budget.latency_ms", "33", "--data.train", "a", "b", "--target", "onnxruntime:int8", "--data.sigma", "0", "50"
+    )
     given.pop("recipe")
     recipe = load_recipe(tmp_path / "r.yaml", given)
     assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
     assert recipe.target == Target("onnxruntime", "int8", 1)
-    assert recipe.data == Data(train=("a", "b"), sigma=(0.0, 50.0))
+    assert recipe.data == DataConfig(train=("a", "b"), sigma=(0.0, 50.0))
     assert recipe.model.options == {"depth": 2}
 
 
@@ -148,13 +170,13 @@ def test_every_recipe_field_of_fit_is_an_option() -> None:
 
     options = set(Arguments("fit", fit).options())
     for section, schema in {
-        "data": Data,
-        "model": Model,
-        "train": Train,
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
         "budget": Budget,
         "target": Target,
-        "search": Search,
-        "compress": Compress,
+        "search": SearchConfig,
+        "compress": CompressConfig,
         "preprocess": Preprocess,
     }.items():
         missing = {f"--{section}.{f.name}" for f in dataclasses.fields(schema)} - options
@@ -163,9 +185,24 @@ def test_every_recipe_field_of_fit_is_an_option() -> None:
 
 def test_positionals_flags_and_lists() -> None:
     assert parse_predict("b", "c") == {"artifact": "a", "images": ["b", "c"]}
-    assert parse_predict("--force", "b", "--no-draw") == {"artifact": "a", "images": ["b"], "force": True, "draw": False}
-    got = parse_predict("b", "--out", "x", "--limit", "3", "--size", "4", "5", "--format=json", "--target", "openvino:fp32:2")
-    assert got == {"artifact": "a", "images": ["b"], "out": "x", "limit": 3, "size": [4, 5], "format": "json", "target": "openvino:fp32:2"}
+    assert parse_predict("--force", "b", "--no-draw") == {
+        "artifact": "a",
+        "images": ["b"],
+        "force": True,
+        "draw": False,
+    }
+    got = parse_predict(
+        "b", "--out", "x", "--limit", "3", "--size", "4", "5", "--format=json", "--target", "openvino:fp32:2"
+    )
+    assert got == {
+        "artifact": "a",
+        "images": ["b"],
+        "out": "x",
+        "limit": 3,
+        "size": [4, 5],
+        "format": "json",
+        "target": "openvino:fp32:2",
+    }
     assert parse_predict("--", "--odd-name.png")["images"] == ["--odd-name.png"]
 
 
@@ -269,14 +306,29 @@ def test_json_is_the_only_thing_on_stdout(command: Any, capsys: pytest.CaptureFi
     command(noisy)
     assert cli.main(["bench", "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"text": "all is well", "score": 0.5, "bad": None, "where": "a", "xs": [0, 1], "pair": [1, None]}
+    assert json.loads(captured.out) == {
+        "text": "all is well",
+        "score": 0.5,
+        "bad": None,
+        "where": "a",
+        "xs": [0, 1],
+        "pair": [1, None],
+    }
     assert captured.err == "progress\n"
 
 
 def test_json_keeps_out_what_writes_to_descriptor_one(tmp_path: Path) -> None:
-    (tmp_path / "loud.py").write_text("import os\ndef bench():\n    'Loud.'\n    os.write(1, b'from C\\n')\n    print('from Python')\n    return {'done': True}\n")
+    (tmp_path / "loud.py").write_text(
+        "import os\ndef bench():\n    'Loud.'\n    os.write(1, b'from C\\n')\n    print('from Python')\n    return {'done': True}\n"
+    )
     code = "import sys; from pocketvit import cli; cli.COMMANDS['bench'] = 'loud:bench'; sys.exit(cli.main(['bench', '--json']))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        timeout=60,
+    )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {"done": True}
     assert "from C" in run.stderr
@@ -294,7 +346,15 @@ def test_quiet_drops_progress_but_not_the_result(command: Any, capsys: pytest.Ca
     assert capsys.readouterr() == ("all is well\n", "")
 
 
-@pytest.mark.parametrize("error", [UsageError("wrong.", "do."), DataError("wrong.", "do."), VerificationError("wrong.", "do."), NothingFitsError("wrong.", "do.")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("wrong.", "do."),
+        DataError("wrong.", "do."),
+        VerificationError("wrong.", "do."),
+        NothingFitsError("wrong.", "do."),
+    ],
+)
 def test_errors_are_two_lines_and_their_exit_code(command: Any, capsys: pytest.CaptureFixture[str], error: Any) -> None:
     def fail() -> None:
         """Fail."""
@@ -336,15 +396,23 @@ def test_unexpected_errors_exit_1_with_two_lines(command: Any, capsys: pytest.Ca
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "extra"), [("torch", "train"), ("torch.nn", "train"), ("nncf", "train"), ("openvino", "openvino"), ("jinja2", "report")])
-def test_missing_packages_exit_6_with_the_install_line(command: Any, capsys: pytest.CaptureFixture[str], module: str, extra: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("torch", "train"), ("torch.nn", "train"), ("nncf", "train"), ("openvino", "openvino"), ("jinja2", "report")],
+)
+def test_missing_packages_exit_6_with_the_install_line(
+    command: Any, capsys: pytest.CaptureFixture[str], module: str, extra: str
+) -> None:
     def fail() -> None:
         """Fail."""
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     command(fail)
     assert cli.main(["bench"]) == 6
-    assert capsys.readouterr().err == f'{module.partition(".")[0]} is not installed.\nRun: pip install "pocketvit[{extra}]"\n'
+    assert (
+        capsys.readouterr().err
+        == f'{module.partition(".")[0]} is not installed.\nRun: pip install "pocketvit[{extra}]"\n'
+    )
 
 
 def test_a_missing_module_of_our_own_is_an_internal_error(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,7 +446,9 @@ def test_interrupt_exits_130(command: Any, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_closed_pipe_is_quiet() -> None:
-    run = subprocess.run(["bash", "-c", f"{sys.executable} -m pocketvit.cli --help | true"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m pocketvit.cli --help | true"], capture_output=True, text=True, timeout=60
+    )
     assert run.stderr == ""
     code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from pocketvit import cli; sys.exit(cli.main(['--version']))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -412,7 +482,9 @@ def test_table_and_descriptions_agree() -> None:
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_command_has_a_parser_whose_arguments_are_all_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_a_parser_whose_arguments_are_all_explained(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The help of each real command: imported, derived, and no parameter without a word in the docstring."""
     import docstring_parser
 

@@ -29,7 +29,11 @@ def code_blocks(name: str) -> list[tuple[str, str]]:
 def command_lines() -> list[str]:
     """Every ``pocketvit ...`` line of the README: in its code blocks and between backticks."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line.partition(" #")[0].strip() for _, block in code_blocks("README.md") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.partition(" #")[0].strip()
+        for _, block in code_blocks("README.md")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     lines += re.findall(r"`(pocketvit [^`]+)`", BLOCK.sub("", text))
     return sorted({line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("pocketvit ")})
 
@@ -60,7 +64,9 @@ def test_links_and_recipes_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     named = re.findall(r"\brecipes/[\w./-]+\.yaml", text)
-    missing = [p for p in links if not (ROOT / name).parent.joinpath(p).exists()] + [p for p in named if not (ROOT / p).exists()]
+    missing = [p for p in links if not (ROOT / name).parent.joinpath(p).exists()] + [
+        p for p in named if not (ROOT / p).exists()
+    ]
     assert missing == []
     assert text.startswith("# ")
 
@@ -79,7 +85,10 @@ def test_python_in_the_readme_compiles_and_uses_real_names() -> None:
 def test_make_targets_of_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for name in DOCUMENTS[:2]:
-        for block in [*re.findall(r"`make (\w+)`", (ROOT / name).read_text()), *re.findall(r"^make (\w+)", (ROOT / name).read_text(), re.MULTILINE)]:
+        for block in [
+            *re.findall(r"`make (\w+)`", (ROOT / name).read_text()),
+            *re.findall(r"^make (\w+)", (ROOT / name).read_text(), re.MULTILINE),
+        ]:
             assert block in targets, block
 
 

@@ -15,12 +15,38 @@ import skimage.data
 from PIL import Image
 
 SHIPPED = "pocketvit/models_shipped/denoise-color"
-HEAVY = {"numpy", "pydantic", "yaml", "jsonargparse", "rich", "PIL", "onnxruntime", "torch", "lightning", "openvino", "matplotlib"}
+HEAVY = {
+    "numpy",
+    "pydantic",
+    "yaml",
+    "jsonargparse",
+    "rich",
+    "PIL",
+    "onnxruntime",
+    "torch",
+    "lightning",
+    "openvino",
+    "matplotlib",
+}
 
 
-def run(*command: str | Path, cwd: Path | None = None, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_EXTRA_INDEX_URL")}
-    return subprocess.run([str(c) for c in command], cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+def run(
+    *command: str | Path, cwd: Path | None = None, timeout: float = 300, **env: str
+) -> subprocess.CompletedProcess[str]:
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONPATH", "VIRTUAL_ENV", "UV_FIND_LINKS", "UV_EXTRA_INDEX_URL")
+    }
+    return subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=clean | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +66,20 @@ def base_install(tmp_path_factory: pytest.TempPathFactory, repository: Path, whe
         pytest.skip("uv is not installed")
     venv = tmp_path_factory.mktemp("base") / "venv"
     assert run(uv, "venv", "--no-config", "--python", sys.executable, venv).returncode == 0
-    install = run(uv, "pip", "install", "--no-config", "--python", venv / "bin" / "python", "-c", repository / "requirements.lock", wheel)
-    if install.returncode != 0 and any(word in install.stderr.lower() for word in ("connect", "network", "dns", "failed to fetch", "timed out")):
+    install = run(
+        uv,
+        "pip",
+        "install",
+        "--no-config",
+        "--python",
+        venv / "bin" / "python",
+        "-c",
+        repository / "requirements.lock",
+        wheel,
+    )
+    if install.returncode != 0 and any(
+        word in install.stderr.lower() for word in ("connect", "network", "dns", "failed to fetch", "timed out")
+    ):
         pytest.skip(f"the package index is out of reach: {install.stderr.strip()[-200:]}")
     assert install.returncode == 0, install.stderr
     return venv / "bin"
@@ -50,11 +88,19 @@ def base_install(tmp_path_factory: pytest.TempPathFactory, repository: Path, whe
 def test_wheel_holds_the_package_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        assert {"pocketvit/cli.py", "pocketvit/report/templates/report.html.j2", f"{SHIPPED}/manifest.json", f"{SHIPPED}/golden.npz", f"{SHIPPED}/card.md"} <= names
+        assert {
+            "pocketvit/cli.py",
+            "pocketvit/report/templates/report.html.j2",
+            f"{SHIPPED}/manifest.json",
+            f"{SHIPPED}/golden.npz",
+            f"{SHIPPED}/card.md",
+        } <= names
         manifest = json.loads(archive.read(f"{SHIPPED}/manifest.json"))
         assert {f"{SHIPPED}/{entry['path']}" for entry in manifest["files"]} <= names
         assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if name.startswith(("tests/", "pocketvit/tests", "runs/")) or name.endswith(".pyc")]
+    assert not [
+        name for name in names if name.startswith(("tests/", "pocketvit/tests", "runs/")) or name.endswith(".pyc")
+    ]
 
 
 def test_shipped_artifact_is_at_most_six_megabytes(wheel: Path) -> None:
@@ -72,7 +118,9 @@ def test_base_install_predicts_and_verifies_without_torch(base_install: Path, tm
     assert missing.returncode == 1
     assert "No module named 'torch'" in missing.stderr
 
-    predicted = run(base_install / "pocketvit", "predict", "denoise-color", "photo.png", "--out", "restored", cwd=tmp_path)
+    predicted = run(
+        base_install / "pocketvit", "predict", "denoise-color", "photo.png", "--out", "restored", cwd=tmp_path
+    )
     assert predicted.returncode == 0, predicted.stderr
     pictures = list((tmp_path / "restored").rglob("*.png"))
     assert len(pictures) == 1
@@ -85,8 +133,13 @@ def test_base_install_predicts_and_verifies_without_torch(base_install: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("args", "package", "extra"), [(["train", "recipe.yaml"], "torch", "train"), (["report", "denoise-color"], "matplotlib", "report")])
-def test_base_install_names_the_install_line(base_install: Path, tmp_path: Path, args: list[str], package: str, extra: str) -> None:
+@pytest.mark.parametrize(
+    ("args", "package", "extra"),
+    [(["train", "recipe.yaml"], "torch", "train"), (["report", "denoise-color"], "matplotlib", "report")],
+)
+def test_base_install_names_the_install_line(
+    base_install: Path, tmp_path: Path, args: list[str], package: str, extra: str
+) -> None:
     (tmp_path / "recipe.yaml").write_text("train: {epochs: 1}\n")
     asked = run(base_install / "pocketvit", *args, cwd=tmp_path)
     assert asked.returncode == 6, asked.stderr
@@ -124,10 +177,17 @@ def test_import_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import pocketvit", "from pocketvit import cli; assert cli.main(['--help']) == 0", "from pocketvit import cli; assert cli.main(['--version']) == 0"]
+    "code",
+    [
+        "import pocketvit",
+        "from pocketvit import cli; assert cli.main(['--help']) == 0",
+        "from pocketvit import cli; assert cli.main(['--version']) == 0",
+    ],
 )
 def test_start_imports_nothing_heavy(code: str) -> None:
-    out = run(sys.executable, "-c", f"import sys; {code}; print('\\n' + ' '.join(m.partition('.')[0] for m in sys.modules))")
+    out = run(
+        sys.executable, "-c", f"import sys; {code}; print('\\n' + ' '.join(m.partition('.')[0] for m in sys.modules))"
+    )
     assert out.returncode == 0, out.stderr
     loaded = set(out.stdout.splitlines()[-1].split())
     assert "pocketvit" in loaded
@@ -136,6 +196,10 @@ def test_start_imports_nothing_heavy(code: str) -> None:
 
 def test_the_small_device_side_never_loads_torch() -> None:
     modules = "pocketvit.runtimes.model, pocketvit.serve.predict, pocketvit.verify.command, pocketvit.bench.command, pocketvit.spec.artifact"
-    out = run(sys.executable, "-c", f"import sys, {modules}; print(sorted({{'torch', 'lightning', 'timm'}} & set(sys.modules)))")
+    out = run(
+        sys.executable,
+        "-c",
+        f"import sys, {modules}; print(sorted({{'torch', 'lightning', 'timm'}} & set(sys.modules)))",
+    )
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip() == "[]"

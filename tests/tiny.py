@@ -12,7 +12,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvit.spec.artifact import Artifact, Golden, file_entries, new_folder, read_artifact, write_golden, write_manifest
+from pocketvit.spec.artifact import (
+    Artifact,
+    Golden,
+    file_entries,
+    new_folder,
+    read_artifact,
+    write_golden,
+    write_manifest,
+)
 from pocketvit.spec.manifest import LevelSpec, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import Preprocess, prepare
 
@@ -30,7 +38,9 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [np.sin(2 * np.pi * (a * x + b * y) + c) for a, b, c in rng.uniform(0.5, 4, (3, 3))]
-    return np.clip(np.stack(waves, axis=2) * 70 + rng.uniform(80, 170, 3) + rng.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+    return np.clip(
+        np.stack(waves, axis=2) * 70 + rng.uniform(80, 170, 3) + rng.normal(0, 4, (height, width, 3)), 0, 255
+    ).astype(np.uint8)
 
 
 def noisy(clean: np.ndarray, sigma: float = 25, seed: int = 0) -> np.ndarray:
@@ -39,7 +49,9 @@ def noisy(clean: np.ndarray, sigma: float = 25, seed: int = 0) -> np.ndarray:
 
 
 def _graph(nodes: list[Any], inputs: Any, outputs: list[Any], weights: dict[str, np.ndarray]) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "tiny", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()])
+    graph = helper.make_graph(
+        nodes, "tiny", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return model
@@ -125,7 +137,10 @@ def _classify_parts(file: Path) -> tuple[Golden, dict[str, Any]]:
     inputs = np.stack([prepare(p, preprocess) for p in pictures])
     truth = np.array([[i % 4 // 2, i % 4] for i in range(8)], np.int64)
     golden = Golden(inputs, run_onnx(file, inputs), tuple(pictures[:2]), truth, preprocess)
-    outputs = [TensorSpec(name=f"probs_{x.name}", shape=[1, len(x.labels)], dtype="float32", meaning="probabilities") for x in LEVELS]
+    outputs = [
+        TensorSpec(name=f"probs_{x.name}", shape=[1, len(x.labels)], dtype="float32", meaning="probabilities")
+        for x in LEVELS
+    ]
     return golden, {"preprocess": preprocess, "outputs": outputs, "main_metric": "fine.top1", "levels": list(LEVELS)}
 
 
@@ -150,7 +165,10 @@ def make_tiny_artifact(folder: Path, task: str = "restore", *, openvino: bool = 
             import openvino as ov
 
             ov.save_model(ov.convert_model(str(file)), str(temporary / "model.xml"), compress_to_fp16=False)
-            variants += [Variant(runtime="openvino", precision=p, path="model.xml", companions=["model.bin"]) for p in ("fp32", "bf16")]
+            variants += [
+                Variant(runtime="openvino", precision=p, path="model.xml", companions=["model.bin"])
+                for p in ("fp32", "bf16")
+            ]
         size = fields["preprocess"].size
         fields = {
             "name": f"tiny-{task}",
@@ -159,7 +177,17 @@ def make_tiny_artifact(folder: Path, task: str = "restore", *, openvino: bool = 
             "files": file_entries(temporary),
             "variants": variants,
             "default": "onnxruntime:fp32",
-            "metrics": [MetricRow(variant="onnxruntime:fp32", name=fields["main_metric"], value=20.0, unit="", dataset="tiny", split="val", count=3)],
+            "metrics": [
+                MetricRow(
+                    variant="onnxruntime:fp32",
+                    name=fields["main_metric"],
+                    value=20.0,
+                    unit="",
+                    dataset="tiny",
+                    split="val",
+                    count=3,
+                )
+            ],
             **fields,
             **changes,
         }

@@ -25,7 +25,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 
 SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 SCALARS = (bool, int, float, str, Path)
@@ -82,7 +82,9 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
         words = re.sub(r"""Parser key "([^"]+)":""", r"--\1:", " ".join(message.split()))
         words = re.sub(r"<class '(\w+)'>", r"\1", words)
-        raise UsageError(words[:400].rstrip(".") + ".", f"`pocketvit {self.prog.split()[-1]} --help` lists the arguments.")
+        raise UsageError(
+            words[:400].rstrip(".") + ".", f"`pocketvit {self.prog.split()[-1]} --help` lists the arguments."
+        )
 
 
 class Arguments:
@@ -93,7 +95,14 @@ class Arguments:
         doc = docstring_parser.parse(inspect.getdoc(function) or "")
         description = "\n\n".join(filter(None, (doc.short_description, doc.long_description))).replace("``", "")
         formatter = argparse.RawDescriptionHelpFormatter
-        self._parser = _Parser(prog=f"pocketvit {command}", description=description, epilog=epilog, formatter_class=formatter, exit_on_error=False, add_help=False)
+        self._parser = _Parser(
+            prog=f"pocketvit {command}",
+            description=description,
+            epilog=epilog,
+            formatter_class=formatter,
+            exit_on_error=False,
+            add_help=False,
+        )
         self._kinds: dict[str, Kind] = {}
         self._positionals: set[str] = set()
         self._negations: set[str] = set()
@@ -102,7 +111,11 @@ class Arguments:
         helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
         keyword_only = any(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
         for name, parameter in signature.parameters.items():
-            kind = kind_of(hints.get(name, str)) if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) else None
+            kind = (
+                kind_of(hints.get(name, str))
+                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+                else None
+            )
             if kind is None:
                 continue
             required = parameter.default is parameter.empty
@@ -113,7 +126,11 @@ class Arguments:
                 self._add_positional(name, kind, helps.get(name, ""), required)
             else:
                 self._add_option(name, kind, helps.get(name, ""), parameter.default)
-        words = [self._usage(n, signature.parameters[n].default is inspect.Parameter.empty) for n in self._kinds if n in self._positionals]
+        words = [
+            self._usage(n, signature.parameters[n].default is inspect.Parameter.empty)
+            for n in self._kinds
+            if n in self._positionals
+        ]
         self._parser.usage = " ".join([f"pocketvit {command}", *words, "[options]"])
 
     def _usage(self, name: str, required: bool) -> str:
@@ -165,7 +182,13 @@ class Arguments:
         self._positionals.add(name)
         many = kind.form == "sequence"
         nargs: dict[str, Any] = {"nargs": "+" if required else "*"} if many else ({} if required else {"nargs": "?"})
-        self._parser.add_argument(name, type=str if many or kind.form == "mapping" else kind.scalar_type, help=_escaped(text), **_choices(kind), **nargs)
+        self._parser.add_argument(
+            name,
+            type=str if many or kind.form == "mapping" else kind.scalar_type,
+            help=_escaped(text),
+            **_choices(kind),
+            **nargs,
+        )
 
     def _add_option(self, name: str, kind: Kind, text: str, default: Any = None, group: Any = None) -> None:
         self._kinds[name] = kind
@@ -183,12 +206,21 @@ class Arguments:
         elif kind.form == "mapping":
             group.add_argument(option, type=str, help=help_text, metavar="YAML")
         else:
-            group.add_argument(option, type=kind.scalar_type, help=help_text, **({"metavar": "X"} if not kind.choices else {}), **_choices(kind))
+            group.add_argument(
+                option,
+                type=kind.scalar_type,
+                help=help_text,
+                **({"metavar": "X"} if not kind.choices else {}),
+                **_choices(kind),
+            )
 
     def _add_section(self, name: str, section: type, text: str) -> None:
         group = self._parser.add_argument_group(name, _escaped(text))
         hints = typing.get_type_hints(section)
-        texts = {p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse_from_object(section).params}
+        texts = {
+            p.arg_name: " ".join((p.description or "").split())
+            for p in docstring_parser.parse_from_object(section).params
+        }
         if section is Target:
             self._kinds[name] = Kind("section", Target)
         for field in dataclasses.fields(section):
@@ -216,7 +248,9 @@ class Arguments:
             parent = name.rpartition(".")[0]
             whole_section = name in self._kinds and self._kinds[name].form == "section"
             if name in self._positionals:
-                raise UsageError(f"{name} is given without --{written}.", f"`{self._given} --help` shows the order of the arguments.")
+                raise UsageError(
+                    f"{name} is given without --{written}.", f"`{self._given} --help` shows the order of the arguments."
+                )
             if name not in self._kinds and not (parent in self._kinds and self._kinds[parent].form == "mapping"):
                 self._unknown(written)
             if whole_section or name not in self._kinds:
@@ -235,7 +269,10 @@ class Arguments:
             near = [k for k in options if k.rpartition(".")[2] == name][:1] or near
         if not near:
             near = [k for k in options if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
-        raise UsageError(f"unknown option --{name}.", f"Did you mean --{near[0]}?" if near else f"`{self._given} --help` lists the arguments.")
+        raise UsageError(
+            f"unknown option --{name}.",
+            f"Did you mean --{near[0]}?" if near else f"`{self._given} --help` lists the arguments.",
+        )
 
 
 def _target(text: str) -> dict[str, Any]:
@@ -267,10 +304,15 @@ def _elements(words: list[str], kind: Kind, name: str) -> list[Any]:
     try:
         found = [kind.type(x) for x in found]
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--{name}: {' '.join(map(str, words))} is no list of {kind.type.__name__} values.", f"Write them one after the other: --{name} A B.") from error
+        raise UsageError(
+            f"--{name}: {' '.join(map(str, words))} is no list of {kind.type.__name__} values.",
+            f"Write them one after the other: --{name} A B.",
+        ) from error
     wrong = [x for x in found if kind.choices and x not in kind.choices]
     if wrong:
-        raise UsageError(f"--{name}: {wrong[0]!r} is not possible.", f"Choose from: {', '.join(map(str, kind.choices))}.")
+        raise UsageError(
+            f"--{name}: {wrong[0]!r} is not possible.", f"Choose from: {', '.join(map(str, kind.choices))}."
+        )
     return found
 
 

@@ -70,7 +70,15 @@ class Flags:
     help: bool = False
 
 
-FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "-h": "help", "--help": "help"}
+FLAGS = {
+    "--json": "json",
+    "-q": "quiet",
+    "--quiet": "quiet",
+    "-v": "verbose",
+    "--verbose": "verbose",
+    "-h": "help",
+    "--help": "help",
+}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
@@ -113,7 +121,17 @@ def _dispatch(flags: Flags, args: list[str]) -> int:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {DESCRIPTIONS[name]}" for name in COMMANDS]
-    return "\n".join(["usage: pocketvit COMMAND ...", "", "Images and a budget in, a vision transformer that is proven to fit out.", "", "commands:", *lines, ""]) + (
+    return "\n".join(
+        [
+            "usage: pocketvit COMMAND ...",
+            "",
+            "Images and a budget in, a vision transformer that is proven to fit out.",
+            "",
+            "commands:",
+            *lines,
+            "",
+        ]
+    ) + (
         f"\n{FLAGS_HELP}\n\n`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."
     )
 
@@ -121,7 +139,10 @@ def _overview() -> str:
 def _run(name: str, args: list[str], flags: Flags) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
-        raise UsageError(f"unknown command {name!r}.", f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.")
+        raise UsageError(
+            f"unknown command {name!r}.",
+            f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.",
+        )
     with _stdout_to_stderr(flags.json), _silent_stderr(flags.quiet):
         function = resolve(name)
         from pocketvit.arguments import Arguments
@@ -186,7 +207,10 @@ def _guarded(action: Callable[[], int], flags: Flags) -> int:
 
 
 def _internal(error: Exception) -> PocketvitError:
-    wrapped = PocketvitError(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", "Run again with -v for the traceback, and report it.")
+    wrapped = PocketvitError(
+        f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
+        "Run again with -v for the traceback, and report it.",
+    )
     wrapped.__cause__ = error
     return wrapped
 
@@ -196,7 +220,13 @@ def _fail(error: PocketvitError, flags: Flags) -> int:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
     print(f"{error.what}\n{error.todo}", file=sys.stderr)
     if flags.json:
-        print(json.dumps({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     return error.exit_code
 
 

@@ -19,7 +19,12 @@ from tests.tiny import make_tiny_artifact, photo
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return make_tiny_artifact(tmp_path_factory.mktemp("bench") / "a", "restore", openvino=True, architecture={"name": "blur", "macs": 2.5e6, "parameters": 81})
+    return make_tiny_artifact(
+        tmp_path_factory.mktemp("bench") / "a",
+        "restore",
+        openvino=True,
+        architecture={"name": "blur", "macs": 2.5e6, "parameters": 81},
+    )
 
 
 def rendered(report: command.BenchReport) -> str:
@@ -33,22 +38,44 @@ def test_one_artifact(artifact: Artifact, tmp_path: Path) -> None:
     report = pocketvit.bench(str(artifact.path), image=str(tmp_path / "a.png"), seconds=0.1)
     (result,) = report.results
     assert report.ratio is None
-    assert (result.variant, result.threads, result.image_shape, result.runs_per_image) == ("onnxruntime:fp32", 2, (60, 80, 3), 4)
+    assert (result.variant, result.threads, result.image_shape, result.runs_per_image) == (
+        "onnxruntime:fp32",
+        2,
+        (60, 80, 3),
+        4,
+    )
     assert result.engine.startswith("onnxruntime ")
     assert result.disk_bytes == (artifact.path / "model.onnx").stat().st_size
     assert len(result.total.times_ms) == len(result.infer.times_ms) >= 15
-    for pre, infer, post, total in zip(*(t.times_ms for t in (result.pre, result.infer, result.post, result.total)), strict=True):
+    for pre, infer, post, total in zip(
+        *(t.times_ms for t in (result.pre, result.infer, result.post, result.total)), strict=True
+    ):
         assert 0 < pre + infer + post <= total
     assert result.fresh is not None
     assert result.fresh.peak_rss_mb > 30
     text = rendered(report)
-    for words in ("60x80, 4 runs", "p99", "images/s", "0.0025 G", "8.1e-05 M", "pre / inference / post", report.environment["cpu"]):
+    for words in (
+        "60x80, 4 runs",
+        "p99",
+        "images/s",
+        "0.0025 G",
+        "8.1e-05 M",
+        "pre / inference / post",
+        report.environment["cpu"],
+    ):
         assert words in text
     assert json.loads(json.dumps(report.to_dict()))["results"][0]["fresh_process"]["load_ms"] > 0
 
 
 def test_two_targets_side_by_side(artifact: Artifact) -> None:
-    report = bench(str(artifact.path), target="onnxruntime:fp32:1", other_target="openvino:fp32:1", size="48x64", seconds=0.1, memory=False)
+    report = bench(
+        str(artifact.path),
+        target="onnxruntime:fp32:1",
+        other_target="openvino:fp32:1",
+        size="48x64",
+        seconds=0.1,
+        memory=False,
+    )
     first, second = report.results
     assert (first.variant, second.variant) == ("onnxruntime:fp32", "openvino:fp32")
     assert len(first.total.times_ms) == len(second.total.times_ms) == len(report.ratio.ratios)

@@ -30,7 +30,9 @@ def test_a_larger_image_takes_more(artifact: Artifact, tmp_path: Path) -> None:
     small = fresh_run(artifact.path, "onnxruntime:fp32:1", tmp_path / "a.png")
     large = fresh_run(artifact.path, "onnxruntime:fp32:1", size=(3000, 4000))
     assert 30 < large.peak_rss_mb - small.peak_rss_mb < 150  # 36 MB of pixels and their making
-    assert fresh_run(artifact.path, "onnxruntime:fp32:1", photo(50, 50)).peak_rss_mb == pytest.approx(small.peak_rss_mb, rel=0.2)
+    assert fresh_run(artifact.path, "onnxruntime:fp32:1", photo(50, 50)).peak_rss_mb == pytest.approx(
+        small.peak_rss_mb, rel=0.2
+    )
     assert small.load_ms > 0
     assert small.first_ms > 0
 

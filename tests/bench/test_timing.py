@@ -48,7 +48,9 @@ def test_dictionary_is_json() -> None:
 
 def test_interleaved_in_turns_with_warm_up_left_out() -> None:
     order: list[str] = []
-    timings = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0, min_rounds=4, warmup=2)
+    timings = interleave(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0, min_rounds=4, warmup=2
+    )
     assert order == ["a", "b"] * 6
     assert {name: len(t.times_ms) for name, t in timings.items()} == {"a": 4, "b": 4}
 

@@ -43,12 +43,21 @@ def pictures() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def report(float_file: Built, pictures: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> StepReport:
-    return apply(StaticInt8(smooth=(), compensate=False, max_error=0.02, rank_images=4), float_file, pictures, None, tmp_path_factory.mktemp("int8"))
+    return apply(
+        StaticInt8(smooth=(), compensate=False, max_error=0.02, rank_images=4),
+        float_file,
+        pictures,
+        None,
+        tmp_path_factory.mktemp("int8"),
+    )
 
 
 def kinds(path: Path) -> dict[str, int]:
     graph = onnx.load(path).graph
-    return {kind: sum(n.op_type == kind for n in graph.node) for kind in ("QuantizeLinear", "DequantizeLinear", "Gemm", "MatMul", "Conv", "Relu", "Mul")}
+    return {
+        kind: sum(n.op_type == kind for n in graph.node)
+        for kind in ("QuantizeLinear", "DequantizeLinear", "Gemm", "MatMul", "Conv", "Relu", "Mul")
+    }
 
 
 def error_of(built: Built, float_file: Built, pictures: list[np.ndarray]) -> float:
@@ -67,7 +76,9 @@ def test_ranking_finds_the_planted_outlier_and_puts_it_back_in_float(report: Ste
     assert len(report.ranking) == 2 * 4 + 2  # qkv, proj, fc1, fc2 of both blocks and two heads
 
 
-def test_file_is_smaller_close_to_float_and_only_linear_layers_are_quantised(report: StepReport, float_file: Built, pictures: list[np.ndarray]) -> None:
+def test_file_is_smaller_close_to_float_and_only_linear_layers_are_quantised(
+    report: StepReport, float_file: Built, pictures: list[np.ndarray]
+) -> None:
     assert report.built.key == "onnxruntime:int8"
     assert report.built.path.name == "net-int8.onnx"
     assert report.built.bytes < 0.75 * float_file.bytes
@@ -83,7 +94,9 @@ def test_file_is_smaller_close_to_float_and_only_linear_layers_are_quantised(rep
     assert not any(n.endswith("fc1.weight_t") for n in names)  # no float copy of a quantised weight is left
 
 
-def test_library_default_collapses_and_shows_it_in_its_score(float_file: Built, pictures: list[np.ndarray], report: StepReport, tmp_path: Path) -> None:
+def test_library_default_collapses_and_shows_it_in_its_score(
+    float_file: Built, pictures: list[np.ndarray], report: StepReport, tmp_path: Path
+) -> None:
     reference = outputs(onnx.load(float_file.path), pictures)
 
     def score(path: Path) -> float:
@@ -97,8 +110,16 @@ def test_library_default_collapses_and_shows_it_in_its_score(float_file: Built, 
     assert kinds(stock.built.path)["QuantizeLinear"] > 2 * len(report.ranking)
 
 
-def test_evening_out_channels_removes_the_outlier(float_file: Built, pictures: list[np.ndarray], report: StepReport, tmp_path: Path) -> None:
-    evened = apply(StaticInt8(smooth=(0.5, 0.8), compensate=False, max_error=0.02, rank_images=4), float_file, pictures, None, tmp_path)
+def test_evening_out_channels_removes_the_outlier(
+    float_file: Built, pictures: list[np.ndarray], report: StepReport, tmp_path: Path
+) -> None:
+    evened = apply(
+        StaticInt8(smooth=(0.5, 0.8), compensate=False, max_error=0.02, rank_images=4),
+        float_file,
+        pictures,
+        None,
+        tmp_path,
+    )
     before = next(row.error for row in report.ranking if row.name == LOUD)
     after = next(row.error for row in evened.ranking if row.name == LOUD)
     assert after < before / 3
@@ -116,12 +137,20 @@ def test_compensation_lowers_the_error_of_weights(float_file: Built, tmp_path: P
     assert errors[1] < errors[0]
 
 
-def test_clipping_the_range_changes_the_quantiser(float_file: Built, pictures: list[np.ndarray], tmp_path: Path) -> None:
+def test_clipping_the_range_changes_the_quantiser(
+    float_file: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
     scales = []
     for clip in ((1.0,), (0.25,)):
         step = StaticInt8(clip=clip, smooth=(), compensate=False, max_float_layers=0, rank_images=2)
         graph = onnx.load(apply(step, float_file, pictures, None, tmp_path).built.path).graph
-        scales.append({x.name: onnx.numpy_helper.to_array(x) for x in graph.initializer if x.name.endswith("_scale") and not x.dims})
+        scales.append(
+            {
+                x.name: onnx.numpy_helper.to_array(x)
+                for x in graph.initializer
+                if x.name.endswith("_scale") and not x.dims
+            }
+        )
     assert scales[0].keys() == scales[1].keys()
     for name, value in scales[0].items():
         assert scales[1][name] == pytest.approx(value / 4, rel=1e-3)
@@ -130,8 +159,18 @@ def test_clipping_the_range_changes_the_quantiser(float_file: Built, pictures: l
 def test_reduced_range_uses_seven_bits(float_file: Built, pictures: list[np.ndarray], tmp_path: Path) -> None:
     peaks = []
     for reduce_range in (False, True):
-        built = apply(StaticInt8(reduce_range=reduce_range, max_float_layers=0, rank_images=2), float_file, pictures, None, tmp_path).built
-        weights = [onnx.numpy_helper.to_array(x) for x in onnx.load(built.path).graph.initializer if x.data_type == onnx.TensorProto.INT8 and len(x.dims) == 2]
+        built = apply(
+            StaticInt8(reduce_range=reduce_range, max_float_layers=0, rank_images=2),
+            float_file,
+            pictures,
+            None,
+            tmp_path,
+        ).built
+        weights = [
+            onnx.numpy_helper.to_array(x)
+            for x in onnx.load(built.path).graph.initializer
+            if x.data_type == onnx.TensorProto.INT8 and len(x.dims) == 2
+        ]
         peaks.append(max(np.abs(w.astype(int)).max() for w in weights))
     assert peaks == [127, 63]
 
@@ -188,7 +227,13 @@ def test_restorer_quantises_convolutions_and_swallows_relus(tmp_path: Path) -> N
     reference, got = outputs(onnx.load(built.path), pictures), outputs(onnx.load(report.built.path), pictures)
     assert np.corrcoef(np.ravel(reference), np.ravel(got))[0, 1] > 0.97
     assert report.built.bytes < built.bytes
-    better = apply(StaticInt8(max_error=0.5 * report.notes["error"], max_float_share=0.9, rank_images=2), built, pictures, None, tmp_path)
+    better = apply(
+        StaticInt8(max_error=0.5 * report.notes["error"], max_float_share=0.9, rank_images=2),
+        built,
+        pictures,
+        None,
+        tmp_path,
+    )
     assert better.notes["error"] < report.notes["error"]
     assert better.notes["max_drop"] == 0.05  # dB, as the answer is an image
 
@@ -205,7 +250,9 @@ def test_statistics_cover_all_images(float_file: Built, pictures: list[np.ndarra
     assert sum(x.macs for x in layers) == 2 * 12 * 32 * 32 * 21 + 32 * 5
 
 
-@pytest.mark.parametrize(("good_from", "most", "want"), [(0, 9, 0), (1, 9, 1), (5, 9, 5), (9, 9, 9), (20, 9, 9), (3, 0, 0)])
+@pytest.mark.parametrize(
+    ("good_from", "most", "want"), [(0, 9, 0), (1, 9, 1), (5, 9, 5), (9, 9, 9), (20, 9, 9), (3, 0, 0)]
+)
 def test_bisection(good_from: int, most: int, want: int) -> None:
     assert smallest(lambda count: count >= good_from, most) == want
 
@@ -248,7 +295,9 @@ def test_wrong_settings_are_usage_errors(wrong: dict) -> None:
 
 
 @pytest.mark.parametrize("step", [StaticInt8(), LibraryDefaultInt8()])
-def test_wrong_files_and_missing_images(step: object, float_file: Built, pictures: list[np.ndarray], tmp_path: Path) -> None:
+def test_wrong_files_and_missing_images(
+    step: object, float_file: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="starts from onnxruntime:fp32"):
         apply(step, Built("openvino", "fp32", float_file.path), pictures, None, tmp_path)
     with pytest.raises(DataError, match="no calibration images") as error:

@@ -28,10 +28,15 @@ def golden() -> Golden:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     trained, folder = classifier(), tmp_path_factory.mktemp("float")
-    return {name: EXPORTERS[name](pixel_model_of(trained), trained.preprocess.size, folder, "net") for name in ("onnx", "openvino")}
+    return {
+        name: EXPORTERS[name](pixel_model_of(trained), trained.preprocess.size, folder, "net")
+        for name in ("onnx", "openvino")
+    }
 
 
-def test_bf16_is_the_same_files_under_another_precision(files: dict[str, Built], golden: Golden, tmp_path: Path) -> None:
+def test_bf16_is_the_same_files_under_another_precision(
+    files: dict[str, Built], golden: Golden, tmp_path: Path
+) -> None:
     report = apply(Bf16(), files["openvino"], [], lambda path: 7.0, tmp_path)
     assert report.built == Built("openvino", "bf16", files["openvino"].path, files["openvino"].companions)
     assert report.scores == ((0, 7.0),)
@@ -49,7 +54,9 @@ def test_fp16_stores_half(files: dict[str, Built], golden: Golden, tmp_path: Pat
     assert report.scores == ()
 
 
-def nncf_answers(files: dict[str, Built], golden: Golden, folder: Path, **options: object) -> tuple[Built, dict[str, float], int]:
+def nncf_answers(
+    files: dict[str, Built], golden: Golden, folder: Path, **options: object
+) -> tuple[Built, dict[str, float], int]:
     folder.mkdir()
     report = apply(NncfInt8(**options), files["openvino"], list(golden.inputs), None, folder)  # type: ignore[arg-type]
     graph = openvino.Core().read_model(str(report.built.path))
@@ -67,7 +74,9 @@ def test_nncf_int8_and_its_options(files: dict[str, Built], golden: Golden, tmp_
     assert quantisers > 5
     without_fc2 = nncf_answers(files, golden, tmp_path / "b", ignored=(".*fc2.*",))
     assert without_fc2[2] < quantisers
-    plain = nncf_answers(files, golden, tmp_path / "c", transformer=False, preset="performance", fast_bias_correction=False, smooth=-1.0)
+    plain = nncf_answers(
+        files, golden, tmp_path / "c", transformer=False, preset="performance", fast_bias_correction=False, smooth=-1.0
+    )
     assert plain[1] != found
 
 
@@ -94,7 +103,12 @@ def test_nncf_on_a_restorer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step", "runtime", "precision"),
-    [(Bf16(), "onnxruntime", "fp32"), (Bf16(), "openvino", "int8"), (Fp16(), "torchscript", "fp32"), (Fp16(), "openvino", "bf16")],
+    [
+        (Bf16(), "onnxruntime", "fp32"),
+        (Bf16(), "openvino", "int8"),
+        (Fp16(), "torchscript", "fp32"),
+        (Fp16(), "openvino", "bf16"),
+    ],
 )
 def test_casts_refuse_what_does_not_exist(step: object, runtime: str, precision: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
@@ -111,7 +125,13 @@ def test_unknown_step_and_tables(tmp_path: Path) -> None:
 
 
 def test_report_is_plain_json(files: dict[str, Built], golden: Golden, tmp_path: Path) -> None:
-    report = apply(StaticInt8(rank_images=2, max_float_layers=1, max_error=1e-6), files["onnx"], list(golden.inputs), lambda path: 1.0, tmp_path)
+    report = apply(
+        StaticInt8(rank_images=2, max_float_layers=1, max_error=1e-6),
+        files["onnx"],
+        list(golden.inputs),
+        lambda path: 1.0,
+        tmp_path,
+    )
     document = json.loads(json.dumps(report.to_dict()))
     assert document["file"] == "net-int8.onnx"
     assert document["bytes"] == report.built.bytes
@@ -122,7 +142,12 @@ def test_report_is_plain_json(files: dict[str, Built], golden: Golden, tmp_path:
 
 def test_the_float_file_is_never_changed(files: dict[str, Built], golden: Golden, tmp_path: Path) -> None:
     before = {name: b.path.read_bytes() for name, b in files.items()}
-    for step, name in ((StaticInt8(rank_images=2), "onnx"), (Fp16(), "onnx"), (NncfInt8(), "openvino"), (Fp16(), "openvino")):
+    for step, name in (
+        (StaticInt8(rank_images=2), "onnx"),
+        (Fp16(), "onnx"),
+        (NncfInt8(), "openvino"),
+        (Fp16(), "openvino"),
+    ):
         apply(step, files[name], list(golden.inputs), None, tmp_path)
     assert before == {name: b.path.read_bytes() for name, b in files.items()}
     onnx.checker.check_model(str(tmp_path / "net-int8.onnx"))
@@ -141,7 +166,9 @@ def test_activation_range_holds_zero_and_its_ends() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_weights_are_symmetric_per_channel(axis: int) -> None:
-    weight = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) * (10.0 ** np.arange(5 if axis else 6)).reshape((1, -1) if axis else (-1, 1)).astype(np.float32)
+    weight = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) * (
+        10.0 ** np.arange(5 if axis else 6)
+    ).reshape((1, -1) if axis else (-1, 1)).astype(np.float32)
     values, scale = weight_parameters(weight, axis, False)
     assert (np.abs(values).max(axis=1 - axis) == 127).all()
     shape = (1, -1) if axis else (-1, 1)
@@ -152,7 +179,10 @@ def test_weights_are_symmetric_per_channel(axis: int) -> None:
 def test_fitted_weights_beat_rounding_on_correlated_inputs() -> None:
     rng = np.random.default_rng(0)
     mix = rng.normal(size=(6, 24)).astype(np.float32)
-    train, test = ((rng.normal(size=(n, 6)).astype(np.float32) @ mix + 0.05 * rng.normal(size=(n, 24)).astype(np.float32)) for n in (400, 200))
+    train, test = (
+        (rng.normal(size=(n, 6)).astype(np.float32) @ mix + 0.05 * rng.normal(size=(n, 24)).astype(np.float32))
+        for n in (400, 200)
+    )
     weight = rng.normal(size=(24, 10)).astype(np.float32)
     plain, fitted = weight_parameters(weight, 1, True), fit_weight(train, train @ weight, weight, True)
     errors = [np.mean((test @ (v * s) - test @ weight) ** 2) for v, s in (plain, fitted)]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pocketvit.data.augment import OPERATIONS, augment, color_jitter, randaugment, random_resized_crop, symmetry
 from pocketvit.spec.preprocess import Preprocess, prepare
-from pocketvit.spec.recipe import Train
+from pocketvit.spec.recipe import TrainConfig
 from tests.bad_images import photo
 
 PREPROCESS = Preprocess(size=(32, 48))
@@ -21,14 +21,14 @@ def draw(seed: int = 0) -> np.random.Generator:
 
 def test_none_is_the_evaluation_transform_and_flip_its_mirror() -> None:
     expected = prepare(IMAGE, PREPROCESS)
-    assert np.array_equal(augment(IMAGE, PREPROCESS, Train(augment="none"), draw()), expected)
-    seen = {augment(IMAGE, PREPROCESS, Train(augment="flip"), draw(seed)).tobytes() for seed in range(20)}
+    assert np.array_equal(augment(IMAGE, PREPROCESS, TrainConfig(augment="none"), draw()), expected)
+    seen = {augment(IMAGE, PREPROCESS, TrainConfig(augment="flip"), draw(seed)).tobytes() for seed in range(20)}
     assert seen == {expected.tobytes(), np.ascontiguousarray(expected[:, ::-1]).tobytes()}
 
 
 @pytest.mark.parametrize("name", ["none", "flip", "crop", "randaugment"])
 def test_every_choice_gives_the_size_and_repeats(name: str) -> None:
-    train = Train(augment=name, randaugment_magnitude=9)
+    train = TrainConfig(augment=name, randaugment_magnitude=9)
     first, again = (augment(IMAGE, PREPROCESS, train, draw(5)) for _ in range(2))
     assert first.shape == (32, 48, 3)
     assert first.dtype == np.uint8
@@ -62,7 +62,10 @@ def test_crop_of_the_whole_and_of_extreme_shapes() -> None:
 
 def test_jitter_strength() -> None:
     assert color_jitter(IMAGE, 0.0, draw()) is IMAGE
-    weak, strong = (np.mean([np.abs(color_jitter(IMAGE, s, draw(seed)).astype(int) - IMAGE).mean() for seed in range(8)]) for s in (0.05, 0.5))
+    weak, strong = (
+        np.mean([np.abs(color_jitter(IMAGE, s, draw(seed)).astype(int) - IMAGE).mean() for seed in range(8)])
+        for s in (0.05, 0.5)
+    )
     assert 0 < weak < 0.3 * strong
 
 
@@ -87,16 +90,21 @@ def test_directions_are_opposite() -> None:
 
 
 def test_randaugment_magnitude_matters() -> None:
-    changes = [np.mean([np.abs(randaugment(IMAGE, m, draw(seed)).astype(int) - IMAGE).mean() for seed in range(40)]) for m in (1, 25)]
+    changes = [
+        np.mean([np.abs(randaugment(IMAGE, m, draw(seed)).astype(int) - IMAGE).mean() for seed in range(40)])
+        for m in (1, 25)
+    ]
     assert changes[0] < changes[1]
     assert np.array_equal(randaugment(IMAGE, 99, draw(3)), randaugment(IMAGE, 30, draw(3)))
 
 
 def test_train_fields_reach_the_augmentation() -> None:
-    base = Train(augment="crop", jitter=0.0)
+    base = TrainConfig(augment="crop", jitter=0.0)
     plain = augment(IMAGE, PREPROCESS, base, draw(1))
     assert not np.array_equal(augment(IMAGE, PREPROCESS, dataclasses.replace(base, jitter=0.5), draw(1)), plain)
-    assert not np.array_equal(augment(IMAGE, PREPROCESS, dataclasses.replace(base, crop_scale=(0.1, 0.2)), draw(1)), plain)
+    assert not np.array_equal(
+        augment(IMAGE, PREPROCESS, dataclasses.replace(base, crop_scale=(0.1, 0.2)), draw(1)), plain
+    )
 
 
 def test_eight_symmetries_are_different_and_complete() -> None:

@@ -10,12 +10,12 @@ from pocketvit.data.collections import load_collection
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import read_image
 from pocketvit.spec.metrics import psnr
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 from tests.data.helpers import SHARED, class_folders, clean_folder, needs_shared, write
 
 
 def test_clean_photos_follow_the_eight_bit_protocol(tmp_path: Path) -> None:
-    data = Data(eval_sigma=(15.0, 50.0))
+    data = DataConfig(eval_sigma=(15.0, 50.0))
     collection = load_collection([str(clean_folder(tmp_path, 3))], data, "restore", "val")
     cases = list(eval_cases(collection, data))
     assert [case.condition for case in cases] == ["sigma15"] * 3 + ["sigma50"] * 3
@@ -29,7 +29,7 @@ def test_clean_photos_follow_the_eight_bit_protocol(tmp_path: Path) -> None:
 
 
 def test_poisson_conditions_say_so(tmp_path: Path) -> None:
-    data = Data(noise="poisson", shot=(0.0, 0.02), eval_sigma=(0.0, 10.0, 20.0))
+    data = DataConfig(noise="poisson", shot=(0.0, 0.02), eval_sigma=(0.0, 10.0, 20.0))
     collection = load_collection([str(clean_folder(tmp_path, 1, height=96, width=96))], data, "restore", "val")
     cases = list(eval_cases(collection, data))
     assert [case.condition for case in cases] == ["sigma0shot0.01", "sigma10shot0.01", "sigma20shot0.01"]
@@ -40,23 +40,23 @@ def test_poisson_conditions_say_so(tmp_path: Path) -> None:
 
 
 def test_main_condition_is_the_middle_sigma_of_clean_photos() -> None:
-    assert main_condition(Data()) == "sigma25"
-    assert main_condition(Data(eval_sigma=(12.5,))) == "sigma12.5"
-    assert main_condition(Data(layout="pairs")) == ""
-    assert main_condition(Data(layout="classes")) == ""
+    assert main_condition(DataConfig()) == "sigma25"
+    assert main_condition(DataConfig(eval_sigma=(12.5,))) == "sigma12.5"
+    assert main_condition(DataConfig(layout="pairs")) == ""
+    assert main_condition(DataConfig(layout="classes")) == ""
     for wrong in ((), (15.0, -1.0)):
         with pytest.raises(UsageError, match="eval_sigma"):
-            main_condition(Data(eval_sigma=wrong))
+            main_condition(DataConfig(eval_sigma=wrong))
 
 
 def test_pairs_and_labels_come_as_they_are(tmp_path: Path) -> None:
     noisy, clean = write(tmp_path / "p" / "a_real.png", 1), write(tmp_path / "p" / "a_mean.png", 2)
-    data = Data(layout="pairs")
+    data = DataConfig(layout="pairs")
     (case,) = eval_cases(load_collection([str(tmp_path / "p")], data, "restore", "val"), data)
     assert np.array_equal(case.image, read_image(noisy))
     assert np.array_equal(case.truth, read_image(clean))
     assert (case.condition, case.path) == ("", noisy)
-    data = Data(layout="classes")
+    data = DataConfig(layout="classes")
     root = class_folders(tmp_path / "c", {"x/a": 1, "y/b": 1})
     cases = list(eval_cases(load_collection([str(root)], data, "classify", "val"), data))
     assert [case.truth.tolist() for case in cases] == [[0, 0], [1, 1]]
@@ -64,7 +64,7 @@ def test_pairs_and_labels_come_as_they_are(tmp_path: Path) -> None:
 
 
 def test_limit_is_spread_over_the_collection(tmp_path: Path) -> None:
-    data = Data(layout="classes")
+    data = DataConfig(layout="classes")
     collection = load_collection([str(class_folders(tmp_path, {"a": 4, "b": 4, "c": 4}))], data, "classify", "val")
     assert [int(case.truth[0]) for case in eval_cases(collection, data, 3)] == [0, 1, 2]
     assert len(list(eval_cases(collection, data, 99))) == 12
@@ -74,7 +74,7 @@ def test_limit_is_spread_over_the_collection(tmp_path: Path) -> None:
 def test_pairs_of_two_sizes_and_damaged_files_are_errors(tmp_path: Path) -> None:
     write(tmp_path / "a_real.png", height=40)
     write(tmp_path / "a_mean.png", height=41)
-    data = Data(layout="pairs")
+    data = DataConfig(layout="pairs")
     collection = load_collection([str(tmp_path)], data, "restore", "val")
     with pytest.raises(DataError, match=r"56x40, but its clean partner .*a_mean\.png is 56x41"):
         list(eval_cases(collection, data))
@@ -86,6 +86,8 @@ def test_pairs_of_two_sizes_and_damaged_files_are_errors(tmp_path: Path) -> None
 
 @needs_shared
 def test_noisy_val32_has_the_published_psnr() -> None:
-    data = Data(eval_sigma=(25.0,))
+    data = DataConfig(eval_sigma=(25.0,))
     collection = load_collection([str(SHARED / "bsds500" / "val32")], data, "restore", "val")
-    assert np.mean([psnr(case.image, case.truth) for case in eval_cases(collection, data)]) == pytest.approx(20.51, abs=0.005)
+    assert np.mean([psnr(case.image, case.truth) for case in eval_cases(collection, data)]) == pytest.approx(
+        20.51, abs=0.005
+    )

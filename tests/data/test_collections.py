@@ -8,13 +8,20 @@ from pocketvit.data.collections import Collection, Item, load_collection, load_s
 from pocketvit.data.quarantine import FILE_NAME, read_list, write_list
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.manifest import LevelSpec
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 from tests.data.helpers import class_folders, clean_folder, write
 
 
 def made(counts: list[int]) -> Collection:
     items = tuple(Item(Path(f"{c}_{i}.png"), None, (c,)) for c, count in enumerate(counts) for i in range(count))
-    return Collection("made", "classify", "classes", items, (LevelSpec(name="label", labels=[str(c) for c in range(len(counts))]),), "train")
+    return Collection(
+        "made",
+        "classify",
+        "classes",
+        items,
+        (LevelSpec(name="label", labels=[str(c) for c in range(len(counts))]),),
+        "train",
+    )
 
 
 def test_split_is_stratified_complete_and_repeatable() -> None:
@@ -42,23 +49,23 @@ def test_every_class_with_two_images_keeps_one_in_training(counts: list[int], sh
 
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be split"):
-        load_splits(Data(train=(str(clean_folder(tmp_path / "one", 1)),)), "restore")
+        load_splits(DataConfig(train=(str(clean_folder(tmp_path / "one", 1)),)), "restore")
 
 
 def test_val_share_and_named_val(tmp_path: Path) -> None:
     a, b = clean_folder(tmp_path / "a", 10), clean_folder(tmp_path / "b", 3)
-    assert len(load_splits(Data(train=(str(a),), val_share=0.3), "restore").val.items) == 3
-    named = load_splits(Data(train=(str(a),), val=(str(b),)), "restore")
+    assert len(load_splits(DataConfig(train=(str(a),), val_share=0.3), "restore").val.items) == 3
+    named = load_splits(DataConfig(train=(str(a),), val=(str(b),)), "restore")
     assert (len(named.train.items), len(named.val.items), named.notes) == (10, 3, ())
     assert named.val.name.endswith("/b")
-    both = load_splits(Data(train=(str(a), str(b)), val=(str(b),)), "restore")
+    both = load_splits(DataConfig(train=(str(a), str(b)), val=(str(b),)), "restore")
     assert len(both.train.items) == 13
     assert "3 validation images are also in the training data" in both.notes[0]
 
 
 def test_no_training_data_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"data\.train names no data") as caught:
-        load_splits(Data(), "restore")
+        load_splits(DataConfig(), "restore")
     assert caught.value.exit_code == 2
 
 
@@ -66,8 +73,8 @@ def test_names_leave_out_folders_above(tmp_path: Path, monkeypatch: pytest.Monke
     clean_folder(tmp_path / "set" / "v1.2", 1)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    assert load_collection(["../set/v1.2"], Data(), "restore", "train").name == "set/v1.2"
-    assert load_collection(["../set/v1.2/", "../set"], Data(), "restore", "train").name == "set/v1.2+set"
+    assert load_collection(["../set/v1.2"], DataConfig(), "restore", "train").name == "set/v1.2"
+    assert load_collection(["../set/v1.2/", "../set"], DataConfig(), "restore", "train").name == "set/v1.2+set"
 
 
 def test_quarantined_files_are_left_out_from_above_and_below(tmp_path: Path) -> None:
@@ -75,7 +82,7 @@ def test_quarantined_files_are_left_out_from_above_and_below(tmp_path: Path) -> 
     write_list(tmp_path / "set", [tmp_path / "set" / "train" / "photo1.png"])
     write_list(tmp_path / "set" / "train", [tmp_path / "set" / "train" / "photo2.png"])
     for root in (tmp_path / "set", tmp_path / "set" / "train"):
-        found = load_collection([str(root)], Data(), "restore", "train")
+        found = load_collection([str(root)], DataConfig(), "restore", "train")
         assert [item.path.name for item in found.items] == ["photo0.png", "photo3.png"]
         assert found.notes == ("2 quarantined images are left out.",)
 
@@ -84,22 +91,31 @@ def test_a_quarantined_clean_image_takes_its_pair_along(tmp_path: Path) -> None:
     for name in ("noisy/a.png", "noisy/b.png", "clean/a.png", "clean/b.png"):
         write(tmp_path / name)
     write_list(tmp_path, [tmp_path / "clean" / "a.png"])
-    found = load_collection([str(tmp_path)], Data(layout="pairs"), "restore", "train")
+    found = load_collection([str(tmp_path)], DataConfig(layout="pairs"), "restore", "train")
     assert [item.path.name for item in found.items] == ["b.png"]
 
 
 def test_quarantining_everything_is_an_error(tmp_path: Path) -> None:
     write_list(class_folders(tmp_path, {"a": 1}), [tmp_path / "a" / "0.png"])
     with pytest.raises(DataError, match="no usable images are left"):
-        load_collection([str(tmp_path)], Data(layout="classes"), "classify", "train")
+        load_collection([str(tmp_path)], DataConfig(layout="classes"), "classify", "train")
 
 
 def test_quarantine_lists_grow_and_skip_comments(tmp_path: Path) -> None:
     write_list(tmp_path, [tmp_path / "b.png"])
     file = write_list(tmp_path, [tmp_path / "a b.png", tmp_path.parent / "outside.png"])
     assert file.name == FILE_NAME
-    assert file.read_text().splitlines() == ["# Files that pocketvit leaves out; delete a line to use the file again.", "../outside.png", "a b.png", "b.png"]
-    assert read_list(file) == [(tmp_path.parent / "outside.png").resolve(), (tmp_path / "a b.png").resolve(), (tmp_path / "b.png").resolve()]
+    assert file.read_text().splitlines() == [
+        "# Files that pocketvit leaves out; delete a line to use the file again.",
+        "../outside.png",
+        "a b.png",
+        "b.png",
+    ]
+    assert read_list(file) == [
+        (tmp_path.parent / "outside.png").resolve(),
+        (tmp_path / "a b.png").resolve(),
+        (tmp_path / "b.png").resolve(),
+    ]
     file.write_bytes(b"\xff\xfe\xd8")
     with pytest.raises(DataError, match="cannot be read"):
         read_list(file)

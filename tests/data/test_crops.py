@@ -16,14 +16,14 @@ from pocketvit.data.decode import ImageCache, default_limit
 from pocketvit.errors import DataError
 from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Preprocess, prepare
-from pocketvit.spec.recipe import Data, Train
+from pocketvit.spec.recipe import DataConfig, TrainConfig
 from tests.data.helpers import class_folders, clean_folder, write
 
 PREPROCESS = Preprocess(size=(24, 32))
 
 
-def restore(root: Path, **fields: object) -> tuple[Collection, Data]:
-    data = Data(**{"patch": 16, **fields})
+def restore(root: Path, **fields: object) -> tuple[Collection, DataConfig]:
+    data = DataConfig(**{"patch": 16, **fields})
     return load_collection([str(root)], data, "restore", "train"), data
 
 
@@ -37,7 +37,12 @@ def test_restore_samples_are_pure_functions(tmp_path: Path) -> None:
     assert epoch_length(collection, data) == 6
 
     def sample(seed: int, epoch: int, index: int) -> bytes:
-        return b"".join(part.tobytes() for part in training_sample(collection, data, PREPROCESS, Train(seed=seed), epoch, index, ImageCache(0)))
+        return b"".join(
+            part.tobytes()
+            for part in training_sample(
+                collection, data, PREPROCESS, TrainConfig(seed=seed), epoch, index, ImageCache(0)
+            )
+        )
 
     base = sample(0, 0, 0)
     assert base == sample(0, 0, 0)
@@ -47,7 +52,7 @@ def test_restore_samples_are_pure_functions(tmp_path: Path) -> None:
 def test_restore_crops_come_from_the_image_of_their_index(tmp_path: Path) -> None:
     collection, data = restore(clean_folder(tmp_path, 2), patches_per_image=3, sigma=(25, 25))
     for index in range(6):
-        noisy, clean = training_sample(collection, data, PREPROCESS, Train(), 0, index)
+        noisy, clean = training_sample(collection, data, PREPROCESS, TrainConfig(), 0, index)
         assert noisy.shape == clean.shape == (16, 16, 3)
         assert noisy.dtype == clean.dtype == np.uint8
         assert [is_inside(clean, read_image(item.path)) for item in collection.items] == [index < 3, index >= 3]
@@ -57,9 +62,13 @@ def test_restore_crops_come_from_the_image_of_their_index(tmp_path: Path) -> Non
 def test_augment_none_neither_flips_nor_turns(tmp_path: Path) -> None:
     collection, data = restore(clean_folder(tmp_path, 1, height=16, width=16))
     image = read_image(collection.items[0].path)
-    plain = [training_sample(collection, data, PREPROCESS, Train(augment="none"), epoch, 0)[1] for epoch in range(4)]
+    plain = [
+        training_sample(collection, data, PREPROCESS, TrainConfig(augment="none"), epoch, 0)[1] for epoch in range(4)
+    ]
     assert all(np.array_equal(crop, image) for crop in plain)
-    turned = {training_sample(collection, data, PREPROCESS, Train(), epoch, 0)[1].tobytes() for epoch in range(60)}
+    turned = {
+        training_sample(collection, data, PREPROCESS, TrainConfig(), epoch, 0)[1].tobytes() for epoch in range(60)
+    }
     assert len(turned) == 8
 
 
@@ -68,7 +77,7 @@ def test_pairs_are_cut_and_turned_alike(tmp_path: Path) -> None:
     Image.fromarray(255 - read_image(base)).save(tmp_path / "a_real.png")
     collection, data = restore(tmp_path, layout="pairs")
     for epoch in range(8):
-        noisy, clean = training_sample(collection, data, PREPROCESS, Train(), epoch, 0)
+        noisy, clean = training_sample(collection, data, PREPROCESS, TrainConfig(), epoch, 0)
         assert np.array_equal(noisy, 255 - clean)
 
 
@@ -77,7 +86,7 @@ def test_small_images_are_padded_by_reflection(tmp_path: Path, size: tuple[int, 
     write(tmp_path / "small.png", height=size[0], width=size[1])
     collection, data = restore(tmp_path)
     image = read_image(tmp_path / "small.png")
-    _, clean = training_sample(collection, data, PREPROCESS, Train(augment="none"), 0, 0)
+    _, clean = training_sample(collection, data, PREPROCESS, TrainConfig(augment="none"), 0, 0)
     assert clean.shape == (16, 16, 3)
     assert set(map(tuple, clean.reshape(-1, 3))) <= set(map(tuple, image.reshape(-1, 3)))
     if size == (15, 15):
@@ -85,55 +94,62 @@ def test_small_images_are_padded_by_reflection(tmp_path: Path, size: tuple[int, 
 
 
 def test_classify_samples(tmp_path: Path) -> None:
-    data = Data(layout="classes")
+    data = DataConfig(layout="classes")
     collection = load_collection([str(class_folders(tmp_path, {"x/a": 2, "y/b": 1}))], data, "classify", "train")
-    image, target = training_sample(collection, data, PREPROCESS, Train(), 0, 2)
+    image, target = training_sample(collection, data, PREPROCESS, TrainConfig(), 0, 2)
     assert image.shape == (24, 32, 3)
     assert target.tolist() == [1, 1]
     assert target.dtype == np.int64
-    plain, _ = training_sample(collection, data, PREPROCESS, Train(augment="none"), 3, 0)
+    plain, _ = training_sample(collection, data, PREPROCESS, TrainConfig(augment="none"), 3, 0)
     assert np.array_equal(plain, prepare(read_image(collection.items[0].path), PREPROCESS))
 
 
 def test_large_photos_are_shrunk_before_they_are_kept(tmp_path: Path) -> None:
     write(tmp_path / "a" / "big.png", height=300, width=400)
-    data, cache = Data(layout="classes"), ImageCache(1 << 20)
+    data, cache = DataConfig(layout="classes"), ImageCache(1 << 20)
     collection = load_collection([str(tmp_path)], data, "classify", "train")
-    training_sample(collection, data, PREPROCESS, Train(crop_scale=(0.25, 1.0)), 0, 0, cache)
+    training_sample(collection, data, PREPROCESS, TrainConfig(crop_scale=(0.25, 1.0)), 0, 0, cache)
     assert cache.bytes == 64 * 85 * 3  # the smallest crop, a quarter of the area, still has 32 pixels a side
 
 
 def test_order_is_a_permutation_of_seed_and_epoch(tmp_path: Path) -> None:
     collection, data = restore(clean_folder(tmp_path, 2 * MIN_BLOCK_IMAGES + 5, height=8, width=8), patches_per_image=3)
-    order = epoch_order(collection, data, Train(seed=1), 0)
+    order = epoch_order(collection, data, TrainConfig(seed=1), 0)
     assert sorted(order.tolist()) == list(range(3 * len(collection.items)))
-    assert np.array_equal(order, epoch_order(collection, data, Train(seed=1), 0))
-    assert not np.array_equal(order, epoch_order(collection, data, Train(seed=1), 1))
-    assert not np.array_equal(order, epoch_order(collection, data, Train(seed=2), 0))
-    assert len(set((order[: 3 * MIN_BLOCK_IMAGES] // 3).tolist())) > MIN_BLOCK_IMAGES  # small files are shuffled as a whole
-    single = epoch_order(collection, dataclasses.replace(data, patches_per_image=1), Train(), 0)
+    assert np.array_equal(order, epoch_order(collection, data, TrainConfig(seed=1), 0))
+    assert not np.array_equal(order, epoch_order(collection, data, TrainConfig(seed=1), 1))
+    assert not np.array_equal(order, epoch_order(collection, data, TrainConfig(seed=2), 0))
+    assert (
+        len(set((order[: 3 * MIN_BLOCK_IMAGES] // 3).tolist())) > MIN_BLOCK_IMAGES
+    )  # small files are shuffled as a whole
+    single = epoch_order(collection, dataclasses.replace(data, patches_per_image=1), TrainConfig(), 0)
     assert sorted(single.tolist()) == list(range(len(collection.items)))
 
 
 def test_crops_of_large_files_stay_close_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     collection, data = restore(clean_folder(tmp_path, 2 * MIN_BLOCK_IMAGES + 5, height=8, width=8), patches_per_image=3)
     monkeypatch.setattr(crops, "BLOCK_BYTES", 1)
-    order = epoch_order(collection, data, Train(seed=1), 0)
+    order = epoch_order(collection, data, TrainConfig(seed=1), 0)
     assert sorted(order.tolist()) == list(range(3 * len(collection.items)))
     images = order // 3
-    assert len(set(images[: 3 * MIN_BLOCK_IMAGES].tolist())) == MIN_BLOCK_IMAGES  # few images are needed in memory at a time
+    assert (
+        len(set(images[: 3 * MIN_BLOCK_IMAGES].tolist())) == MIN_BLOCK_IMAGES
+    )  # few images are needed in memory at a time
     assert len(set(images[:8].tolist())) > 3
     collection.items[0].path.unlink()
-    assert len(epoch_order(collection, data, Train(), 0)) == len(order)
+    assert len(epoch_order(collection, data, TrainConfig(), 0)) == len(order)
 
 
 def test_cache_is_bounded_and_does_not_change_samples(tmp_path: Path) -> None:
     collection, data = restore(clean_folder(tmp_path, 4))
     one = 40 * 56 * 3
     cache = ImageCache(2 * one)
-    kept = [training_sample(collection, data, PREPROCESS, Train(), 0, i, cache)[1] for i in (0, 1, 2, 3, 3, 0)]
+    kept = [training_sample(collection, data, PREPROCESS, TrainConfig(), 0, i, cache)[1] for i in (0, 1, 2, 3, 3, 0)]
     assert cache.bytes == 2 * one
-    assert all(np.array_equal(a, training_sample(collection, data, PREPROCESS, Train(), 0, i, ImageCache(0))[1]) for a, i in zip(kept, (0, 1, 2, 3, 3, 0), strict=True))
+    assert all(
+        np.array_equal(a, training_sample(collection, data, PREPROCESS, TrainConfig(), 0, i, ImageCache(0))[1])
+        for a, i in zip(kept, (0, 1, 2, 3, 3, 0), strict=True)
+    )
     assert cache.get(collection, collection.items[0])[0] is cache.get(collection, collection.items[0])[0]
     cache.clear()
     assert cache.bytes == 0
@@ -144,19 +160,21 @@ def test_damaged_images_say_what_to_do(tmp_path: Path) -> None:
     for name in ("a", "b"):
         clean_folder(tmp_path / name, 1)
     (tmp_path / "b" / "photo0.png").write_bytes(b"no image")
-    data = Data()
+    data = DataConfig()
     collection = load_collection([str(tmp_path / "a"), str(tmp_path / "b")], data, "restore", "train")
     with pytest.raises(DataError, match=r"b/photo0\.png: cannot be decoded") as caught:
-        training_sample(collection, data, PREPROCESS, Train(), 0, 1, ImageCache())
+        training_sample(collection, data, PREPROCESS, TrainConfig(), 0, 1, ImageCache())
     assert f"pocketvit doctor {tmp_path / 'a'} --others {tmp_path / 'b'} --quarantine" in caught.value.todo
     assert caught.value.exit_code == 3
 
 
 def test_restore_patches_are_fast(tmp_path: Path) -> None:
-    collection, data = restore(clean_folder(tmp_path, 8, height=160, width=160), patch=64, patches_per_image=40, sigma=(0, 50))
+    collection, data = restore(
+        clean_folder(tmp_path, 8, height=160, width=160), patch=64, patches_per_image=40, sigma=(0, 50)
+    )
     for index in range(0, 320, 40):
-        training_sample(collection, data, PREPROCESS, Train(), 0, index)
+        training_sample(collection, data, PREPROCESS, TrainConfig(), 0, index)
     began = time.process_time()
     for index in range(320):
-        training_sample(collection, data, PREPROCESS, Train(), 1, index)
+        training_sample(collection, data, PREPROCESS, TrainConfig(), 1, index)
     assert 320 / (time.process_time() - began) > 1500  # about 6000 a second on one core

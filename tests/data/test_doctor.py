@@ -17,7 +17,7 @@ from pocketvit.data.inspect import FORMATS, inspect_file
 from pocketvit.data.quarantine import FILE_NAME
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import IMAGE_SUFFIXES, read_image
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 from tests.bad_images import READABLE, UNREADABLE, write_bad_images
 from tests.data.helpers import SHARED, class_folders, clean_folder, list_file, needs_shared, write
 
@@ -72,7 +72,7 @@ def test_quarantine_moves_nothing_and_readers_leave_the_files_out(tmp_path: Path
     assert (report.ok, report.exit_code) == (True, 0)
     assert report.quarantine == (str(tmp_path / FILE_NAME),)
     assert all(path.read_bytes() == content for path, content in before.items())
-    kept = load_collection([str(tmp_path)], Data(), "restore", "train")
+    kept = load_collection([str(tmp_path)], DataConfig(), "restore", "train")
     assert {item.path for item in kept.items} == {files[name] for name in READABLE if name != "huge"}
     again = doctor(str(tmp_path))
     assert (again.damaged, again.skipped, again.exit_code) == ({}, 3, 0)
@@ -158,7 +158,9 @@ def test_long_lists_are_cut_for_people_and_not_in_json(tmp_path: Path) -> None:
     assert len(report.to_dict()["damaged"]) == 12
 
 
-def test_the_bar_appears_after_two_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_appears_after_two_seconds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clean_folder(tmp_path, 3)
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))

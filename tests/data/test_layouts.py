@@ -6,12 +6,12 @@ import pytest
 
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import DataError, UsageError
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 from tests.data.helpers import SHARED, class_folders, clean_folder, list_file, needs_shared, write
 
 
 def pairs_of(root: Path, layout: str, split: str = "train") -> list[tuple[str, str]]:
-    found = load_collection([str(root)], Data(train=(str(root),), layout=layout), "restore", split)
+    found = load_collection([str(root)], DataConfig(train=(str(root),), layout=layout), "restore", split)
     return [(item.path.relative_to(root).as_posix(), item.clean.relative_to(root).as_posix()) for item in found.items]
 
 
@@ -20,11 +20,13 @@ def test_clean_reads_folders_images_and_plain_lists(tmp_path: Path) -> None:
     write(tmp_path / "a" / "deep" / "x.jpg")
     write(tmp_path / "a" / ".hidden" / "y.jpg")
     (tmp_path / "names.txt").write_text("a/photo1.png\na/photo0.png\n")
-    data = Data(layout="clean")
+    data = DataConfig(layout="clean")
     folder = load_collection([str(tmp_path / "a")], data, "restore", "train")
     assert [item.path.name for item in folder.items] == ["x.jpg", "photo0.png", "photo1.png", "photo2.png"]
     assert all(item.clean is None and item.labels == () for item in folder.items)
-    joined = load_collection([str(tmp_path / "names.txt"), str(tmp_path / "a" / "photo2.png")], data, "restore", "train")
+    joined = load_collection(
+        [str(tmp_path / "names.txt"), str(tmp_path / "a" / "photo2.png")], data, "restore", "train"
+    )
     assert [item.path.name for item in joined.items] == ["photo1.png", "photo0.png", "photo2.png"]
 
 
@@ -35,9 +37,20 @@ def test_pairs_in_two_folders_ignore_suffix_and_case(tmp_path: Path) -> None:
 
 
 def test_pairs_by_name_ignore_case(tmp_path: Path) -> None:
-    for name in ("Cam_1_real.png", "cam_1_MEAN.png", "b_2_real.jpg", "b_2_mean.jpg", "flower_blur1.png", "flower_sharp1.png"):
+    for name in (
+        "Cam_1_real.png",
+        "cam_1_MEAN.png",
+        "b_2_real.jpg",
+        "b_2_mean.jpg",
+        "flower_blur1.png",
+        "flower_sharp1.png",
+    ):
         write(tmp_path / name)
-    assert sorted(pairs_of(tmp_path, "pairs")) == [("Cam_1_real.png", "cam_1_MEAN.png"), ("b_2_real.jpg", "b_2_mean.jpg"), ("flower_blur1.png", "flower_sharp1.png")]
+    assert sorted(pairs_of(tmp_path, "pairs")) == [
+        ("Cam_1_real.png", "cam_1_MEAN.png"),
+        ("b_2_real.jpg", "b_2_mean.jpg"),
+        ("flower_blur1.png", "flower_sharp1.png"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +78,7 @@ def test_sidd_counts_scenes_with_both_files_only(tmp_path: Path) -> None:
         for file in files:
             write(tmp_path / "Data" / scene / file)
     for root in (tmp_path, tmp_path / "Data"):
-        found = load_collection([str(root)], Data(layout="sidd"), "restore", "train")
+        found = load_collection([str(root)], DataConfig(layout="sidd"), "restore", "train")
         assert [(item.path.name, item.clean.name if item.clean else "") for item in found.items] == [
             ("NOISY_SRGB_010.PNG", "GT_SRGB_010.PNG"),
             ("NOISY_SRGB_011.PNG", "GT_SRGB_011.PNG"),
@@ -98,34 +111,43 @@ def test_gopro_errors(tmp_path: Path) -> None:
 
 
 def test_class_folders_are_flat_or_two_levels(tmp_path: Path) -> None:
-    flat = load_collection([str(class_folders(tmp_path / "flat", {"dog": 2, "cat": 3}))], Data(layout="classes"), "classify", "train")
+    flat = load_collection(
+        [str(class_folders(tmp_path / "flat", {"dog": 2, "cat": 3}))], DataConfig(layout="classes"), "classify", "train"
+    )
     assert [(level.name, level.labels) for level in flat.levels] == [("label", ["cat", "dog"])]
     assert flat.counts() == {"cat": 3, "dog": 2}
     root = class_folders(tmp_path / "tree", {"Fruit/Apple": 1, "Fruit/other": 1, "Drink/Milk": 1, "Drink/other": 1})
-    tree = load_collection([str(root)], Data(layout="classes"), "classify", "train")
+    tree = load_collection([str(root)], DataConfig(layout="classes"), "classify", "train")
     assert [level.name for level in tree.levels] == ["coarse", "fine"]
     assert tree.levels[0].labels == ["Drink", "Fruit"]
-    assert tree.levels[1].labels == ["Milk", "Drink/other", "Apple", "Fruit/other"]  # a name that occurs twice keeps its folder
+    assert tree.levels[1].labels == [
+        "Milk",
+        "Drink/other",
+        "Apple",
+        "Fruit/other",
+    ]  # a name that occurs twice keeps its folder
     assert tree.levels[1].parents == [0, 0, 1, 1]
     assert [item.labels for item in tree.items] == [(0, 0), (0, 1), (1, 2), (1, 3)]
 
 
 def test_uneven_depth_is_flat_by_the_first_folder(tmp_path: Path) -> None:
     root = class_folders(tmp_path, {"dog": 1, "cat/indoor": 1, "cat/out/door": 1})
-    found = load_collection([str(root)], Data(layout="classes"), "classify", "train")
+    found = load_collection([str(root)], DataConfig(layout="classes"), "classify", "train")
     assert found.counts() == {"cat": 2, "dog": 1}
 
 
 def test_images_outside_class_folders_are_an_error(tmp_path: Path) -> None:
     write(class_folders(tmp_path, {"dog": 1}) / "stray.png")
     with pytest.raises(DataError, match=r"stray\.png: lies in no class folder"):
-        load_collection([str(tmp_path)], Data(layout="classes"), "classify", "train")
+        load_collection([str(tmp_path)], DataConfig(layout="classes"), "classify", "train")
 
 
 def test_list_resolves_paths_and_orders_levels(tmp_path: Path) -> None:
     file = list_file(tmp_path / "set", ["img/a.png, 7, 1", '"img/b.png", 3, 0', "", "img/c.png,10,1"])
-    found = load_collection([str(file)], Data(layout="list"), "classify", "train")
-    assert [item.path for item in found.items] == [tmp_path / "set" / "img" / name for name in ("a.png", "b.png", "c.png")]
+    found = load_collection([str(file)], DataConfig(layout="list"), "classify", "train")
+    assert [item.path for item in found.items] == [
+        tmp_path / "set" / "img" / name for name in ("a.png", "b.png", "c.png")
+    ]
     assert [level.name for level in found.levels] == ["coarse", "fine"]
     assert found.levels[1].labels == ["3", "7", "10"]  # ordered as numbers
     assert [item.labels for item in found.items] == [(1, 1), (0, 0), (1, 2)]
@@ -133,7 +155,7 @@ def test_list_resolves_paths_and_orders_levels(tmp_path: Path) -> None:
 
 def test_list_of_three_levels_is_coarsest_first(tmp_path: Path) -> None:
     file = list_file(tmp_path, ["a.png,0,2,5", "b.png,0,3,6", "c.png,1,4,7"])
-    found = load_collection([str(file)], Data(layout="list"), "classify", "train")
+    found = load_collection([str(file)], DataConfig(layout="list"), "classify", "train")
     assert [(level.name, level.labels, level.parents) for level in found.levels] == [
         ("level1", ["0", "1"], None),
         ("level2", ["2", "3", "4"], [0, 0, 1]),
@@ -153,41 +175,45 @@ def test_list_errors_name_file_line_and_count(tmp_path: Path) -> None:
     for text, message in cases.items():
         good.write_text(text)
         with pytest.raises(DataError, match=message):
-            load_collection([str(good)], Data(layout="list"), "classify", "train")
+            load_collection([str(good)], DataConfig(layout="list"), "classify", "train")
     good.write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(DataError, match="no text file"):
-        load_collection([str(good)], Data(layout="list"), "classify", "train")
+        load_collection([str(good)], DataConfig(layout="list"), "classify", "train")
 
 
 @pytest.mark.parametrize("layout", ["clean", "pairs", "sidd", "gopro", "classes", "list"])
 def test_missing_roots_are_data_errors(tmp_path: Path, layout: str) -> None:
     task = "classify" if layout in ("classes", "list") else "restore"
     with pytest.raises(DataError, match="nowhere"):
-        load_collection([str(tmp_path / "nowhere")], Data(layout=layout), task, "train")
+        load_collection([str(tmp_path / "nowhere")], DataConfig(layout=layout), task, "train")
 
 
 @pytest.mark.parametrize("layout", ["clean", "pairs", "sidd", "gopro", "classes"])
 def test_empty_folders_are_data_errors(tmp_path: Path, layout: str) -> None:
     with pytest.raises(DataError):
-        load_collection([str(tmp_path)], Data(layout=layout), "classify" if layout == "classes" else "restore", "train")
+        load_collection(
+            [str(tmp_path)], DataConfig(layout=layout), "classify" if layout == "classes" else "restore", "train"
+        )
 
 
 def test_layout_must_go_with_the_task(tmp_path: Path) -> None:
     clean_folder(tmp_path, 1)
     with pytest.raises(UsageError, match=r"layout clean does not go with task\.name classify"):
-        load_collection([str(tmp_path)], Data(layout="clean"), "classify", "train")
+        load_collection([str(tmp_path)], DataConfig(layout="clean"), "classify", "train")
     with pytest.raises(UsageError, match=r"layout classes does not go with task\.name restore"):
-        load_collection([str(tmp_path)], Data(layout="classes"), "restore", "train")
+        load_collection([str(tmp_path)], DataConfig(layout="classes"), "restore", "train")
     with pytest.raises(UsageError, match="nothing to restore"):
-        load_collection([str(tmp_path)], Data(layout="clean", noise="none"), "restore", "train")
+        load_collection([str(tmp_path)], DataConfig(layout="clean", noise="none"), "restore", "train")
     with pytest.raises(UsageError, match="unknown task"):
-        load_collection([str(tmp_path)], Data(), "depth", "train")
+        load_collection([str(tmp_path)], DataConfig(), "depth", "train")
 
 
 @needs_shared
 def test_polyu_pairs_and_yoga_lines() -> None:
-    found = load_collection([str(SHARED / "polyu10")], Data(layout="pairs"), "restore", "val")
+    found = load_collection([str(SHARED / "polyu10")], DataConfig(layout="pairs"), "restore", "val")
     assert len(found.items) == 10
-    assert all(item.path.stem.lower().replace("real", "mean") == item.clean.stem.lower() for item in found.items if item.clean)
+    assert all(
+        item.path.stem.lower().replace("real", "mean") == item.clean.stem.lower() for item in found.items if item.clean
+    )
     with pytest.raises(DataError, match="20994 of 20994 files do not exist"):
-        load_collection([str(SHARED / "yoga82" / "yoga_train.txt")], Data(layout="list"), "classify", "train")
+        load_collection([str(SHARED / "yoga82" / "yoga_train.txt")], DataConfig(layout="list"), "classify", "train")

@@ -12,48 +12,59 @@ from pocketvit.data.collections import Collection, load_collection
 from pocketvit.data.loader import batches_per_epoch, make_loader
 from pocketvit.errors import DataError
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Data, Train
+from pocketvit.spec.recipe import DataConfig, TrainConfig
 from tests.data.helpers import class_folders, clean_folder
 
 PREPROCESS = Preprocess(size=(16, 16))
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> tuple[Collection, Data]:
-    data = Data(patch=16, patches_per_image=2, sigma=(0, 50))
+def photos(tmp_path: Path) -> tuple[Collection, DataConfig]:
+    data = DataConfig(patch=16, patches_per_image=2, sigma=(0, 50))
     return load_collection([str(clean_folder(tmp_path, 5))], data, "restore", "train"), data
 
 
 def same(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) for first, second in zip(a, b, strict=True) for x, y in zip(first, second, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for first, second in zip(a, b, strict=True) for x, y in zip(first, second, strict=True)
+    )
 
 
-def test_batches_are_the_samples_in_epoch_order(photos: tuple[Collection, Data]) -> None:
+def test_batches_are_the_samples_in_epoch_order(photos: tuple[Collection, DataConfig]) -> None:
     collection, data = photos
-    train = Train(batch_size=3, seed=7)
+    train = TrainConfig(batch_size=3, seed=7)
     batches = list(make_loader(collection, data, PREPROCESS, train, 2))
-    assert len(batches) == batches_per_epoch(collection, data, train) == 3  # ten samples: the last partial batch is dropped
+    assert (
+        len(batches) == batches_per_epoch(collection, data, train) == 3
+    )  # ten samples: the last partial batch is dropped
     order = crops.epoch_order(collection, data, train, 2)
     for k, (inputs, targets) in enumerate(batches):
         assert inputs.dtype == targets.dtype == torch.uint8
         assert inputs.shape == targets.shape == (3, 16, 16, 3)
-        expected = [crops.training_sample(collection, data, PREPROCESS, train, 2, int(i)) for i in order[3 * k : 3 * k + 3]]
+        expected = [
+            crops.training_sample(collection, data, PREPROCESS, train, 2, int(i)) for i in order[3 * k : 3 * k + 3]
+        ]
         assert np.array_equal(inputs.numpy(), np.stack([x for x, _ in expected]))
         assert np.array_equal(targets.numpy(), np.stack([y for _, y in expected]))
 
 
-def test_workers_and_repeats_change_nothing(photos: tuple[Collection, Data]) -> None:
+def test_workers_and_repeats_change_nothing(photos: tuple[Collection, DataConfig]) -> None:
     collection, data = photos
-    loader = make_loader(collection, data, PREPROCESS, Train(batch_size=4), 0)
+    loader = make_loader(collection, data, PREPROCESS, TrainConfig(batch_size=4), 0)
     alone = list(loader)
     assert same(alone, list(loader))
-    assert same(alone, list(make_loader(collection, dataclasses.replace(data, workers=2), PREPROCESS, Train(batch_size=4), 0)))
-    assert not same(alone, list(make_loader(collection, data, PREPROCESS, Train(batch_size=4), 1)))
+    assert same(
+        alone,
+        list(make_loader(collection, dataclasses.replace(data, workers=2), PREPROCESS, TrainConfig(batch_size=4), 0)),
+    )
+    assert not same(alone, list(make_loader(collection, data, PREPROCESS, TrainConfig(batch_size=4), 1)))
 
 
-def test_start_batch_skips_without_loading(photos: tuple[Collection, Data], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_batch_skips_without_loading(
+    photos: tuple[Collection, DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection, data = photos
-    train = Train(batch_size=2)
+    train = TrainConfig(batch_size=2)
     whole = list(make_loader(collection, data, PREPROCESS, train, 0))
     loaded = []
     original = crops.training_sample
@@ -65,16 +76,16 @@ def test_start_batch_skips_without_loading(photos: tuple[Collection, Data], monk
     assert list(make_loader(collection, data, PREPROCESS, train, 0, start_batch=5)) == []
 
 
-def test_one_partial_batch_is_kept_where_it_is_the_only_one(photos: tuple[Collection, Data]) -> None:
+def test_one_partial_batch_is_kept_where_it_is_the_only_one(photos: tuple[Collection, DataConfig]) -> None:
     collection, data = photos
-    (batch,) = make_loader(collection, data, PREPROCESS, Train(batch_size=64), 0)
+    (batch,) = make_loader(collection, data, PREPROCESS, TrainConfig(batch_size=64), 0)
     assert batch[0].shape[0] == 10
 
 
 def test_classify_targets_hold_all_levels(tmp_path: Path) -> None:
-    data = Data(layout="classes")
+    data = DataConfig(layout="classes")
     collection = load_collection([str(class_folders(tmp_path, {"x/a": 2, "y/b": 2}))], data, "classify", "train")
-    (batch,) = make_loader(collection, data, PREPROCESS, Train(batch_size=4), 0)
+    (batch,) = make_loader(collection, data, PREPROCESS, TrainConfig(batch_size=4), 0)
     assert batch[0].shape == (4, 16, 16, 3)
     assert batch[1].dtype == torch.int64
     assert sorted(batch[1].tolist()) == [[0, 0], [0, 0], [1, 1], [1, 1]]
@@ -84,8 +95,8 @@ def test_classify_targets_hold_all_levels(tmp_path: Path) -> None:
 def test_damaged_images_stay_data_errors_across_processes(tmp_path: Path, workers: int) -> None:
     clean_folder(tmp_path, 4)
     (tmp_path / "photo2.png").write_bytes(b"")
-    data = Data(patch=16, workers=workers)
+    data = DataConfig(patch=16, workers=workers)
     collection = load_collection([str(tmp_path)], data, "restore", "train")
     with pytest.raises(DataError, match=r"photo2\.png: the file is empty") as caught:
-        list(make_loader(collection, data, PREPROCESS, Train(batch_size=2), 0))
+        list(make_loader(collection, data, PREPROCESS, TrainConfig(batch_size=2), 0))
     assert "--quarantine" in caught.value.todo

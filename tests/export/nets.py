@@ -9,11 +9,14 @@ import torch
 
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Model, Task
+from pocketvit.spec.recipe import ModelConfig, TaskConfig
 from pocketvit.train.checkpoint import Trained, build_task_model
 from tests.tiny import photo
 
-LEVELS = (LevelSpec(name="coarse", labels=["a", "b"]), LevelSpec(name="fine", labels=["x", "y", "z"], parents=[0, 0, 1]))
+LEVELS = (
+    LevelSpec(name="coarse", labels=["a", "b"]),
+    LevelSpec(name="fine", labels=["x", "y", "z"], parents=[0, 0, 1]),
+)
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 SMALL_RESTORER = {"widths": (8, 16), "encoder": (1,), "decoder": (1,), "bottleneck": "rcw"}
 
@@ -26,17 +29,17 @@ class Case:
 
 def classifier(**preprocess: object) -> Trained:
     spec = Preprocess(**{"size": (32, 40), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), **preprocess})  # type: ignore[arg-type]
-    return _trained("classify", Model("vit_tiny_patch16_224", SMALL_VIT), LEVELS, spec)
+    return _trained("classify", ModelConfig("vit_tiny_patch16_224", SMALL_VIT), LEVELS, spec)
 
 
 def restorer(size: tuple[int, int] = (33, 46)) -> Trained:
     spec = Preprocess(size=size, resize="tile", overlap=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return _trained("restore", Model("restorer_xs", SMALL_RESTORER), (), spec)
+    return _trained("restore", ModelConfig("restorer_xs", SMALL_RESTORER), (), spec)
 
 
-def _trained(task: str, model: Model, levels: tuple[LevelSpec, ...], spec: Preprocess) -> Trained:
+def _trained(task: str, model: ModelConfig, levels: tuple[LevelSpec, ...], spec: Preprocess) -> Trained:
     """Random weights that are loud enough for answers to depend on the image."""
-    settings = Task(name=task)  # type: ignore[arg-type]
+    settings = TaskConfig(name=task)  # type: ignore[arg-type]
     torch.manual_seed(0)
     net = build_task_model(model, settings, levels, spec).eval()
     with torch.no_grad():

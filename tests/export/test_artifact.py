@@ -22,7 +22,11 @@ def files(folder: Path) -> list[Built]:
     for name in ("net.onnx", "net.xml", "net.bin"):
         (folder / name).write_bytes(name.encode() * 10)
     pair = (folder / "net.xml", (folder / "net.bin",))
-    return [Built("onnxruntime", "fp32", folder / "net.onnx"), Built("openvino", "fp32", *pair), Built("openvino", "bf16", *pair)]
+    return [
+        Built("onnxruntime", "fp32", folder / "net.onnx"),
+        Built("openvino", "fp32", *pair),
+        Built("openvino", "bf16", *pair),
+    ]
 
 
 def test_golden_of_a_classifier_comes_from_its_sources() -> None:
@@ -71,10 +75,35 @@ def test_no_cases_is_a_data_error() -> None:
 def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     trained = classifier()
     golden = make_golden(trained, cases("classify"), 2)
-    rows = [MetricRow(variant="openvino:bf16", name="fine.top1", value=81.25, unit="%", dataset="tiny", split="val", count=4, protocol="centre crop")]
-    measured = {"metric_before": 81.0, "metric_after": 72.0, "latency_ms_before": 4.0, "latency_ms_after": 2.0, "bytes_before": 2_000_000, "bytes_after": 1_000_000}
+    rows = [
+        MetricRow(
+            variant="openvino:bf16",
+            name="fine.top1",
+            value=81.25,
+            unit="%",
+            dataset="tiny",
+            split="val",
+            count=4,
+            protocol="centre crop",
+        )
+    ]
+    measured = {
+        "metric_before": 81.0,
+        "metric_after": 72.0,
+        "latency_ms_before": 4.0,
+        "latency_ms_after": 2.0,
+        "bytes_before": 2_000_000,
+        "bytes_after": 1_000_000,
+    }
     steps = [LineageStep(step="int8", kept=False, reason="metric drop 9 > 1", metric_name="fine.top1", **measured)]
-    timed = {"p50_ms": 3.25, "p90_ms": 4.5, "runs": 77, "input_shape": [1, 32, 40, 3], "includes": "inference", "environment": {"cpu": "Test CPU"}}
+    timed = {
+        "p50_ms": 3.25,
+        "p90_ms": 4.5,
+        "runs": 77,
+        "input_shape": [1, 32, 40, 3],
+        "includes": "inference",
+        "environment": {"cpu": "Test CPU"},
+    }
     create_artifact(
         trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"), default="openvino:bf16", main_metric="coarse.top1", lineage=steps,
         metrics=rows, benchmarks=[BenchRow(variant="openvino:bf16", threads=2, **timed)], licence=Licence(weights="MIT", data="CC0"), training={"photos": 12},
@@ -82,7 +111,13 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     )  # fmt: skip
     artifact = read_artifact(tmp_path / "a")
     m = artifact.manifest
-    assert (m.name, m.version, m.default, m.main_metric, m.training) == ("x-1", "1.2.3", "openvino:bf16", "coarse.top1", {"photos": 12})
+    assert (m.name, m.version, m.default, m.main_metric, m.training) == (
+        "x-1",
+        "1.2.3",
+        "openvino:bf16",
+        "coarse.top1",
+        {"photos": 12},
+    )
     assert [(v.runtime, v.precision, v.path, v.companions) for v in m.variants] == [
         ("onnxruntime", "fp32", "net.onnx", []),
         ("openvino", "fp32", "net.xml", ["net.bin"]),
@@ -96,7 +131,20 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     assert all(sha256(artifact.path / e.path) == e.sha256 for e in m.files)
     np.testing.assert_array_equal(read_golden(artifact).outputs["probs_fine"], golden.outputs["probs_fine"])
     card = (artifact.path / "card.md").read_text()
-    wanted = ["81.25 %", "centre crop", "tiny (val, 4 images)", "rejected", "metric drop 9 > 1", "Test CPU", "3.25", "MIT", "CC0", "- photos: 12", "classifies", "2 -> 1"]
+    wanted = [
+        "81.25 %",
+        "centre crop",
+        "tiny (val, 4 images)",
+        "rejected",
+        "metric drop 9 > 1",
+        "Test CPU",
+        "3.25",
+        "MIT",
+        "CC0",
+        "- photos: 12",
+        "classifies",
+        "2 -> 1",
+    ]
     assert [part for part in wanted if part not in card] == []
     assert card == write_card(m.model_copy(update={"files": []}))
 
@@ -106,17 +154,26 @@ def test_files_of_one_name_from_two_places_are_kept_apart(tmp_path: Path) -> Non
     golden = make_golden(trained, cases("restore"), 1)
     first, second = files(tmp_path / "a")[0], files(tmp_path / "b")[0]
     second.path.write_bytes(b"other")
-    artifact = create_artifact(trained, tmp_path / "out", name="x", golden=golden, built=[first, Built("onnxruntime", "int8", second.path)])
+    artifact = create_artifact(
+        trained, tmp_path / "out", name="x", golden=golden, built=[first, Built("onnxruntime", "int8", second.path)]
+    )
     assert [v.path for v in artifact.manifest.variants] == ["net.onnx", "net-onnxruntime-int8.onnx"]
     assert (artifact.path / "net-onnxruntime-int8.onnx").read_bytes() == b"other"
     assert artifact.manifest.default == "onnxruntime:fp32"
     assert artifact.manifest.main_metric == "psnr"
 
 
-@pytest.mark.parametrize("change", [{"built": []}, {"default": "torchscript:fp32"}, {"name": "no spaces"}, {"version": "one"}])
+@pytest.mark.parametrize(
+    "change", [{"built": []}, {"default": "torchscript:fp32"}, {"name": "no spaces"}, {"version": "one"}]
+)
 def test_bad_arguments_are_usage_errors_and_leave_nothing(tmp_path: Path, change: dict) -> None:
     trained = restorer()
-    arguments = {"name": "x", "golden": make_golden(trained, cases("restore"), 1), "built": files(tmp_path / "f"), **change}
+    arguments = {
+        "name": "x",
+        "golden": make_golden(trained, cases("restore"), 1),
+        "built": files(tmp_path / "f"),
+        **change,
+    }
     with pytest.raises(UsageError) as error:
         create_artifact(trained, tmp_path / "out", **arguments)
     assert error.value.exit_code == 2
@@ -131,7 +188,10 @@ def test_twice_the_same_variant_and_existing_folder_are_errors(tmp_path: Path) -
     create_artifact(trained, tmp_path / "out", name="x", golden=golden, built=built)
     with pytest.raises(UsageError, match="already exists"):
         create_artifact(trained, tmp_path / "out", name="y", golden=golden, built=built)
-    assert create_artifact(trained, tmp_path / "out", name="y", golden=golden, built=built, replace=True).manifest.name == "y"
+    assert (
+        create_artifact(trained, tmp_path / "out", name="y", golden=golden, built=built, replace=True).manifest.name
+        == "y"
+    )
 
 
 def test_complexity_counts_attention_products() -> None:
@@ -149,7 +209,9 @@ def test_shrink_keeps_the_shape_and_small_images() -> None:
 
 def test_card_of_a_restorer_says_how_it_tiles_and_what_is_not_measured(tmp_path: Path) -> None:
     trained = restorer()
-    create_artifact(trained, tmp_path / "a", name="x", golden=make_golden(trained, cases("restore"), 1), built=files(tmp_path / "f"))
+    create_artifact(
+        trained, tmp_path / "a", name="x", golden=make_golden(trained, cases("restore"), 1), built=files(tmp_path / "f")
+    )
     card = (tmp_path / "a" / "card.md").read_text()
     assert "tiles of 33x46 pixels, overlap 8" in card
     assert "Not measured yet." in card

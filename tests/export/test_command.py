@@ -40,9 +40,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_restorer_with_all_formats_another_size_and_name(checkpoints: Path, photos: Path, tmp_path: Path) -> None:
     given = {"name": "den", "version": "0.3.0", "licence_data": "CC0", "size": (41, 50), "goldens": 2}
-    report = export(str(checkpoints / "restore"), str(tmp_path / "a"), formats=("openvino", "onnx", "torchscript"), data=str(photos / "clean"), **given)
+    report = export(
+        str(checkpoints / "restore"),
+        str(tmp_path / "a"),
+        formats=("openvino", "onnx", "torchscript"),
+        data=str(photos / "clean"),
+        **given,
+    )
     artifact = read_artifact(tmp_path / "a")
-    assert (artifact.manifest.name, artifact.manifest.version, artifact.manifest.licence.data) == ("den", "0.3.0", "CC0")
+    assert (artifact.manifest.name, artifact.manifest.version, artifact.manifest.licence.data) == (
+        "den",
+        "0.3.0",
+        "CC0",
+    )
     assert artifact.manifest.default == "openvino:fp32"
     assert artifact.manifest.preprocess.size == (41, 50)
     assert artifact.manifest.main_metric == "psnr@sigma25"
@@ -57,13 +67,17 @@ def test_restorer_with_all_formats_another_size_and_name(checkpoints: Path, phot
     assert "openvino:fp32" in report.render()
 
 
-def test_classifier_of_a_run_matches_classes_by_name(checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classifier_of_a_run_matches_classes_by_name(
+    checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = tmp_path / "list.txt"
     rows = [(f"{photos}/classes/{'xxyz'[i]}/{i}.png", "xxyz"[i], "aaab"[i]) for i in range(4)]
     names.write_text("".join(f"{p}, {'xyz'.index(f)}, {'ab'.index(c)}\n" for p, f, c in rows))
     table = tmp_path / "names.csv"
     table.write_text("fine,fine id,coarse,coarse id\nx,0,a,0\ny,1,a,0\nz,2,b,1\n")
-    (checkpoints / "run" / "recipe.yaml").write_text(f"data: {{layout: list, val: ['{names}'], class_names: '{table}'}}\nlicence_data: by hand\n")
+    (checkpoints / "run" / "recipe.yaml").write_text(
+        f"data: {{layout: list, val: ['{names}'], class_names: '{table}'}}\nlicence_data: by hand\n"
+    )
     export(str(checkpoints / "run"), str(tmp_path / "a"))
     artifact = read_artifact(tmp_path / "a")
     np.testing.assert_array_equal(read_golden(artifact).truth, [[0, 0], [0, 0], [0, 1], [1, 2]])
@@ -83,7 +97,9 @@ def test_position_grid_is_resampled_for_another_size() -> None:
     assert other.preprocess.size == (48, 24)
 
 
-def test_mismatch_leaves_nothing(checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatch_leaves_nothing(
+    checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(command.TOLERANCES["restore"], "fp32", {"max_abs": 1e-9})
     with pytest.raises(VerificationError) as error:
         export(str(checkpoints / "restore"), str(tmp_path / "a"), data=str(photos / "clean"))
@@ -103,7 +119,12 @@ def test_mismatch_leaves_nothing(checkpoints: Path, photos: Path, tmp_path: Path
     ],
 )
 def test_errors(checkpoints: Path, photos: Path, tmp_path: Path, change: dict, kind: type, message: str) -> None:
-    arguments = {"checkpoint": str(checkpoints / "restore"), "out": str(tmp_path / "a"), "data": str(photos / "clean"), **change}
+    arguments = {
+        "checkpoint": str(checkpoints / "restore"),
+        "out": str(tmp_path / "a"),
+        "data": str(photos / "clean"),
+        **change,
+    }
     with pytest.raises(kind, match=message) as error:
         export(**arguments)
     assert error.value.exit_code == (3 if kind is DataError else 2)
@@ -112,7 +133,12 @@ def test_errors(checkpoints: Path, photos: Path, tmp_path: Path, change: dict, k
 
 def test_existing_output_is_refused_unless_told(checkpoints: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    arguments = {"checkpoint": str(checkpoints / "restore"), "out": str(tmp_path / "a"), "data": str(photos / "clean"), "goldens": 1}
+    arguments = {
+        "checkpoint": str(checkpoints / "restore"),
+        "out": str(tmp_path / "a"),
+        "data": str(photos / "clean"),
+        "goldens": 1,
+    }
     with pytest.raises(UsageError, match="already exists"):
         export(**arguments)
     assert export(**arguments, formats="onnx", replace_existing=True).goldens == 1

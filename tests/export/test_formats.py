@@ -24,15 +24,26 @@ MODELS = {"classify": lambda: classifier(color="BGR"), "restore": restorer}
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Golden, dict[str, Built]]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Trained, Golden, dict[str, Built]]:
     trained = MODELS[request.param]()
     folder = tmp_path_factory.mktemp(request.param)
     golden = make_golden(trained, cases(trained.task.name), 3)
-    return trained, golden, {name: write(pixel_model_of(trained), trained.preprocess.size, folder, "net") for name, write in EXPORTERS.items()}
+    return (
+        trained,
+        golden,
+        {
+            name: write(pixel_model_of(trained), trained.preprocess.size, folder, "net")
+            for name, write in EXPORTERS.items()
+        },
+    )
 
 
 @pytest.mark.parametrize("format", EXPORTERS)
-def test_every_format_gives_the_trained_models_answers(exported: tuple[Trained, Golden, dict[str, Built]], format: str) -> None:
+def test_every_format_gives_the_trained_models_answers(
+    exported: tuple[Trained, Golden, dict[str, Built]], format: str
+) -> None:
     trained, golden, built = exported
     found = check_parity(built[format], golden, TOLERANCES[trained.task.name]["fp32"])
     assert found["max_abs"] < (1e-4 if trained.task.name == "classify" else 0.05)
@@ -84,7 +95,9 @@ def test_wrong_number_of_heads_is_an_error() -> None:
 def test_onnx_graph_is_static_and_named_after_modules(exported: tuple[Trained, Golden, dict[str, Built]]) -> None:
     trained, _, built = exported
     graph = onnx.load(built["onnx"].path)
-    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)}
+    shapes = {
+        x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)
+    }
     assert shapes.pop("pixels") == [1, *trained.preprocess.size, 3]
     assert list(shapes) == pixel_model_of(trained).output_names
     assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -96,7 +109,9 @@ def test_onnx_graph_is_static_and_named_after_modules(exported: tuple[Trained, G
     assert b"site-packages" not in built["onnx"].path.read_bytes()  # no paths of the machine it was made on
 
 
-def test_half_storage_halves_the_file_and_keeps_the_answers(exported: tuple[Trained, Golden, dict[str, Built]], tmp_path: Path) -> None:
+def test_half_storage_halves_the_file_and_keeps_the_answers(
+    exported: tuple[Trained, Golden, dict[str, Built]], tmp_path: Path
+) -> None:
     trained, golden, built = exported
     half = Built("onnxruntime", "fp16", tmp_path / "half.onnx")
     onnx.save(to_half_storage(onnx.load(built["onnx"].path), min_values=64), half.path)

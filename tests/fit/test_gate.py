@@ -9,33 +9,55 @@ from pocketvit.fit.candidates import Candidate
 from pocketvit.fit.gate import Row, choose, float_metric, floor_of, judge, nearest_misses, pareto, shortfalls
 from pocketvit.fit.training import halve, rungs
 from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.recipe import Compress, load_recipe
+from pocketvit.spec.recipe import CompressConfig, load_recipe
 
 
-def row(tmp_path: Path, name: str, metric: float, ms: float, kb: int = 100, *, precision: str = "fp32", p90: float | None = None, **more: Any) -> Row:
+def row(
+    tmp_path: Path,
+    name: str,
+    metric: float,
+    ms: float,
+    kb: int = 100,
+    *,
+    precision: str = "fp32",
+    p90: float | None = None,
+    **more: Any,
+) -> Row:
     path = tmp_path / f"{name}.onnx"
     path.write_bytes(b"x" * kb * 1000)
     times = (ms,) * 8 + (p90 if p90 is not None else ms,) * 2
     fields: dict[str, Any] = {"kept": True, "origin": "a", **more}
-    return Row(name, "onnxruntime", precision, Built("onnxruntime", precision, path), {}, metric, Timing(times), **fields)
+    return Row(
+        name, "onnxruntime", precision, Built("onnxruntime", precision, path), {}, metric, Timing(times), **fields
+    )
 
 
 def test_a_step_stays_only_with_a_gain_and_above_the_floor(tmp_path: Path) -> None:
     base = row(tmp_path, "float", 90, 10)
     faster = row(tmp_path, "faster", 89.8, 7, 90, precision="int8", speedup=1.4)
-    assert judge(base, faster, Compress(), Floor(max_drop=0.5)).kept
-    rejected = judge(base, faster, Compress(), Floor(max_drop=0.1))
+    assert judge(base, faster, CompressConfig(), Floor(max_drop=0.5)).kept
+    rejected = judge(base, faster, CompressConfig(), Floor(max_drop=0.1))
     assert not rejected.kept
     assert "below the floor" in rejected.reason
-    assert "no gain" in judge(base, row(tmp_path, "same", 90, 10, 90, speedup=1.0), Compress(), Floor(max_drop=1)).reason
-    assert judge(base, row(tmp_path, "small", 90, 10, 30, speedup=1.0), Compress(), Floor(max_drop=1)).kept
-    assert not judge(base, row(tmp_path, "small", 90, 10, 30, speedup=1.0), Compress(min_shrink=4.0), Floor(max_drop=1)).kept
-    assert not judge(base, faster, Compress(min_speedup=1.5), Floor(max_drop=1)).kept
-    assert judge(base, Row("x", "onnxruntime", "int8", reason="crashed"), Compress(), Floor()).reason == "crashed"
+    assert (
+        "no gain"
+        in judge(base, row(tmp_path, "same", 90, 10, 90, speedup=1.0), CompressConfig(), Floor(max_drop=1)).reason
+    )
+    assert judge(base, row(tmp_path, "small", 90, 10, 30, speedup=1.0), CompressConfig(), Floor(max_drop=1)).kept
+    assert not judge(
+        base, row(tmp_path, "small", 90, 10, 30, speedup=1.0), CompressConfig(min_shrink=4.0), Floor(max_drop=1)
+    ).kept
+    assert not judge(base, faster, CompressConfig(min_speedup=1.5), Floor(max_drop=1)).kept
+    assert judge(base, Row("x", "onnxruntime", "int8", reason="crashed"), CompressConfig(), Floor()).reason == "crashed"
 
 
 def test_within_a_latency_limit_the_best_metric_wins_and_ties_go_to_the_faster(tmp_path: Path) -> None:
-    rows = [row(tmp_path, "slow", 92, 30), row(tmp_path, "good", 90, 12), row(tmp_path, "tie", 89.99, 9), row(tmp_path, "fast", 88, 5)]
+    rows = [
+        row(tmp_path, "slow", 92, 30),
+        row(tmp_path, "good", 90, 12),
+        row(tmp_path, "tie", 89.99, 9),
+        row(tmp_path, "fast", 88, 5),
+    ]
     assert choose(rows, Budget(latency_ms=15), Floor(max_drop=9))[0].name == "tie"
     assert choose(rows, Budget(), Floor(max_drop=9))[0].name == "fast"
     assert choose(rows, Budget(), Floor(value=91))[0].name == "slow"

@@ -20,7 +20,10 @@ FAST = {"search.timing_seconds": 0.1, "compress.calibration_images": 6, "train.e
 
 @pytest.mark.slow
 def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: Path) -> None:
-    recipe = classify_recipe(write_classes(tmp_path / "d"), **{**FAST, "train.epochs": 4, "budget.latency_ms": 500, "floor.max_drop": 30, "name": "colours"})
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d"),
+        **{**FAST, "train.epochs": 4, "budget.latency_ms": 500, "floor.max_drop": 30, "name": "colours"},
+    )
     report = pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
     artifact = read_artifact(report.artifact)
     assert artifact.manifest.name == "colours"
@@ -33,7 +36,9 @@ def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: 
     chosen = next(row for row in report.rows if row.chosen)
     assert chosen.memory_mb > 10
     assert artifact.manifest.default == chosen.key
-    measured = [m for m in artifact.manifest.metrics if m.variant == chosen.key and m.name == artifact.manifest.main_metric]
+    measured = [
+        m for m in artifact.manifest.metrics if m.variant == chosen.key and m.name == artifact.manifest.main_metric
+    ]
     assert measured[0].value == chosen.metric
     html = (tmp_path / "a" / "report.html").read_text()
     assert "library default" in html
@@ -57,9 +62,19 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     }
     recipe = restore_recipe(write_photos(tmp_path / "d"), **fields)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    process = subprocess.Popen([sys.executable, "-c", f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)"])
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)",
+        ]
+    )
     deadline = time.monotonic() + 150
-    while not list((tmp_path / "k").glob("trials/*/last/state.pt")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list((tmp_path / "k").glob("trials/*/last/state.pt"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -70,7 +85,9 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     trained = sorted(p.name for p in (tmp_path / "k" / "trials").iterdir())
     assert trained == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
     assert len({row.origin for row in report.rows if row.built}) == 1
-    assert [row.reason.split(" with ")[0] for row in report.rows if not row.built] == ["dropped by successive halving at epoch 1"]
+    assert [row.reason.split(" with ")[0] for row in report.rows if not row.built] == [
+        "dropped by successive halving at epoch 1"
+    ]
     assert (tmp_path / "k" / "study.db").exists()
 
 
@@ -93,7 +110,13 @@ def test_demo_deletes_no_run_but_its_own(tmp_path: Path) -> None:
 def test_the_target_limits_runtime_and_precision(tmp_path: Path) -> None:
     recipe = classify_recipe(
         write_classes(tmp_path / "d"),
-        **{**FAST, "target": {"runtime": "openvino", "precision": "fp16", "threads": 1}, "compress.steps": ["fp16", "int8"], "compress.min_shrink": 1.1, "floor.max_drop": 60},
+        **{
+            **FAST,
+            "target": {"runtime": "openvino", "precision": "fp16", "threads": 1},
+            "compress.steps": ["fp16", "int8"],
+            "compress.min_shrink": 1.1,
+            "floor.max_drop": 60,
+        },
     )
     report = pocketvit.fit(recipe, name="t", runs=str(tmp_path), quiet=True)
     assert {row.key for row in report.rows} == {"openvino:fp32", "openvino:fp16"}
@@ -103,7 +126,9 @@ def test_the_target_limits_runtime_and_precision(tmp_path: Path) -> None:
 
 
 def test_a_budget_nothing_can_meet_names_the_nearest_misses_and_leaves_no_artifact(tmp_path: Path) -> None:
-    recipe = restore_recipe(write_photos(tmp_path / "d", 2), **{**FAST, "budget.latency_ms": 0.001, "search.runtimes": ["onnxruntime"]})
+    recipe = restore_recipe(
+        write_photos(tmp_path / "d", 2), **{**FAST, "budget.latency_ms": 0.001, "search.runtimes": ["onnxruntime"]}
+    )
     with pytest.raises(NothingFitsError) as caught:
         pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
     assert caught.value.exit_code == 5
@@ -118,9 +143,16 @@ def test_a_budget_nothing_can_meet_names_the_nearest_misses_and_leaves_no_artifa
 def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(tmp_path: Path) -> None:
     base = {**FAST, "search.runtimes": ["onnxruntime"], "compress.steps": []}
     with pytest.raises(NothingFitsError, match=r"floor"):
-        pocketvit.fit(restore_recipe(write_photos(tmp_path / "d", 2), **{**base, "floor.value": 99}), name="f", runs=str(tmp_path), quiet=True)
+        pocketvit.fit(
+            restore_recipe(write_photos(tmp_path / "d", 2), **{**base, "floor.value": 99}),
+            name="f",
+            runs=str(tmp_path),
+            quiet=True,
+        )
     with pytest.raises(NothingFitsError, match=r"memory_mb"):
-        pocketvit.fit(restore_recipe(tmp_path / "d", **{**base, "budget.memory_mb": 1}), name="m", runs=str(tmp_path), quiet=True)
+        pocketvit.fit(
+            restore_recipe(tmp_path / "d", **{**base, "budget.memory_mb": 1}), name="m", runs=str(tmp_path), quiet=True
+        )
     assert not (tmp_path / "m" / "artifact").exists()
 
 
@@ -128,7 +160,14 @@ def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(tm
 def test_compress_takes_a_checkpoint_and_trains_nothing(tmp_path: Path) -> None:
     recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 3})
     pocketvit.train(recipe, name="t", runs=str(tmp_path), quiet=True)
-    report = pocketvit.compress(recipe, checkpoint=str(tmp_path / "t"), name="c", runs=str(tmp_path), quiet=True, **{**FAST, "compress.steps": ["fp16"], "floor.max_drop": 50})
+    report = pocketvit.compress(
+        recipe,
+        checkpoint=str(tmp_path / "t"),
+        name="c",
+        runs=str(tmp_path),
+        quiet=True,
+        **{**FAST, "compress.steps": ["fp16"], "floor.max_drop": 50},
+    )
     assert "onnxruntime:fp16" in {row.key for row in report.rows}
     fp16 = next(row for row in report.rows if row.key == "onnxruntime:fp16")
     float_row = next(row for row in report.rows if row.key == "onnxruntime:fp32")

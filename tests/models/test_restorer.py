@@ -57,14 +57,18 @@ def test_options_are_checked_and_used() -> None:
         Restorer(widths=(16, 32), encoder=(1, 1))
     with pytest.raises(UsageError, match="unknown block 'x'"):
         Restorer(bottleneck="rx")
-    wide = build("restorer_s", (64, 64), {"widths": [16, 24], "encoder": [2], "decoder": [1], "bottleneck": "rc", "unshuffle": 4})
+    wide = build(
+        "restorer_s", (64, 64), {"widths": [16, 24], "encoder": [2], "decoder": [1], "bottleneck": "rc", "unshuffle": 4}
+    )
     assert wide.multiple == 8
     assert wide.stem.in_channels == 48
     assert len(wide.encoder[0]) == 2
 
 
 def test_the_global_decoder_makes_all_pixels_from_the_class_token() -> None:
-    model = build("vit_restorer_base_global", (16, 32), {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}).eval()
+    model = build(
+        "vit_restorer_base_global", (16, 32), {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
+    ).eval()
     with torch.inference_mode():
         assert model(torch.rand(2, 3, 16, 32)).shape == (2, 3, 16, 32)
     assert model.decoder_proj.out_features == 3 * 16 * 32

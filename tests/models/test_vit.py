@@ -39,10 +39,17 @@ def test_parameter_counts_are_the_golden_ones() -> None:
 
 def test_norm_sizes_inside_a_base_block() -> None:
     block = meta_build("vit_base_patch16_224").blocks[3]
-    assert [count(block.norm1), count(block.attn), count(block.mlp.fc1), count(block.mlp.fc2)] == [1_536, 2_362_368, 2_362_368, 2_360_064]
+    assert [count(block.norm1), count(block.attn), count(block.mlp.fc1), count(block.mlp.fc2)] == [
+        1_536,
+        2_362_368,
+        2_362_368,
+        2_360_064,
+    ]
 
 
-@pytest.mark.parametrize("name", [n for n, row in VARIANTS.items() if row.task == "classify" and "base" not in n and "large" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n, row in VARIANTS.items() if row.task == "classify" and "base" not in n and "large" not in n]
+)
 def test_every_small_classifier_gives_one_feature_per_image(name: str) -> None:
     model = build(name, (64, 64)).eval()
     with torch.inference_mode():
@@ -76,7 +83,9 @@ def test_logits_equal_timm_on_real_photos_with_imagenet_weights() -> None:
     with torch.inference_mode():
         logits = reference.head(ours(x))
         expected = reference(x)
-        transform = timm.data.create_transform(224, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9, interpolation="bicubic")
+        transform = timm.data.create_transform(
+            224, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=0.9, interpolation="bicubic"
+        )
         from PIL import Image
 
         theirs = reference(torch.stack([transform(Image.open(f).convert("RGB")) for f in files]))
@@ -115,7 +124,9 @@ def test_sinusoidal_positions_are_not_trained() -> None:
 @pytest.mark.parametrize("attention", ["full", "linear"])
 def test_pooling_and_attention_options_change_the_answer_and_keep_the_shape(pool: str, attention: str) -> None:
     torch.manual_seed(0)
-    model = build("vit_micro_patch16_224", (32, 48), {"pool": pool, "attention": attention, "patch_embed": "linear"}).eval()
+    model = build(
+        "vit_micro_patch16_224", (32, 48), {"pool": pool, "attention": attention, "patch_embed": "linear"}
+    ).eval()
     a, b = torch.randn(1, 3, 32, 48), torch.randn(1, 3, 32, 48)
     with torch.inference_mode():
         assert model(a).shape == (1, 96)

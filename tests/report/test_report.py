@@ -47,7 +47,17 @@ def data(tmp_path: Path) -> ReportData:
         candidates=ROWS,
         pictures=[("astronaut", [("noisy 20.6 dB", noisy), ("restored", clean), ("clean", clean)])],
         environment={"cpu": "some cpu", "engines": {"onnxruntime": "1.31.1"}, "flags": ["avx2", "amx"]},
-        lineage=[{"step": "int8", "kept": True, "reason": "1.5 times faster", "metric_before": 30.21, "metric_after": 30.05, "bytes_before": 2_410_000, "bytes_after": 740_000}],
+        lineage=[
+            {
+                "step": "int8",
+                "kept": True,
+                "reason": "1.5 times faster",
+                "metric_before": 30.21,
+                "metric_after": 30.05,
+                "bytes_before": 2_410_000,
+                "bytes_after": 740_000,
+            }
+        ],
         rankings={"int8": [("blocks.0.mlp", 0.5), ("blocks.1.attn", 2.0)]},
         curves=tmp_path / "metrics.csv",
         notes=["A note."],
@@ -57,10 +67,30 @@ def data(tmp_path: Path) -> ReportData:
 
 def test_html_holds_every_section_and_nothing_from_outside(data: ReportData) -> None:
     text = render_html(data)
-    for section in ("candidates", "chosen", "rejected", "pareto", "pictures", "sensitivity", "lineage", "verification", "curves", "environment"):
+    for section in (
+        "candidates",
+        "chosen",
+        "rejected",
+        "pareto",
+        "pictures",
+        "sensitivity",
+        "lineage",
+        "verification",
+        "curves",
+        "environment",
+    ):
         assert f'<section id="{section}">' in text, section
     assert "small onnxruntime:int8: 30.05 dB, 27.3 ms, 0.740 MB" in text
-    for words in ("latency p50 at most 33 ms", "latency_ms 41.2 &gt; 33", "engines.onnxruntime", "avx2, amx", "A note.", "4 files", "30.21 → 30.05", "2.41 → 0.740"):
+    for words in (
+        "latency p50 at most 33 ms",
+        "latency_ms 41.2 &gt; 33",
+        "engines.onnxruntime",
+        "avx2, amx",
+        "A note.",
+        "4 files",
+        "30.21 → 30.05",
+        "2.41 → 0.740",
+    ):
         assert words in text, words
     assert "lost &lt;b&gt;everything" in text
     without_data = re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+", "", text)
@@ -90,8 +120,19 @@ def test_nothing_fits_is_the_headline(data: ReportData) -> None:
 
 
 def test_limits_in_words() -> None:
-    data = ReportData("t", "classify", "top1", "%", budget={"latency_ms": 5, "percentile": "p90", "memory_mb": 100}, floor={"max_drop": 0.5})
-    assert limits(data) == ["latency p90 at most 5 ms", "peak memory at most 100 MB", "top1 at most 0.5 % below the float model"]
+    data = ReportData(
+        "t",
+        "classify",
+        "top1",
+        "%",
+        budget={"latency_ms": 5, "percentile": "p90", "memory_mb": 100},
+        floor={"max_drop": 0.5},
+    )
+    assert limits(data) == [
+        "latency p90 at most 5 ms",
+        "peak memory at most 100 MB",
+        "top1 at most 0.5 % below the float model",
+    ]
 
 
 def test_save_and_load_give_the_same_report(data: ReportData, tmp_path: Path) -> None:
@@ -112,7 +153,16 @@ def test_nan_is_saved_as_null(data: ReportData, tmp_path: Path) -> None:
     assert (row["metric"], row["p50_ms"]) == (None, 3.0)
 
 
-@pytest.mark.parametrize("damage", ["not json", "{}", '{"pictures": []}', '{"pictures": [{"caption": "c", "panels": [{"label": "l", "file": "../x.png"}]}]}', "[]"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "not json",
+        "{}",
+        '{"pictures": []}',
+        '{"pictures": [{"caption": "c", "panels": [{"label": "l", "file": "../x.png"}]}]}',
+        "[]",
+    ],
+)
 def test_damaged_report_data(tmp_path: Path, damage: str) -> None:
     (tmp_path / "report.json").write_text(damage)
     with pytest.raises(DataError, match=r"report\.json"):
@@ -150,7 +200,9 @@ def test_report_that_cannot_be_written(data: ReportData, tmp_path: Path) -> None
         save_report(tmp_path / "file", data)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((40, 64, 3), (128, 80)), ((200, 300, 3), (300, 200)), ((1000, 1800, 3), (900, 500))])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((40, 64, 3), (128, 80)), ((200, 300, 3), (300, 200)), ((1000, 1800, 3), (900, 500))]
+)
 def test_pictures_are_scaled_for_the_page(shape: tuple[int, ...], size: tuple[int, int]) -> None:
     uri = picture_uri(np.full(shape, 90, np.uint8))
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
@@ -231,14 +283,25 @@ def test_figures(value: float | None, unit: str, digits: int, expected: str) -> 
 def _manifest(task: str, outputs: list[str], levels: list[LevelSpec]) -> Manifest:
     tensors = [TensorSpec(name=name, shape=[1], dtype="float32", meaning="m") for name in outputs]
     return Manifest(
-        name="x", task=task, levels=levels, preprocess=Preprocess(size=(8, 8)), inputs=[], outputs=tensors, files=[], variants=[], default="onnxruntime:fp32", main_metric="m"
+        name="x",
+        task=task,
+        levels=levels,
+        preprocess=Preprocess(size=(8, 8)),
+        inputs=[],
+        outputs=tensors,
+        files=[],
+        variants=[],
+        default="onnxruntime:fp32",
+        main_metric="m",
     )
 
 
 def test_golden_pictures_of_both_tasks() -> None:
     inputs = np.full((2, 8, 8, 3), 100, np.uint8)
     restored = {"restored": np.full((2, 8, 8, 3), 120.6, np.float32)}
-    pictures = golden_pictures(_manifest("restore", ["restored"], []), Golden(inputs, restored, (), inputs + 20, Preprocess(size=(8, 8))))
+    pictures = golden_pictures(
+        _manifest("restore", ["restored"], []), Golden(inputs, restored, (), inputs + 20, Preprocess(size=(8, 8)))
+    )
     assert [label for label, _ in pictures[0][1]] == ["input", "restored", "truth"]
     assert pictures[1][1][1][1].max() == 121
     levels = [LevelSpec(name="fine", labels=["apple", "pear"])]

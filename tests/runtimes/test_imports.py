@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SMALL = ("pocketvit.spec.artifact", "pocketvit.runtimes.model", "pocketvit.verify.command", "pocketvit.verify.evaluate", "pocketvit.bench.command", "pocketvit.serve.predict")
+SMALL = (
+    "pocketvit.spec.artifact",
+    "pocketvit.runtimes.model",
+    "pocketvit.verify.command",
+    "pocketvit.verify.evaluate",
+    "pocketvit.bench.command",
+    "pocketvit.serve.predict",
+)
 
 
 def python(code: str) -> str:

@@ -14,9 +14,9 @@ import pocketvit
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.artifact import Artifact, pack
-from pocketvit.spec.budget import Target
 from pocketvit.spec.images import read_image
 from pocketvit.spec.results import Classification, Restored
+from pocketvit.spec.target import Target
 from pocketvit.spec.tiles import count_tiles, run_tiled
 from tests.bad_images import READABLE, UNREADABLE, write_bad_images
 from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo, restore_onnx
@@ -90,7 +90,9 @@ def test_targets_as_text_and_object(restorer: Artifact) -> None:
         load(restorer.path, "openvino:int8")
 
 
-def test_a_default_that_cannot_run_here_falls_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_default_that_cannot_run_here_falls_back_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", openvino=True, default="openvino:fp32")
     assert str(load(artifact.path).target) == "openvino:fp32:2"
     from pocketvit.runtimes import openvino as engine
@@ -120,7 +122,9 @@ def test_a_damaged_default_is_no_reason_to_fall_back(tmp_path: Path) -> None:
 
 def test_archives_load(restorer: Artifact, tmp_path: Path) -> None:
     image = noisy(photo(50, 60))
-    np.testing.assert_array_equal(load(pack(restorer, tmp_path / "a.pvit"))(image).image, load(restorer.path)(image).image)
+    np.testing.assert_array_equal(
+        load(pack(restorer, tmp_path / "a.pvit"))(image).image, load(restorer.path)(image).image
+    )
 
 
 def test_a_candidate_file_needs_no_artifact(restorer: Artifact, tmp_path: Path) -> None:
@@ -169,7 +173,10 @@ def test_a_file_that_is_not_the_proven_one_is_never_run(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "restore")
     file = artifact.path / artifact.manifest.variants[0].path
     sound = file.read_bytes()
-    for content, words in ((sound[:-1] + bytes([sound[-1] ^ 1]), "was changed"), (sound[:-9], "bytes, the manifest says")):
+    for content, words in (
+        (sound[:-1] + bytes([sound[-1] ^ 1]), "was changed"),
+        (sound[:-9], "bytes, the manifest says"),
+    ):
         file.write_bytes(content)
         with pytest.raises(VerificationError, match=words):
             load(artifact.path)

@@ -6,7 +6,7 @@ import pytest
 from pocketvit.errors import VerificationError
 from pocketvit.runtimes import probe as module
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 from tests.tiny import make_tiny_artifact
 
 TARGET = Target("onnxruntime", "fp32", 1)

@@ -11,7 +11,7 @@ from pocketvit.errors import DataError, MissingDependencyError, UsageError, Veri
 from pocketvit.runtimes import ENGINES, PACKAGES, Port, check_inputs, installed, open_session
 from pocketvit.runtimes import openvino as openvino_module
 from pocketvit.spec.artifact import Artifact
-from pocketvit.spec.budget import PRECISIONS, RUNTIME_NAMES, Target
+from pocketvit.spec.target import PRECISIONS, RUNTIME_NAMES, Target
 from tests.tiny import SIZE, TILE, classify_onnx, make_tiny_artifact, noisy, photo, restore_onnx, run_onnx
 
 
@@ -41,7 +41,12 @@ def test_every_runtime_has_an_engine_and_a_package() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_session_reports_itself_and_its_ports(restorer: Artifact, runtime: str, file: str, threads: int) -> None:
     session = open_session(restorer.path / file, Target(runtime, "fp32", threads))
-    assert (session.info.engine, session.info.precision, session.info.threads, session.info.device) == (runtime, "fp32", threads, "CPU")
+    assert (session.info.engine, session.info.precision, session.info.threads, session.info.device) == (
+        runtime,
+        "fp32",
+        threads,
+        "CPU",
+    )
     assert session.info.version[0].isdigit()
     assert sum(session.info.coverage.values()) == pytest.approx(1.0)
     assert session.inputs == {"pixels": Port((1, *TILE, 3), "uint8")}
@@ -72,7 +77,10 @@ def test_answers_are_the_callers_own(restorer: Artifact, runtime: str, file: str
 def test_inputs_need_not_be_contiguous(restorer: Artifact, runtime: str, file: str) -> None:
     session = open_session(restorer.path / file, Target(runtime))
     image = photo(*TILE)[:, ::-1]
-    np.testing.assert_array_equal(session.run({"pixels": image[None]})["restored"], session.run({"pixels": np.ascontiguousarray(image)[None]})["restored"])
+    np.testing.assert_array_equal(
+        session.run({"pixels": image[None]})["restored"],
+        session.run({"pixels": np.ascontiguousarray(image)[None]})["restored"],
+    )
 
 
 @pytest.mark.parametrize(("runtime", "file"), ENGINE_FILES)
@@ -88,7 +96,9 @@ def test_inputs_need_not_be_contiguous(restorer: Artifact, runtime: str, file: s
         ({}, "expected"),
     ],
 )
-def test_wrong_inputs_name_what_is_expected(restorer: Artifact, runtime: str, file: str, inputs: dict, says: str) -> None:
+def test_wrong_inputs_name_what_is_expected(
+    restorer: Artifact, runtime: str, file: str, inputs: dict, says: str
+) -> None:
     session = open_session(restorer.path / file, Target(runtime))
     with pytest.raises(DataError) as caught:
         session.run(inputs)
@@ -142,7 +152,9 @@ def test_onnxruntime_reports_the_precision_of_the_file(restorer: Artifact, preci
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_openvino_compiles_with_the_hint_of_the_target(restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_compiles_with_the_hint_of_the_target(
+    restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
     seen = {}
@@ -158,8 +170,18 @@ def test_openvino_compiles_with_the_hint_of_the_target(restorer: Artifact, preci
 
     monkeypatch.setattr(openvino_module, "_core", lambda: Spy())
     session = open_session(restorer.path / "model.xml", Target("openvino", precision, 1))
-    expected = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "fp16": "f16" if "FP16" in openvino_module.capabilities() else "f32"}[precision]
-    assert seen == {"device": "CPU", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": expected}
+    expected = {
+        "fp32": "f32",
+        "bf16": "bf16",
+        "int8": "f32",
+        "fp16": "f16" if "FP16" in openvino_module.capabilities() else "f32",
+    }[precision]
+    assert seen == {
+        "device": "CPU",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_PRECISION_HINT": expected,
+    }
     assert session.info.precision == precision
 
 
@@ -183,9 +205,15 @@ def test_openvino_without_the_instructions(restorer: Artifact, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("runtime", "module", "says"),
-    [("onnxruntime", "onnxruntime", "pip install onnxruntime"), ("openvino", "openvino", '"pocketvit[openvino]"'), ("torchscript", "torch", '"pocketvit[train]"')],
+    [
+        ("onnxruntime", "onnxruntime", "pip install onnxruntime"),
+        ("openvino", "openvino", '"pocketvit[openvino]"'),
+        ("torchscript", "torch", '"pocketvit[train]"'),
+    ],
 )
-def test_missing_engines_name_the_install_line(restorer: Artifact, monkeypatch: pytest.MonkeyPatch, runtime: str, module: str, says: str) -> None:
+def test_missing_engines_name_the_install_line(
+    restorer: Artifact, monkeypatch: pytest.MonkeyPatch, runtime: str, module: str, says: str
+) -> None:
     openvino_module._core.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError) as caught:
@@ -199,7 +227,9 @@ def test_classifier_has_one_output_per_level(classifier: Artifact, tmp_path: Pat
     assert session.outputs == {"probs_coarse": Port((1, 2), "float32"), "probs_fine": Port((1, 4), "float32")}
     answer = session.run({"pixels": photo(*SIZE)[None]})
     assert answer["probs_fine"].sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(answer["probs_fine"], run_onnx(classify_onnx(tmp_path / "m.onnx"), photo(*SIZE)[None])["probs_fine"])
+    np.testing.assert_allclose(
+        answer["probs_fine"], run_onnx(classify_onnx(tmp_path / "m.onnx"), photo(*SIZE)[None])["probs_fine"]
+    )
 
 
 def test_dynamic_sizes_are_reported_as_free(tmp_path: Path) -> None:

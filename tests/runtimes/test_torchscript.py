@@ -10,7 +10,7 @@ from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.runtimes import Port, open_session
 from pocketvit.runtimes.model import Model
 from pocketvit.spec.artifact import Artifact
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 from pocketvit.verify.perturb import damaged_copy
 from tests.tiny import TILE, make_tiny_artifact, photo
 
@@ -66,12 +66,16 @@ def test_as_a_callable_model(artifact: Artifact, tmp_path: Path) -> None:
 
 
 def test_without_a_manifest_outputs_are_numbered(tmp_path: Path) -> None:
-    assert list(open_session(trace(tmp_path / "m.pt"), Target("torchscript")).run({"pixels": photo(9, 8)[None]})) == ["output0"]
+    assert list(open_session(trace(tmp_path / "m.pt"), Target("torchscript")).run({"pixels": photo(9, 8)[None]})) == [
+        "output0"
+    ]
 
 
 def test_more_outputs_than_the_manifest_names(artifact: Artifact, tmp_path: Path) -> None:
     twice = artifact.manifest.model_copy(update={"outputs": artifact.manifest.outputs * 2})
-    manifest = twice.model_copy(update={"outputs": [x.model_copy(update={"name": f"o{i}"}) for i, x in enumerate(twice.outputs)]})
+    manifest = twice.model_copy(
+        update={"outputs": [x.model_copy(update={"name": f"o{i}"}) for i, x in enumerate(twice.outputs)]}
+    )
     with pytest.raises(VerificationError, match="gives 1 outputs, the manifest names 2"):
         open_session(trace(tmp_path / "m.pt"), Target("torchscript"), manifest).run({"pixels": photo(*TILE)[None]})
 
@@ -97,6 +101,9 @@ def test_damaged_weights_still_open_and_answer_differently(tmp_path: Path) -> No
     file = trace(tmp_path / "m.pt")
     (tmp_path / "copy").mkdir()
     copy = damaged_copy("torchscript", [file], tmp_path / "copy")
-    answers = [open_session(path, Target("torchscript")).run({"pixels": photo(*TILE)[None]})["output0"] for path in (file, copy)]
+    answers = [
+        open_session(path, Target("torchscript")).run({"pixels": photo(*TILE)[None]})["output0"]
+        for path in (file, copy)
+    ]
     assert np.abs(answers[0] - answers[1]).max() > 10
     assert [p.name for p in (tmp_path / "copy").iterdir()] == ["m.pt"]

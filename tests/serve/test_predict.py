@@ -49,7 +49,9 @@ def rendered(report: PredictReport) -> str:
 
 def test_restores_a_folder_into_predictions(restorer: str, folder: Path) -> None:
     report = resolve("predict")(restorer, ["in"])
-    assert [p.output for p in report.predictions] == [Path("predictions") / name for name in ("a.png", "b.png", "c.png")]
+    assert [p.output for p in report.predictions] == [
+        Path("predictions") / name for name in ("a.png", "b.png", "c.png")
+    ]
     assert report.exit_code == 0
     model = load(restorer)
     for row in report.predictions:
@@ -64,7 +66,9 @@ def test_globs_files_and_repeats(restorer: str, folder: Path) -> None:
     assert [str(p.image) for p in report.predictions] == ["in/a.png", "in/deep/c.png"]
     assert report.variant == "openvino:fp32"
     (folder / "in" / "odd[1].png").write_bytes((folder / "in" / "a.png").read_bytes())
-    assert [str(p) for p in expand(["in/odd[1].png"])[0]] == ["in/odd[1].png"]  # a real file, although it looks like a glob
+    assert [str(p) for p in expand(["in/odd[1].png"])[0]] == [
+        "in/odd[1].png"
+    ]  # a real file, although it looks like a glob
 
 
 def test_one_image_into_a_named_file(restorer: str, folder: Path) -> None:
@@ -92,7 +96,9 @@ def test_equal_stems_are_numbered(folder: Path) -> None:
     assert [str(p) for p in plan.values()] == ["out/a.png", "out/a_2.png", "out/a_3.png", "out/a_2_2.png"]
 
 
-def test_bad_images_among_good_ones_are_reported_and_skipped(restorer: str, classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_images_among_good_ones_are_reported_and_skipped(
+    restorer: str, classifier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     files = write_bad_images(tmp_path / "bad", huge=False)
     for artifact in (restorer, classifier):
@@ -108,7 +114,9 @@ def test_bad_images_among_good_ones_are_reported_and_skipped(restorer: str, clas
 
 
 @pytest.mark.parametrize("name", [*UNREADABLE, "empty_folder"])
-def test_a_bad_image_alone_is_an_error(restorer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_bad_image_alone_is_an_error(
+    restorer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     files = write_bad_images(tmp_path / "bad", huge=False)
     with pytest.raises(DataError) as caught:
@@ -153,7 +161,10 @@ def test_answers_as_csv_and_json(classifier: str, tmp_path: Path, monkeypatch: p
     assert float(row["fine_score"]) == pytest.approx(report.predictions[0].answer["levels"][1]["score"], abs=1e-6)
     assert "top3_score" in row
     assert "top4" not in row
-    assert json.loads(predict(classifier, ["red, dark.png"], out="x/answers.json").table.read_text())[0]["path"] == ["warm", "red"]
+    assert json.loads(predict(classifier, ["red, dark.png"], out="x/answers.json").table.read_text())[0]["path"] == [
+        "warm",
+        "red",
+    ]
     assert predict(classifier, ["red, dark.png"], out="x/answers.csv").table.read_text().startswith("image,coarse,")
     assert predict(classifier, ["red, dark.png"], out="y").table == Path("y/predictions.json")
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["answers.csv", "answers.json"]
@@ -170,13 +181,17 @@ def test_answers_as_csv_and_json(classifier: str, tmp_path: Path, monkeypatch: p
         ("restore", {"out": "file"}, "without an image suffix"),
     ],
 )
-def test_options_that_do_not_go_together(restorer: str, classifier: str, folder: Path, task: str, options: dict, says: str) -> None:
+def test_options_that_do_not_go_together(
+    restorer: str, classifier: str, folder: Path, task: str, options: dict, says: str
+) -> None:
     (folder / "file").write_text("x")
     with pytest.raises(UsageError, match=says):
         predict({"restore": restorer, "classify": classifier}[task], ["in/a.png"], **options)
 
 
-def test_output_that_cannot_be_written(restorer: str, classifier: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_cannot_be_written(
+    restorer: str, classifier: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "file").write_text("x")
     for artifact in (restorer, classifier):
         with pytest.raises(DataError, match="cannot be created"):

@@ -12,7 +12,18 @@ import pytest
 
 from pocketvit.errors import DataError, PocketvitError, UsageError, VerificationError
 from pocketvit.spec import artifact as artifact_module
-from pocketvit.spec.artifact import Artifact, file_entries, find_artifact, new_folder, pack, read_artifact, read_golden, sha256, write_golden, write_manifest
+from pocketvit.spec.artifact import (
+    Artifact,
+    file_entries,
+    find_artifact,
+    new_folder,
+    pack,
+    read_artifact,
+    read_golden,
+    sha256,
+    write_golden,
+    write_manifest,
+)
 from tests.tiny import make_tiny_artifact
 
 
@@ -36,7 +47,9 @@ def test_found_as_folder_run_and_archive(tiny: Artifact, tmp_path: Path) -> None
     again = read_artifact(run / "artifact")
     unpacked = read_artifact(pack(again, tmp_path / "tiny.pvit"))
     assert unpacked.manifest == again.manifest
-    assert {entry.path: sha256(unpacked.path / entry.path) for entry in unpacked.manifest.files} == {e.path: e.sha256 for e in again.manifest.files}
+    assert {entry.path: sha256(unpacked.path / entry.path) for entry in unpacked.manifest.files} == {
+        e.path: e.sha256 for e in again.manifest.files
+    }
     assert find_artifact(tmp_path / "tiny.pvit") == unpacked.path  # the second time it lies in the cache
 
 
@@ -49,7 +62,9 @@ def test_nothing_there_names_what_is_needed(tmp_path: Path) -> None:
 def test_variants(tiny: Artifact) -> None:
     assert tiny.variant().path == "model.onnx"
     assert tiny.variant("openvino:bf16").companions == ["model.bin"]
-    assert tiny.variant_bytes(tiny.variant("openvino:fp32")) == sum((tiny.path / n).stat().st_size for n in ("model.xml", "model.bin"))
+    assert tiny.variant_bytes(tiny.variant("openvino:fp32")) == sum(
+        (tiny.path / n).stat().st_size for n in ("model.xml", "model.bin")
+    )
     with pytest.raises(UsageError, match="onnxruntime:int8") as caught:
         tiny.variant("onnxruntime:int8")
     assert "onnxruntime:fp32, openvino:fp32, openvino:bf16" in caught.value.todo
@@ -115,7 +130,9 @@ def test_goldens_that_lack_a_part_or_hold_pickles(tiny: Artifact) -> None:
         np.savez(path, **{k: v for k, v in arrays.items() if k != key})
         with pytest.raises(VerificationError):
             read_golden(tiny)
-    np.savez(path, **(arrays | {"preprocess": np.array('{"size": [8, 8], "unknown": 1, "mean": [0,0,0], "std": [1,1,1]}')}))
+    np.savez(
+        path, **(arrays | {"preprocess": np.array('{"size": [8, 8], "unknown": 1, "mean": [0,0,0], "std": [1,1,1]}')})
+    )
     with pytest.raises(VerificationError):
         read_golden(tiny)
     np.savez(path, **(arrays | {"truth": np.array([{"a": 1}], dtype=object)}))
@@ -128,7 +145,19 @@ def _header(shape: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
-@pytest.mark.parametrize("shape", ["(10**17,)", "(100000000000000000,)", "(4611686018427387904, 8)", "(100000000000000000000000,)", "(-5,)", "(8, 32, 32, 3)", "((", "'x'"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(10**17,)",
+        "(100000000000000000,)",
+        "(4611686018427387904, 8)",
+        "(100000000000000000000000,)",
+        "(-5,)",
+        "(8, 32, 32, 3)",
+        "((",
+        "'x'",
+    ],
+)
 def test_goldens_whose_header_lies(tiny: Artifact, shape: str) -> None:
     path = tiny.path / "golden.npz"
     with zipfile.ZipFile(path) as archive:
@@ -201,7 +230,9 @@ def test_archives_may_not_hold_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_symlink()]
 
 
-def test_archives_that_are_too_large_are_refused_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_that_are_too_large_are_refused_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POCKETVIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(artifact_module, "MAX_ARCHIVE_BYTES", 1_000_000)
     bomb = zipped(tmp_path / "bomb.pvit", {"manifest.json": b"{}", "zeros": bytes(5_000_000)})
@@ -313,7 +344,13 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path: Path) -> None:
 
 def test_new_folder_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
     """Only folders, only of the same destination with a temporary name, only older than an hour."""
-    names = {"old": ".a.x1y2z3_4", "fresh": ".a.freshone", "other": ".b.x1y2z3_4", "named": ".a.config", "file": ".a.afile123"}
+    names = {
+        "old": ".a.x1y2z3_4",
+        "fresh": ".a.freshone",
+        "other": ".b.x1y2z3_4",
+        "named": ".a.config",
+        "file": ".a.afile123",
+    }
     for key, name in names.items():
         if key == "file":
             (tmp_path / name).write_text("x")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.budget import Budget, Floor
+from pocketvit.spec.target import Target
 
 
 def test_target_text_round_trip() -> None:

@@ -23,7 +23,9 @@ def test_what_is_recorded() -> None:
 
 
 def test_flags_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Chip 7\nflags\t\t: fpu avx2 amx_tile avx512_vnni\nmodel name\t: other\n")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Chip 7\nflags\t\t: fpu avx2 amx_tile avx512_vnni\nmodel name\t: other\n"
+    )
     monkeypatch.setattr(module, "Path", lambda *_: tmp_path / "cpuinfo")
     assert module._cpu() == ("Chip 7", frozenset({"fpu", "avx2", "amx_tile", "avx512_vnni"}))
 

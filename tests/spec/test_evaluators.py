@@ -70,7 +70,12 @@ def test_classify_counts_levels_top5_and_distance() -> None:
     evaluator.update(answer(1, 3, [0.1, 0.1, 0.1, 0.7]), (1, 3))
     values = {name: value for name, value, _ in evaluator.metrics()}
     assert evaluator.main == "fine.top1"
-    assert values == {"coarse.top1": 75.0, "fine.top1": 50.0, "fine.top5": 100.0, "mistake_distance": pytest.approx((0 + 1 + 2 + 0) / 4)}
+    assert values == {
+        "coarse.top1": 75.0,
+        "fine.top1": 50.0,
+        "fine.top5": 100.0,
+        "mistake_distance": pytest.approx((0 + 1 + 2 + 0) / 4),
+    }
 
 
 def test_top5_is_not_top1() -> None:

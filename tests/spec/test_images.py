@@ -62,7 +62,9 @@ def test_alpha_is_composited_over_white(bad: dict[str, Path]) -> None:
 
 def test_cmyk_and_animation(bad: dict[str, Path]) -> None:
     assert np.abs(read_image(bad["cmyk"]).astype(int) - photo()).mean() < 6  # JPEG
-    assert np.abs(read_image(bad["animated"]).astype(int) - photo(seed=1)).mean() < 20  # palette of 256 colours, first frame
+    assert (
+        np.abs(read_image(bad["animated"]).astype(int) - photo(seed=1)).mean() < 20
+    )  # palette of 256 colours, first frame
 
 
 def test_exif_orientation_is_honoured(bad: dict[str, Path]) -> None:

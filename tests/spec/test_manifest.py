@@ -26,7 +26,16 @@ def test_round_trip(document: dict) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("schema_version", 2), ("name", "../up"), ("name", ""), ("version", "1.0"), ("task", "paint"), ("surprise", 1), ("files", "none"), ("inputs", [{"name": "x"}])],
+    [
+        ("schema_version", 2),
+        ("name", "../up"),
+        ("name", ""),
+        ("version", "1.0"),
+        ("task", "paint"),
+        ("surprise", 1),
+        ("files", "none"),
+        ("inputs", [{"name": "x"}]),
+    ],
 )
 def test_wrong_values_are_refused(document: dict, key: str, value: object) -> None:
     with pytest.raises(ValidationError) as caught:
@@ -35,7 +44,18 @@ def test_wrong_values_are_refused(document: dict, key: str, value: object) -> No
 
 
 def _bench(**changes: float) -> list[dict]:
-    return [{"variant": "onnxruntime:fp32", "threads": 1, "p50_ms": 1.0, "p90_ms": 2.0, "runs": 3, "input_shape": [1], "includes": "all"} | changes]
+    return [
+        {
+            "variant": "onnxruntime:fp32",
+            "threads": 1,
+            "p50_ms": 1.0,
+            "p90_ms": 2.0,
+            "runs": 3,
+            "input_shape": [1],
+            "includes": "all",
+        }
+        | changes
+    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -66,7 +86,9 @@ def test_measurements_must_be_finite(document: dict, value: float) -> None:
         (lambda d: d["levels"][1].update(labels=list("abcde"), parents=[0, 0, 1, 1, 1]), "output probs_fine has shape"),
     ],
 )
-def test_levels_and_outputs_must_agree(document: dict, change: Callable[[dict], object], says: str, tmp_path: Path) -> None:
+def test_levels_and_outputs_must_agree(
+    document: dict, change: Callable[[dict], object], says: str, tmp_path: Path
+) -> None:
     change(document)
     with pytest.raises(ValidationError, match=says):
         Manifest.model_validate(document)
@@ -80,4 +102,6 @@ def test_schema_states_every_field() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(Manifest.model_fields)
     assert schema["additionalProperties"] is False
-    assert {"name", "task", "preprocess", "inputs", "outputs", "files", "variants", "default", "main_metric"} <= set(schema["required"])
+    assert {"name", "task", "preprocess", "inputs", "outputs", "files", "variants", "default", "main_metric"} <= set(
+        schema["required"]
+    )

@@ -44,7 +44,14 @@ def test_whole_crop_of_an_image_of_the_right_size_changes_nothing() -> None:
 def test_crop_equals_timms_evaluation_transform(shape: tuple[int, int], crop_pct: float) -> None:
     create_transform = pytest.importorskip("timm.data").create_transform
     image = photo(*shape)
-    transform = create_transform(input_size=(3, 64, 64), is_training=False, interpolation="bicubic", crop_pct=crop_pct, mean=(0, 0, 0), std=(1, 1, 1))
+    transform = create_transform(
+        input_size=(3, 64, 64),
+        is_training=False,
+        interpolation="bicubic",
+        crop_pct=crop_pct,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
     theirs = np.rint(transform(Image.fromarray(image)).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     np.testing.assert_array_equal(prepare(image, Preprocess(size=(64, 64), crop_pct=crop_pct)), theirs)
 
@@ -56,7 +63,13 @@ def test_resize_box_cuts_first() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "names"),
-    [({"size": (0, 3)}, "size"), ({"crop_pct": 0.0}, "crop_pct"), ({"crop_pct": 1.5}, "crop_pct"), ({"resize": "tile", "overlap": 120}, "overlap"), ({"std": (1, 0, 1)}, "std")],
+    [
+        ({"size": (0, 3)}, "size"),
+        ({"crop_pct": 0.0}, "crop_pct"),
+        ({"crop_pct": 1.5}, "crop_pct"),
+        ({"resize": "tile", "overlap": 120}, "overlap"),
+        ({"std": (1, 0, 1)}, "std"),
+    ],
 )
 def test_impossible_values_are_named(fields: dict, names: str) -> None:
     with pytest.raises(UsageError, match=f"preprocess.{names}"):
@@ -66,12 +79,27 @@ def test_impossible_values_are_named(fields: dict, names: str) -> None:
 def test_prepare_refuses_tiles_and_other_arrays() -> None:
     with pytest.raises(UsageError, match="tiled"):
         prepare(photo(40, 40), Preprocess(size=(32, 32), resize="tile"))
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 4), np.uint8)):
+    for wrong in (
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+    ):
         with pytest.raises(DataError, match="expected"):
             prepare(wrong, Preprocess())
 
 
 def test_digest_depends_on_every_field() -> None:
-    digests = {Preprocess(**fields).digest() for fields in ({}, {"mean": (0, 0, 0)}, {"std": (1, 1, 1)}, {"size": (32, 32)}, {"color": "BGR"}, {"crop_pct": 0.8})}
+    digests = {
+        Preprocess(**fields).digest()
+        for fields in (
+            {},
+            {"mean": (0, 0, 0)},
+            {"std": (1, 1, 1)},
+            {"size": (32, 32)},
+            {"color": "BGR"},
+            {"crop_pct": 0.8},
+        )
+    }
     assert len(digests) == 6
     assert Preprocess().digest() == Preprocess().digest()

@@ -149,7 +149,13 @@ data: {eval_sigma: [0], shot: [0, 0]}
 floor: {max_drop: 0}
 """
     recipe = load_recipe(write(tmp_path, text))
-    assert (recipe.name, recipe.train.epochs, recipe.train.clip_norm, recipe.floor.max_drop, recipe.data.eval_sigma) == ("a.B_c-1", 0, None, 0, (0.0,))
+    assert (
+        recipe.name,
+        recipe.train.epochs,
+        recipe.train.clip_norm,
+        recipe.floor.max_drop,
+        recipe.data.eval_sigma,
+    ) == ("a.B_c-1", 0, None, 0, (0.0,))
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:

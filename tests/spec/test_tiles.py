@@ -67,12 +67,16 @@ def test_tiled_equals_untiled_where_the_receptive_field_allows() -> None:
 def test_no_visible_step_where_tiles_disagree() -> None:
     """Every tile answers with its own brightness; the blend must ramp and not jump."""
     level = iter(np.tile([60.0, 180.0], 100))
-    output = run_tiled(lambda tile: np.full(tile.shape, next(level), np.float32), np.zeros((32, 200, 3), np.uint8), (32, 32), 16)
+    output = run_tiled(
+        lambda tile: np.full(tile.shape, next(level), np.float32), np.zeros((32, 200, 3), np.uint8), (32, 32), 16
+    )
     steps = np.abs(np.diff(output[:, :, 0].astype(int), axis=1))
     assert output.max() - output.min() > 100
     assert steps.max() <= 120 / 16 + 8
     hard = iter(np.tile([60.0, 180.0], 100))
-    unblended = run_tiled(lambda tile: np.full(tile.shape, next(hard), np.float32), np.zeros((32, 192, 3), np.uint8), (32, 32), 0)
+    unblended = run_tiled(
+        lambda tile: np.full(tile.shape, next(hard), np.float32), np.zeros((32, 192, 3), np.uint8), (32, 32), 0
+    )
     assert np.abs(np.diff(unblended[:, :, 0].astype(int), axis=1)).max() == 120  # the measure does see a seam
 
 

@@ -37,8 +37,19 @@ def restore_recipe(folder: Path, **overrides: Any) -> Recipe:
     return load_recipe(
         None,
         {
-            "data": {"train": [str(folder)], "val": [str(folder)], "layout": "clean", "sigma": [25, 25], "eval_sigma": [25], "patch": 32, "patches_per_image": 8},
-            "model": {"name": "restorer_xs", "options": {"widths": [8, 12], "encoder": [1], "decoder": [1], "bottleneck": "cw", "window": 4}},
+            "data": {
+                "train": [str(folder)],
+                "val": [str(folder)],
+                "layout": "clean",
+                "sigma": [25, 25],
+                "eval_sigma": [25],
+                "patch": 32,
+                "patches_per_image": 8,
+            },
+            "model": {
+                "name": "restorer_xs",
+                "options": {"widths": [8, 12], "encoder": [1], "decoder": [1], "bottleneck": "cw", "window": 4},
+            },
             "task": {"name": "restore"},
             "preprocess": {"resize": "tile", "size": [48, 48], "overlap": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
             "train": {"epochs": 2, "batch_size": 8, "lr": 0.003, "weight_decay": 0.0, "ema": 0.9, "precision": "fp32"},
@@ -53,7 +64,10 @@ def classify_recipe(folder: Path, **overrides: Any) -> Recipe:
         None,
         {
             "data": {"train": [str(folder)], "layout": "classes", "val_share": 0.25},
-            "model": {"name": "vit_micro_patch16_224", "options": {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}},
+            "model": {
+                "name": "vit_micro_patch16_224",
+                "options": {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8},
+            },
             "task": {"name": "classify"},
             "preprocess": {"size": [32, 32], "resize": "stretch"},
             "train": {"epochs": 3, "batch_size": 9, "lr": 0.003, "augment": "none", "precision": "fp32"},

@@ -16,7 +16,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_image_that_cannot_be_decoded_stops_training_with_its_name_until_it_is_quarantined(tmp_path: Path, bad: dict[str, Path], name: str) -> None:
+def test_an_image_that_cannot_be_decoded_stops_training_with_its_name_until_it_is_quarantined(
+    tmp_path: Path, bad: dict[str, Path], name: str
+) -> None:
     folder = write_photos(tmp_path / "d", 3)
     copy = folder / bad[name].name
     shutil.copyfile(bad[name], copy)
@@ -38,7 +40,12 @@ def test_every_odd_but_readable_image_trains_both_tasks(tmp_path: Path, bad: dic
     for name in names:
         shutil.copyfile(bad[name], folder / bad[name].name)
         shutil.copyfile(bad[name], classes / "red" / bad[name].name)
-    restored = pocketvit.train(restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1))]}), name="r", runs=str(tmp_path), quiet=True)
+    restored = pocketvit.train(
+        restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1))]}),
+        name="r",
+        runs=str(tmp_path),
+        quiet=True,
+    )
     assert restored.info["train_images"] == 2 + len(names)
     report = pocketvit.train(classify_recipe(classes, **{"train.epochs": 1}), name="k", runs=str(tmp_path), quiet=True)
     assert report.info["metrics"]["label.top1"] >= 0

@@ -31,7 +31,10 @@ def run(recipe, folder: Path, **options):
 
 
 def curve(folder: Path) -> list[tuple[float, ...]]:
-    return [(r["epoch"], r["step"], r["train_loss"], *(r[k] for k in sorted(r) if "@" in k or "top1" in k)) for r in read_rows(folder / "metrics.csv")]
+    return [
+        (r["epoch"], r["step"], r["train_loss"], *(r[k] for k in sorted(r) if "@" in k or "top1" in k))
+        for r in read_rows(folder / "metrics.csv")
+    ]
 
 
 def test_a_restorer_learns_to_denoise_and_leaves_curves(tmp_path: Path) -> None:
@@ -39,7 +42,9 @@ def test_a_restorer_learns_to_denoise_and_leaves_curves(tmp_path: Path) -> None:
     best = run(recipe, tmp_path / "run")
     rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert [r["epoch"] for r in rows] == [1, 2, 3, 4, 5]
-    noisy = np.mean([psnr(case.image, case.truth) for case in eval_cases(load_splits(recipe.data, "restore").val, recipe.data)])
+    noisy = np.mean(
+        [psnr(case.image, case.truth) for case in eval_cases(load_splits(recipe.data, "restore").val, recipe.data)]
+    )
     assert rows[-1]["psnr@sigma25"] > noisy + 0.4
     assert best.info["best_value"] == pytest.approx(max(r["psnr@sigma25"] for r in rows))
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
@@ -64,7 +69,10 @@ def test_stopping_between_epochs_and_going_on_changes_nothing(tmp_path: Path, ta
 
 
 def test_a_rung_between_validations_has_a_best_model_and_the_losses_of_a_whole_run(tmp_path: Path) -> None:
-    recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 4, "train.validate_every": 2, "train.ema": 0.8, "train.patience": 1})
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d"),
+        **{"train.epochs": 4, "train.validate_every": 2, "train.ema": 0.8, "train.patience": 1},
+    )
     run(recipe, tmp_path / "whole")
     rung = run(recipe, tmp_path / "parts", stop_epoch=1)
     assert rung.info["epochs"] == 1
@@ -75,13 +83,20 @@ def test_a_rung_between_validations_has_a_best_model_and_the_losses_of_a_whole_r
     assert [row["train_loss"] for row in parts] == [row["train_loss"] for row in whole]
     assert ["label.top1" in row for row in whole] == [(row["epoch"] % 2 == 0) for row in whole]
     assert "label.top1" in parts[0]
-    assert [row["label.top1"] for row in parts if row["epoch"] % 2 == 0] == [row["label.top1"] for row in whole if "label.top1" in row]
+    assert [row["label.top1"] for row in parts if row["epoch"] % 2 == 0] == [
+        row["label.top1"] for row in whole if "label.top1" in row
+    ]
 
 
-def test_patience_does_not_count_the_extra_validation_of_a_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_does_not_count_the_extra_validation_of_a_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = {1: 90.0, 2: 50.0, 3: 95.0, 4: 60.0, 5: 0.0, 6: 70.0}
     monkeypatch.setattr(loop, "_validate", lambda run, *_: {"label.top1": values[run.position.epoch]})
-    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 6, "train.validate_every": 2, "train.patience": 1})
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d", per_class=4),
+        **{"train.epochs": 6, "train.validate_every": 2, "train.patience": 1},
+    )
     for end in (1, 3):
         assert run(recipe, tmp_path / "run", stop_epoch=end).info["epochs"] == end
     best = run(recipe, tmp_path / "run")
@@ -106,7 +121,9 @@ def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, m
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "d")
-    recipe = restore_recipe(photos, **{"train.epochs": 3, "train.checkpoint_steps": 2, "train.threads": 1, "data.patches_per_image": 40})
+    recipe = restore_recipe(
+        photos, **{"train.epochs": 3, "train.checkpoint_steps": 2, "train.threads": 1, "data.patches_per_image": 40}
+    )
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     code = f"import pocketvit; pocketvit.train({str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True)"
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -148,7 +165,10 @@ def test_patience_stops_and_minutes_end_the_schedule(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "d")
     run(classify_recipe(data, **{"train.epochs": 50, "train.patience": 2, "train.lr": 1e-9}), tmp_path / "a")
     assert len(read_rows(tmp_path / "a" / "metrics.csv")) <= 4
-    run(classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.05, "train.validate_every": 100}), tmp_path / "b")
+    run(
+        classify_recipe(data, **{"train.epochs": 5000, "train.minutes": 0.05, "train.validate_every": 100}),
+        tmp_path / "b",
+    )
     rows = read_rows(tmp_path / "b" / "metrics.csv")
     assert rows[-1]["lr"] < 0.7 * 0.003  # a busy machine may do its last step long before the time is up
     assert len(rows) < 5000
@@ -178,7 +198,10 @@ def test_fine_tuning_keeps_the_backbone_and_makes_a_new_head(tmp_path: Path) -> 
 def test_distillation_pulls_the_student_towards_the_teacher(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "d")
     run(classify_recipe(data, **{"train.epochs": 4}), tmp_path / "teacher")
-    recipe = classify_recipe(data, **{"train.epochs": 4, "train.teacher": str(tmp_path / "teacher"), "train.distill_weight": 1.0, "train.seed": 5})
+    recipe = classify_recipe(
+        data,
+        **{"train.epochs": 4, "train.teacher": str(tmp_path / "teacher"), "train.distill_weight": 1.0, "train.seed": 5},
+    )
     student = run(recipe, tmp_path / "student")
     assert student.info["metrics"]["label.top1"] >= 60  # weight 1: no label was used in the loss
 
@@ -188,7 +211,15 @@ def test_other_optimisers_schedules_and_switches_train(tmp_path: Path, optimizer
     recipe = classify_recipe(
         write_classes(tmp_path / "d"),
         **{
-            "train": {"epochs": 3, "batch_size": 9, "optimizer": optimizer, "schedule": "linear", "clip_norm": None, "precision": "bf16", "channels_last": False},
+            "train": {
+                "epochs": 3,
+                "batch_size": 9,
+                "optimizer": optimizer,
+                "schedule": "linear",
+                "clip_norm": None,
+                "precision": "bf16",
+                "channels_last": False,
+            },
             "train.augment": "randaugment",
             "train.lr": 0.01,
             "train.validate_every": 2,
@@ -205,7 +236,9 @@ def test_other_optimisers_schedules_and_switches_train(tmp_path: Path, optimizer
 
 def test_out_of_memory_says_which_batch_size_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode(*_: object) -> float:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr(loop, "_make_step", lambda *_: explode)
     with pytest.raises(PocketvitError) as caught:
@@ -216,7 +249,13 @@ def test_out_of_memory_says_which_batch_size_to_take(tmp_path: Path, monkeypatch
 
 def test_a_loss_of_nan_stops_with_advice(tmp_path: Path) -> None:
     with pytest.raises(PocketvitError, match="NaN"):
-        run(restore_recipe(write_photos(tmp_path / "d"), **{"train.lr": 1e30, "train.clip_norm": None, "train.warmup": 0.0, "task.loss": "mse"}), tmp_path / "run")
+        run(
+            restore_recipe(
+                write_photos(tmp_path / "d"),
+                **{"train.lr": 1e30, "train.clip_norm": None, "train.warmup": 0.0, "task.loss": "mse"},
+            ),
+            tmp_path / "run",
+        )
 
 
 def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None:

@@ -73,7 +73,15 @@ def test_a_finished_run_is_not_entered(tmp_path: Path, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"budget.latency_ms": 20}, {"budget.size_mb": 3}, {"floor.value": 29.0}, {"floor.metric": "psnr"}, {"licence_data": "CC0"}, {"name": "better-name"}]
+    "change",
+    [
+        {"budget.latency_ms": 20},
+        {"budget.size_mb": 3},
+        {"floor.value": 29.0},
+        {"floor.metric": "psnr"},
+        {"licence_data": "CC0"},
+        {"name": "better-name"},
+    ],
 )
 def test_what_judges_and_labels_may_change(tmp_path: Path, recipe: Recipe, change: dict[str, object]) -> None:
     folder = open_run(recipe, "r", str(tmp_path))
@@ -83,7 +91,17 @@ def test_what_judges_and_labels_may_change(tmp_path: Path, recipe: Recipe, chang
     assert not [p for p in folder.iterdir() if "partial" in p.name]
 
 
-@pytest.mark.parametrize("change", [{"train.lr": 1.0}, {"data.patch": 32}, {"model.name": "restorer_s"}, {"search.trials": 1}, {"target.threads": 1}, {"compress.steps": []}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train.lr": 1.0},
+        {"data.patch": 32},
+        {"model.name": "restorer_s"},
+        {"search.trials": 1},
+        {"target.threads": 1},
+        {"compress.steps": []},
+    ],
+)
 def test_what_changes_the_training_is_refused(tmp_path: Path, recipe: Recipe, change: dict[str, object]) -> None:
     folder = open_run(recipe, "r", str(tmp_path))
     before = yaml.safe_load((folder / "recipe.yaml").read_text())

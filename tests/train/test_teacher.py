@@ -12,7 +12,7 @@ from pocketvit.errors import UsageError
 from pocketvit.models.build import variant_task
 from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Model
+from pocketvit.spec.recipe import ModelConfig
 from pocketvit.train import loop
 from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
 from pocketvit.train.setup import ask_teacher, load_teacher, new_model
@@ -33,7 +33,11 @@ def make_teacher(data: Path, folder: Path, **overrides) -> Trained:
 
 def test_a_teacher_gets_its_own_normalisation(tmp_path: Path) -> None:
     data = write_classes(tmp_path / "d")
-    make_teacher(data, tmp_path / "teacher", **{"preprocess.mean": [0.4, 0.3, 0.2], "preprocess.std": [0.2, 0.3, 0.1], "preprocess.color": "BGR"})
+    make_teacher(
+        data,
+        tmp_path / "teacher",
+        **{"preprocess.mean": [0.4, 0.3, 0.2], "preprocess.std": [0.2, 0.3, 0.1], "preprocess.color": "BGR"},
+    )
     recipe = classify_recipe(data, **{"train.teacher": str(tmp_path / "teacher")})
     teacher = load_teacher(recipe, load_splits(recipe.data, "classify").train.levels)
     assert teacher is not None
@@ -58,7 +62,9 @@ def test_a_teacher_of_another_size_sees_the_pixels_at_its_size(tmp_path: Path) -
     torch.testing.assert_close(ask_teacher(teacher, pixels), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_training_asks_the_teacher_with_pixels_and_learns_from_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_asks_the_teacher_with_pixels_and_learns_from_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_classes(tmp_path / "d", per_class=4)
     make_teacher(data, tmp_path / "teacher", **{"preprocess.size": [48, 48], "preprocess.mean": [0.4, 0.3, 0.2]})
     asked = []
@@ -68,7 +74,9 @@ def test_training_asks_the_teacher_with_pixels_and_learns_from_another_size(tmp_
         return ask_teacher(teacher, pixels)
 
     monkeypatch.setattr(loop, "ask_teacher", spy)
-    recipe = classify_recipe(data, **{"train.epochs": 1, "train.teacher": str(tmp_path / "teacher"), "train.distill_weight": 1.0})
+    recipe = classify_recipe(
+        data, **{"train.epochs": 1, "train.teacher": str(tmp_path / "teacher"), "train.distill_weight": 1.0}
+    )
     report = pocketvit.train(recipe, name="student", runs=str(tmp_path), quiet=True)
     assert report.info["epochs"] == 1
     expected = Preprocess(size=(48, 48), resize="stretch", mean=(0.4, 0.3, 0.2))
@@ -101,7 +109,7 @@ def test_a_restorer_of_one_size_cannot_teach_patches_of_another(tmp_path: Path) 
     name = next(name for name, variant in VARIANTS.items() if variant.sized and variant_task(name) == "restore")
     recipe = restore_recipe(tmp_path, **{"train.teacher": str(tmp_path / "teacher")})
     student = new_model(restore_recipe(tmp_path), ())
-    save_checkpoint(tmp_path / "teacher", replace(student, model_spec=Model(name)))
+    save_checkpoint(tmp_path / "teacher", replace(student, model_spec=ModelConfig(name)))
     with pytest.raises(UsageError, match=r"works at size \(48, 48\), not at data\.patch 32"):
         new_model(recipe, ())
 

@@ -16,7 +16,15 @@ from rich.console import Console
 import pocketvit
 from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import openvino as openvino_module
-from pocketvit.spec.artifact import Artifact, file_entries, pack, read_artifact, read_golden, write_golden, write_manifest
+from pocketvit.spec.artifact import (
+    Artifact,
+    file_entries,
+    pack,
+    read_artifact,
+    read_golden,
+    write_golden,
+    write_manifest,
+)
 from pocketvit.spec.images import write_image
 from pocketvit.spec.manifest import Variant
 from pocketvit.verify import checks, command
@@ -32,7 +40,9 @@ def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
 
 def reseal(artifact: Artifact, **changes: object) -> Artifact:
     """Write sizes and checksums anew, as someone would who changes a file and covers it up."""
-    write_manifest(artifact.path, artifact.manifest.model_copy(update={"files": file_entries(artifact.path), **changes}))
+    write_manifest(
+        artifact.path, artifact.manifest.model_copy(update={"files": file_entries(artifact.path), **changes})
+    )
     return read_artifact(artifact.path)
 
 
@@ -56,7 +66,13 @@ def test_a_whole_artifact_passes_and_records_it(artifact: Artifact) -> None:
     assert stored.passed
     assert stored.tool_version == pocketvit.__version__
     names = [check.name for check in report.checks]
-    assert names.index("file model.onnx") < names.index("preprocessing") < names.index("opens") < names.index("finite") < names.index("control: damaged weights")
+    assert (
+        names.index("file model.onnx")
+        < names.index("preprocessing")
+        < names.index("opens")
+        < names.index("finite")
+        < names.index("control: damaged weights")
+    )
     assert {"control: damaged weights", "control: channels swapped", "control: other normalisation"} <= set(names)
     assert [row["name"] for row in stored.checks] == names
     assert verify(str(artifact.path)).passed  # recording does not break it
@@ -93,16 +109,30 @@ def test_longer_and_missing_files(artifact: Artifact) -> None:
     assert "card.md is too long" in failing(artifact).what
     (artifact.path / "model.onnx").unlink()
     error = failing(artifact)
-    assert {"card.md is too long: 11 bytes, the manifest says 7", "model.onnx is missing"} == {check.detail for check in error.report.failures}
+    assert {"card.md is too long: 11 bytes, the manifest says 7", "model.onnx is missing"} == {
+        check.detail for check in error.report.failures
+    }
     assert "(and 1 more)" in error.what
 
 
 def test_a_needed_file_that_is_not_listed(artifact: Artifact) -> None:
-    write_manifest(artifact.path, artifact.manifest.model_copy(update={"files": [e for e in artifact.manifest.files if e.path != "model.onnx"]}))
+    write_manifest(
+        artifact.path,
+        artifact.manifest.model_copy(update={"files": [e for e in artifact.manifest.files if e.path != "model.onnx"]}),
+    )
     assert "model.onnx is needed but not listed" in failing(artifact).what
 
 
-@pytest.mark.parametrize(("field", "value"), [("mean", [0.4, 0.4, 0.4]), ("std", [0.3, 0.3, 0.3]), ("color", "BGR"), ("interpolation", "nearest"), ("crop_pct", 0.8)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("mean", [0.4, 0.4, 0.4]),
+        ("std", [0.3, 0.3, 0.3]),
+        ("color", "BGR"),
+        ("interpolation", "nearest"),
+        ("crop_pct", 0.8),
+    ],
+)
 def test_a_changed_preprocessing_is_named(artifact: Artifact, field: str, value: object) -> None:
     path = artifact.path / "manifest.json"
     document = json.loads(path.read_text())
@@ -141,7 +171,10 @@ def test_nan_is_found(tmp_path: Path) -> None:
 def test_ports_that_differ_from_the_manifest(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a")
     restore_onnx(artifact.path / "model.onnx", size=(24, 24))
-    assert "input pixels of the file is uint8 (1, 24, 24, 3), the manifest says uint8 (1, 48, 64, 3)" in failing(reseal(artifact)).what
+    assert (
+        "input pixels of the file is uint8 (1, 24, 24, 3), the manifest says uint8 (1, 48, 64, 3)"
+        in failing(reseal(artifact)).what
+    )
 
 
 def test_a_file_that_does_not_open(artifact: Artifact) -> None:
@@ -209,7 +242,10 @@ def test_grey_goldens_skip_the_channel_swap(tmp_path: Path) -> None:
 
 
 def test_unknown_tolerances_fail(tmp_path: Path) -> None:
-    assert "tolerances.fp32.cosine" in failing(make_tiny_artifact(tmp_path / "a", tolerances={"fp32": {"cosine": 1.0}})).what
+    assert (
+        "tolerances.fp32.cosine"
+        in failing(make_tiny_artifact(tmp_path / "a", tolerances={"fp32": {"cosine": 1.0}})).what
+    )
 
 
 def test_all_variants_or_one(tmp_path: Path) -> None:

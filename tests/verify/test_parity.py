@@ -7,7 +7,7 @@ import pytest
 
 from pocketvit.errors import VerificationError
 from pocketvit.spec.artifact import Artifact, read_golden
-from pocketvit.spec.budget import PRECISIONS
+from pocketvit.spec.target import PRECISIONS
 from pocketvit.verify import parity
 from tests.tiny import make_tiny_artifact
 
@@ -66,7 +66,11 @@ def test_task_figures_count_lost_answers(classifier: Artifact) -> None:
     assert same == {"metric": 100.0, "metric_drop": 0.0, "min_agreement": 100.0}
     outputs = {name: value.copy() for name, value in golden.outputs.items()}
     outputs["probs_fine"][0] = [0.001, 0.997, 0.001, 0.001]  # red becomes yellow in one of eight
-    assert parity.task_figures(classifier.manifest, outputs, golden) == {"metric": 87.5, "metric_drop": 12.5, "min_agreement": 87.5}
+    assert parity.task_figures(classifier.manifest, outputs, golden) == {
+        "metric": 87.5,
+        "metric_drop": 12.5,
+        "min_agreement": 87.5,
+    }
     found = parity.parity_violations(classifier.manifest, outputs, golden, parity.TOLERANCES["classify"]["int8"])
     assert any(text.startswith("metric_drop 12.5") for text in found)
 
@@ -74,11 +78,19 @@ def test_task_figures_count_lost_answers(classifier: Artifact) -> None:
 def test_restoration_loses_decibels(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a")
     golden = read_golden(artifact)
-    worse = {"restored": np.clip(golden.outputs["restored"] + np.random.default_rng(0).normal(0, 20, golden.outputs["restored"].shape), 0, 255).astype(np.float32)}
+    worse = {
+        "restored": np.clip(
+            golden.outputs["restored"] + np.random.default_rng(0).normal(0, 20, golden.outputs["restored"].shape),
+            0,
+            255,
+        ).astype(np.float32)
+    }
     figures = parity.task_figures(artifact.manifest, worse, golden)
     assert figures["metric_drop"] > 1
     assert "min_agreement" not in figures
     same = {"restored": golden.truth.astype(np.float32)}
-    assert parity.task_figures(artifact.manifest, same, golden)["metric"] == 100.0  # equal pixels are capped, so that every figure is finite
+    assert (
+        parity.task_figures(artifact.manifest, same, golden)["metric"] == 100.0
+    )  # equal pixels are capped, so that every figure is finite
     perfect = type(golden)(golden.inputs, same, (), golden.truth, golden.preprocess)
     assert parity.task_figures(artifact.manifest, same, perfect)["metric_drop"] == 0.0

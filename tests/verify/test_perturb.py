@@ -9,12 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketvit.runtimes import open_session
 from pocketvit.spec.artifact import sha256
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 from pocketvit.verify import perturb
 from tests.tiny import TILE, make_tiny_artifact, photo
 
 
-@pytest.mark.parametrize(("runtime", "names"), [("onnxruntime", ["model.onnx"]), ("openvino", ["model.xml", "model.bin"])])
+@pytest.mark.parametrize(
+    ("runtime", "names"), [("onnxruntime", ["model.onnx"]), ("openvino", ["model.xml", "model.bin"])]
+)
 def test_damaged_copies_open_and_answer_differently(tmp_path: Path, runtime: str, names: list[str]) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", openvino=True)
     before = {name: sha256(artifact.path / name) for name in names}
@@ -37,7 +39,13 @@ def test_onnx_weights_are_zeroed_in_the_middle_and_shapes_left_alone(tmp_path: P
         "scalar": numpy_helper.from_array(np.float32(1), "scalar"),
     }
     info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [info], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])], list(weights.values()))
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [info],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        list(weights.values()),
+    )
     onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
     (tmp_path / "copy").mkdir()
     made = onnx.load(perturb.damaged_copy("onnxruntime", [tmp_path / "m.onnx"], tmp_path / "copy"))

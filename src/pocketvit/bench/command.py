@@ -11,8 +11,8 @@ import numpy as np
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
 from pocketvit.errors import UsageError
+from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.runtimes.progress import track
 from pocketvit.spec.environment import available_cores, environment
 from pocketvit.spec.preprocess import Pixels
 
@@ -77,9 +77,25 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        plain = ("name", "variant", "engine", "threads", "device", "coverage", "runs_per_image", "disk_bytes", "macs", "parameters", "images_per_s")
+        plain = (
+            "name",
+            "variant",
+            "engine",
+            "threads",
+            "device",
+            "coverage",
+            "runs_per_image",
+            "disk_bytes",
+            "macs",
+            "parameters",
+            "images_per_s",
+        )
         timings = {part: getattr(self, part).to_dict() for part in ("total", "pre", "infer", "post")}
-        return {key: getattr(self, key) for key in plain} | timings | {"image_shape": list(self.image_shape), "fresh_process": vars(self.fresh) if self.fresh else None}
+        return (
+            {key: getattr(self, key) for key in plain}
+            | timings
+            | {"image_shape": list(self.image_shape), "fresh_process": vars(self.fresh) if self.fresh else None}
+        )
 
 
 @dataclass(frozen=True)
@@ -119,9 +135,13 @@ class BenchReport:
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
             low, high = self.ratio.ci95
-            lines.append(f"The second is {self.ratio.p50:.2f} times as fast as the first (95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns).")
+            lines.append(
+                f"The second is {self.ratio.p50:.2f} times as fast as the first (95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
+            )
         env = self.environment
-        lines.append(f"{env['cpu']}, {env['cores']} cores ({' '.join(env['flags'])}), {env['os']}, Python {env['python']}")
+        lines.append(
+            f"{env['cpu']}, {env['cores']} cores ({' '.join(env['flags'])}), {env['os']}, Python {env['python']}"
+        )
         lines += [f"Warning: {warning}" for warning in self.warnings]
         return Group(table, Text("\n".join(lines)))
 
@@ -135,11 +155,17 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         ("threads", str(result.threads)),
         ("device", result.device),
         ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items())),
-        ("image", f"{result.image_shape[0]}x{result.image_shape[1]}, {result.runs_per_image} run{'s' if result.runs_per_image != 1 else ''}"),
+        (
+            "image",
+            f"{result.image_shape[0]}x{result.image_shape[1]}, {result.runs_per_image} run{'s' if result.runs_per_image != 1 else ''}",
+        ),
         ("p50", f"{total.p50:.2f} ms ({low:.2f} to {high:.2f})"),
         ("p90", f"{total.p90:.2f} ms"),
         ("p99", f"{total.p99:.2f} ms"),
-        ("pre / inference / post", " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms"),
+        (
+            "pre / inference / post",
+            " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms",
+        ),
         ("throughput", f"{result.images_per_s:.1f} images/s"),
         ("times taken", str(len(total.times_ms))),
         ("load", f"{fresh.load_ms:.0f} ms" if fresh else "-"),
@@ -192,8 +218,15 @@ def bench(
         sides.append((other or artifact, other_target))
     watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
     with track("bench", None) as advance:
-        timings = interleave({name: _counted(watch, advance) for name, watch in watches.items()}, seconds=seconds, warmup=WARMUP, pause_ms=_pause_ms(watches))
-    fresh = [fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()]
+        timings = interleave(
+            {name: _counted(watch, advance) for name, watch in watches.items()},
+            seconds=seconds,
+            warmup=WARMUP,
+            pause_ms=_pause_ms(watches),
+        )
+    fresh = [
+        fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()
+    ]
     results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
     ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
     return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio)))
@@ -211,7 +244,11 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
     model, info = watch.model, watch.model.session.info
     pre, infer, post = (Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist())
     architecture = model.manifest.architecture
-    files = [model.file] if model.variant is None else [model.path / name for name in (model.variant.path, *model.variant.companions)]
+    files = (
+        [model.file]
+        if model.variant is None
+        else [model.path / name for name in (model.variant.path, *model.variant.companions)]
+    )
     return Result(
         name=model.manifest.name,
         variant=f"{model.target.runtime}:{model.target.precision}",

@@ -14,14 +14,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.runtimes.model import Model, load
-from pocketvit.spec.budget import Target
 from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.target import Target
 
 DEFAULT_SIZE = (480, 640)
 """Height and width of the picture that stands in where none is given: a camera frame."""
@@ -42,7 +43,9 @@ class FreshRun:
     """The first answer."""
 
 
-def peak_rss_mb(artifact: str | os.PathLike[str], target: str | Target | None = None, image: ImageSource = None) -> float:
+def peak_rss_mb(
+    artifact: str | os.PathLike[str], target: str | Target | None = None, image: ImageSource = None
+) -> float:
     """Peak resident MB (1e6 bytes) of a fresh process that loads ``artifact`` and answers once.
 
     Args:
@@ -53,7 +56,12 @@ def peak_rss_mb(artifact: str | os.PathLike[str], target: str | Target | None = 
     return fresh_run(artifact, target, image).peak_rss_mb
 
 
-def fresh_run(artifact: str | os.PathLike[str], target: str | Target | None = None, image: ImageSource = None, size: tuple[int, int] = DEFAULT_SIZE) -> FreshRun:
+def fresh_run(
+    artifact: str | os.PathLike[str],
+    target: str | Target | None = None,
+    image: ImageSource = None,
+    size: tuple[int, int] = DEFAULT_SIZE,
+) -> FreshRun:
     """Load and answer once in a fresh process.
 
     Raises:
@@ -64,18 +72,35 @@ def fresh_run(artifact: str | os.PathLike[str], target: str | Target | None = No
             file = Path(scratch) / "image.npy"
             np.save(file, image, allow_pickle=False)
             return fresh_run(artifact, target, file, size)
-    request = {"artifact": os.fspath(artifact), "target": str(target) if target is not None else None, "image": os.fspath(image) if image is not None else None, "size": size}
-    run = subprocess.run([sys.executable, "-m", "pocketvit.bench.memory", json.dumps(request)], capture_output=True, text=True, check=False)
+    request = {
+        "artifact": os.fspath(artifact),
+        "target": str(target) if target is not None else None,
+        "image": os.fspath(image) if image is not None else None,
+        "size": size,
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "pocketvit.bench.memory", json.dumps(request)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if run.returncode != 0:
         lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
-        raise PocketvitError(f"{artifact}: a fresh process could not answer ({lines[-1]}).", "Run `pocketvit verify` on it, and look for free memory.")
+        raise PocketvitError(
+            f"{artifact}: a fresh process could not answer ({lines[-1]}).",
+            "Run `pocketvit verify` on it, and look for free memory.",
+        )
     return FreshRun(**json.loads(run.stdout.strip().splitlines()[-1]))
 
 
 def synthetic(size: tuple[int, int]) -> Pixels:
     """A (height, width, 3) uint8 picture of waves and noise, always the same; made by repetition, so that making it takes no memory worth measuring."""
     y, x = np.mgrid[0:256, 0:256]
-    waves = 128 + 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None] + np.random.default_rng(0).normal(0, 20, (256, 256, 3))
+    waves = (
+        128
+        + 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None]
+        + np.random.default_rng(0).normal(0, 20, (256, 256, 3))
+    )
     block: Pixels = np.clip(waves, 0, 255).astype(np.uint8)
     return block[np.arange(size[0]) % 256][:, np.arange(size[1]) % 256]
 
@@ -114,12 +139,13 @@ def _own_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _answer_once(request: dict[str, object]) -> FreshRun:
+def _answer_once(request: dict[str, Any]) -> FreshRun:
     began = time.perf_counter()
-    model: Model = load(str(request["artifact"]), request["target"])  # type: ignore[arg-type]
+    model: Model = load(str(request["artifact"]), request["target"])
     loaded = time.perf_counter()
     name = request["image"]
-    image = np.load(name, allow_pickle=False) if str(name).endswith(".npy") else timing_image(name, tuple(request["size"]))  # type: ignore[arg-type]
+    array = str(name).endswith(".npy")
+    image = np.load(name, allow_pickle=False) if array else timing_image(name, tuple(request["size"]))
     start = time.perf_counter()
     model(image)
     return FreshRun(_own_peak_mb(), (loaded - began) * 1e3, (time.perf_counter() - start) * 1e3)

@@ -69,7 +69,12 @@ class Timing:
     def to_dict(self) -> dict[str, Any]:
         """Summary in plain JSON types."""
         keys = ("p50", "p90", "p99", "mean")
-        return {f"{key}_ms": getattr(self, key) for key in keys} | {"ci95_ms": list(self.ci95), "spread": self.spread, "wide": self.wide, "runs": len(self.times_ms)}
+        return {f"{key}_ms": getattr(self, key) for key in keys} | {
+            "ci95_ms": list(self.ci95),
+            "spread": self.spread,
+            "wide": self.wide,
+            "runs": len(self.times_ms),
+        }
 
 
 def median_interval(values: tuple[float, ...]) -> tuple[float, float]:
@@ -98,7 +103,13 @@ class Ratio:
 
     def to_dict(self) -> dict[str, Any]:
         """Summary in plain JSON types."""
-        return {"p50": self.p50, "ci95": list(self.ci95), "p10": float(np.percentile(self.ratios, 10)), "p90": float(np.percentile(self.ratios, 90)), "rounds": len(self.ratios)}
+        return {
+            "p50": self.p50,
+            "ci95": list(self.ci95),
+            "p10": float(np.percentile(self.ratios, 10)),
+            "p90": float(np.percentile(self.ratios, 90)),
+            "rounds": len(self.ratios),
+        }
 
 
 def speedup(slow: Timing, fast: Timing) -> Ratio:
@@ -107,7 +118,13 @@ def speedup(slow: Timing, fast: Timing) -> Ratio:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_rounds: int = 15, max_rounds: int = 2000, warmup: int = 3, pause_ms: float = 0.0
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 2.0,
+    min_rounds: int = 15,
+    max_rounds: int = 2000,
+    warmup: int = 3,
+    pause_ms: float = 0.0,
 ) -> dict[str, Timing]:
     """Time ``calls`` in turns, A B A B, until ``seconds`` are spent.
 

@@ -25,19 +25,26 @@ class Fp16:
     """Weights stored as float16: half the file. ONNX Runtime computes in float32; OpenVINO in float16 where the processor can, else float32."""
 
 
-def bf16(step: Bf16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path) -> StepReport:
+def bf16(
+    step: Bf16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
+) -> StepReport:
     """The same OpenVINO files under the name of another precision.
 
     Raises:
         UsageError: another engine; ONNX Runtime has no bf16 kernels for processors.
     """
     if built.runtime != "openvino" or built.precision != "fp32":
-        raise UsageError(f"bf16 starts from openvino:fp32, not {built.key}.", "Export to OpenVINO; the other engines have no bf16 on processors.")
+        raise UsageError(
+            f"bf16 starts from openvino:fp32, not {built.key}.",
+            "Export to OpenVINO; the other engines have no bf16 on processors.",
+        )
     result = Built("openvino", "bf16", built.path, built.companions)
     return StepReport("bf16", asdict(step), result, (), ((0, score(result.path)),) if score else ())
 
 
-def fp16(step: Fp16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path) -> StepReport:
+def fp16(
+    step: Fp16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
+) -> StepReport:
     """Write ``<stem>-fp16`` with half-size weights.
 
     Raises:
@@ -45,9 +52,13 @@ def fp16(step: Fp16, built: Built, calibration: Sequence[Pixels], score: Callabl
     """
     stem = f"{built.path.stem}-fp16"
     if built.precision != "fp32" or built.runtime not in ("onnxruntime", "openvino"):
-        raise UsageError(f"fp16 starts from onnxruntime:fp32 or openvino:fp32, not {built.key}.", "Export to ONNX or OpenVINO first.")
+        raise UsageError(
+            f"fp16 starts from onnxruntime:fp32 or openvino:fp32, not {built.key}.", "Export to ONNX or OpenVINO first."
+        )
     if built.runtime == "openvino":
-        result = openvino_format.save(openvino_format.engine().Core().read_model(str(built.path)), folder, stem, "fp16", half=True)
+        result = openvino_format.save(
+            openvino_format.engine().Core().read_model(str(built.path)), folder, stem, "fp16", half=True
+        )
     else:
         result = Built("onnxruntime", "fp16", folder / f"{stem}.onnx")
         onnx.save(to_half_storage(onnx.load(built.path)), result.path)

@@ -70,34 +70,59 @@ def prepare(source: Path) -> onnx.ModelProto:
 def find_layers(graph: onnx.ModelProto, kinds: Sequence[str] = ()) -> list[Layer]:
     """Layers of ``kinds`` in graph order; without kinds Gemm and MatMul, and Conv where convolutions do most of the work."""
     constants = {x.name: x for x in graph.graph.initializer}
-    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.value_info, *graph.graph.output, *graph.graph.input)}
+    shapes = {
+        x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]
+        for x in (*graph.graph.value_info, *graph.graph.output, *graph.graph.input)
+    }
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.graph.node:
         for name in node.input:
             consumers[name].append(node)
     found = []
     for node in graph.graph.node:
-        if node.op_type not in ("Gemm", "MatMul", "Conv") or node.input[1] not in constants or constants[node.input[1]].data_type != TensorProto.FLOAT:
+        if (
+            node.op_type not in ("Gemm", "MatMul", "Conv")
+            or node.input[1] not in constants
+            or constants[node.input[1]].data_type != TensorProto.FLOAT
+        ):
             continue
         flags = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Gemm" and (flags.get("transA", 0) or flags.get("alpha", 1.0) != 1.0 or flags.get("beta", 1.0) != 1.0):
+        if node.op_type == "Gemm" and (
+            flags.get("transA", 0) or flags.get("alpha", 1.0) != 1.0 or flags.get("beta", 1.0) != 1.0
+        ):
             continue
         if node.op_type == "MatMul" and len(constants[node.input[1]].dims) != 2:
             continue
         dims = list(constants[node.input[1]].dims)
-        positions = math.prod(shapes.get(node.output[0], [1])) // (dims[0] if node.op_type == "Conv" or flags.get("transB", 0) else dims[-1])
+        positions = math.prod(shapes.get(node.output[0], [1])) // (
+            dims[0] if node.op_type == "Conv" or flags.get("transB", 0) else dims[-1]
+        )
         after = consumers[node.output[0]]
         relu = after[0].output[0] if node.op_type == "Conv" and len(after) == 1 and after[0].op_type == "Relu" else None
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
         if len(node.input) > 2 and bias is None:
             continue
-        found.append(Layer(node.name, node.op_type, node.input[0], node.input[1], bias, bool(flags.get("transB", 0)), node.output[0], relu, positions * math.prod(dims)))
+        found.append(
+            Layer(
+                node.name,
+                node.op_type,
+                node.input[0],
+                node.input[1],
+                bias,
+                bool(flags.get("transB", 0)),
+                node.output[0],
+                relu,
+                positions * math.prod(dims),
+            )
+        )
     if not kinds:
         convolution = sum(x.macs for x in found if x.kind == "Conv")
         kinds = ("Gemm", "MatMul", "Conv") if 2 * convolution > sum(x.macs for x in found) else ("Gemm", "MatMul")
     chosen = [x for x in found if x.kind in kinds]
     if not chosen:
-        raise UsageError(f"the graph has no {', '.join(kinds)} layers with constant weights.", "There is nothing to quantise.")
+        raise UsageError(
+            f"the graph has no {', '.join(kinds)} layers with constant weights.", "There is nothing to quantise."
+        )
     return chosen
 
 
@@ -110,7 +135,9 @@ def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def collect(graph: onnx.ModelProto, layers: Sequence[Layer], images: Iterable[NDArray[np.uint8]], seed: int = 0) -> dict[str, Stats]:
+def collect(
+    graph: onnx.ModelProto, layers: Sequence[Layer], images: Iterable[NDArray[np.uint8]], seed: int = 0
+) -> dict[str, Stats]:
     """Run the float model on calibration images and record ranges (per channel for tokens) and sample rows of every layer's input.
 
     Raises:
@@ -121,7 +148,9 @@ def collect(graph: onnx.ModelProto, layers: Sequence[Layer], images: Iterable[ND
     observed = onnx.ModelProto()
     observed.CopyFrom(graph)
     have = {x.name for x in observed.graph.output} | {INPUT}
-    observed.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in have)
+    observed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in have
+    )
     runner, rng = session(observed), np.random.default_rng(seed)
     images = list(images)
     if not images:

@@ -56,9 +56,15 @@ class StaticInt8:
     """Threads used while calibrating."""
 
     def __post_init__(self) -> None:
-        least, positive = (self.max_drop or 0, self.max_float_layers or 0, self.max_float_share), (self.rank_images, self.threads, 1 if self.max_error is None else self.max_error)
+        least, positive = (
+            (self.max_drop or 0, self.max_float_layers or 0, self.max_float_share),
+            (self.rank_images, self.threads, 1 if self.max_error is None else self.max_error),
+        )
         if min(least) < 0 or min(positive) <= 0:
-            raise UsageError("int8: max_drop, max_float_share and max_float_layers must not be negative, max_error, rank_images and threads must be positive.", "Correct the step.")
+            raise UsageError(
+                "int8: max_drop, max_float_share and max_float_layers must not be negative, max_error, rank_images and threads must be positive.",
+                "Correct the step.",
+            )
         if unknown := set(self.kinds) - {"Gemm", "MatMul", "Conv"}:
             raise UsageError(f"int8: unknown kind of layer {unknown.pop()!r}.", "Take Gemm, MatMul or Conv.")
         if not self.clip or not all(0 < share <= 1 for share in self.clip) or not all(0 < s < 1 for s in self.smooth):
@@ -70,7 +76,9 @@ class LibraryDefaultInt8:
     """ONNX Runtime's ``quantize_static`` with its defaults, to compare with."""
 
 
-def static_int8(step: StaticInt8, built: Built, calibration: Sequence[Pixels], score: Score | None, folder: Path) -> StepReport:
+def static_int8(
+    step: StaticInt8, built: Built, calibration: Sequence[Pixels], score: Score | None, folder: Path
+) -> StepReport:
     """Quantise a float ONNX file.
 
     Args:
@@ -93,8 +101,16 @@ def static_int8(step: StaticInt8, built: Built, calibration: Sequence[Pixels], s
     images, seen = held_back(calibration, step.rank_images)
     stats = collect(graph, layers, seen)
     norms = {x.node: norm_before(graph, x) for x in layers}
-    options: dict[str, Any] = {"smooth": step.smooth, "clip": step.clip, "reduce_range": step.reduce_range, "compensate": step.compensate}
-    plans = {x.node: plan_layer(x, array(graph, x.weight), stats, foldable=norms[x.node] is not None, **options) for x in layers}
+    options: dict[str, Any] = {
+        "smooth": step.smooth,
+        "clip": step.clip,
+        "reduce_range": step.reduce_range,
+        "compensate": step.compensate,
+    }
+    plans = {
+        x.node: plan_layer(x, array(graph, x.weight), stats, foldable=norms[x.node] is not None, **options)
+        for x in layers
+    }
 
     def build(kept: Sequence[Layer]) -> onnx.ModelProto:
         floats = {x.node for x in kept}
@@ -105,7 +121,9 @@ def static_int8(step: StaticInt8, built: Built, calibration: Sequence[Pixels], s
     # Back to float first goes what disturbs most for the time it saves; errors of layers add up about like variances.
     order = sorted(layers, key=lambda x: -(errors[x.node] ** 2) / max(x.macs, 1))
     path = folder / f"{built.path.stem}-int8.onnx"
-    search = _Search(step, lambda count: onnx.save(build(order[:count]), path), path, score, built.path, images, reference)
+    search = _Search(
+        step, lambda count: onnx.save(build(order[:count]), path), path, score, built.path, images, reference
+    )
     count = smallest(search, most_float(order, step))
     onnx.save(build(order[:count]), path)
     ranking = tuple(LayerRank(x.label, errors[x.node], x.macs, i < count) for i, x in enumerate(order))
@@ -120,7 +138,9 @@ def static_int8(step: StaticInt8, built: Built, calibration: Sequence[Pixels], s
         "evened_free": sum(norms[x.node] is not None for x in evened),
         "evened_by_multiplication": sum(norms[x.node] is None for x in evened),
     }
-    return StepReport("int8", asdict(step), Built("onnxruntime", "int8", path), ranking, tuple(search.scores.items()), notes)
+    return StepReport(
+        "int8", asdict(step), Built("onnxruntime", "int8", path), ranking, tuple(search.scores.items()), notes
+    )
 
 
 def held_back(calibration: Sequence[Pixels], count: int) -> tuple[list[Pixels], list[Pixels]]:
@@ -139,8 +159,24 @@ def most_float(order: Sequence[Layer], step: StaticInt8) -> int:
 class _Search:
     """Called with a number of float layers, builds the file and says whether it is good enough, by its score and by how far its outputs moved."""
 
-    def __init__(self, step: StaticInt8, build: Callable[[int], None], path: Path, score: Score | None, source: Path, images: Sequence[Pixels], reference: Outputs) -> None:
-        self.build, self.path, self.score, self.images, self.reference, self.threads = build, path, score, images, reference, step.threads
+    def __init__(
+        self,
+        step: StaticInt8,
+        build: Callable[[int], None],
+        path: Path,
+        score: Score | None,
+        source: Path,
+        images: Sequence[Pixels],
+        reference: Outputs,
+    ) -> None:
+        self.build, self.path, self.score, self.images, self.reference, self.threads = (
+            build,
+            path,
+            score,
+            images,
+            reference,
+            step.threads,
+        )
         pictures = reference[0][0].ndim > 2
         self.max_drop = (0.05 if pictures else 2.0) if step.max_drop is None else step.max_drop
         self.max_error = (1.0 if pictures else 0.03) if step.max_error is None else step.max_error
@@ -183,10 +219,14 @@ def outputs(graph: onnx.ModelProto, images: Sequence[Pixels], threads: int = 2) 
 
 def mean_error(graph: onnx.ModelProto, images: Sequence[Pixels], reference: Outputs, threads: int = 2) -> float:
     """Mean over images of :func:`pocketvit.compress.report.output_error`."""
-    return float(np.mean([output_error(got, want) for got, want in zip(outputs(graph, images, threads), reference, strict=True)]))
+    return float(
+        np.mean([output_error(got, want) for got, want in zip(outputs(graph, images, threads), reference, strict=True)])
+    )
 
 
-def library_default_int8(step: LibraryDefaultInt8, built: Built, calibration: Sequence[Pixels], score: Score | None, folder: Path) -> StepReport:
+def library_default_int8(
+    step: LibraryDefaultInt8, built: Built, calibration: Sequence[Pixels], score: Score | None, folder: Path
+) -> StepReport:
     """Quantise with the library's defaults: every operator it knows, per tensor, min-max. Arguments as for :func:`static_int8`."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -34,7 +34,9 @@ class NncfInt8:
             raise UsageError(f"int8: unknown preset {self.preset!r}.", "Take mixed or performance.")
 
 
-def nncf_int8(step: NncfInt8, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path) -> StepReport:
+def nncf_int8(
+    step: NncfInt8, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
+) -> StepReport:
     """Quantise a float OpenVINO IR.
 
     Args:
@@ -69,8 +71,12 @@ def nncf_int8(step: NncfInt8, built: Built, calibration: Sequence[Pixels], score
     graph = openvino_format.engine().Core().read_model(str(built.path))
     dataset = nncf.Dataset([{INPUT: image[None]} for image in calibration])
     try:
-        quantised = nncf.quantize(graph, dataset, preset=nncf.QuantizationPreset(step.preset), subset_size=len(calibration), **options)
+        quantised = nncf.quantize(
+            graph, dataset, preset=nncf.QuantizationPreset(step.preset), subset_size=len(calibration), **options
+        )
     except nncf.ValidationError as error:
-        raise UsageError(f"NNCF: {' '.join(str(error).split())[:200]}.", "Correct the step's `ignored` patterns.") from error
+        raise UsageError(
+            f"NNCF: {' '.join(str(error).split())[:200]}.", "Correct the step's `ignored` patterns."
+        ) from error
     result = openvino_format.save(quantised, folder, f"{built.path.stem}-int8", "int8")
     return StepReport("int8", asdict(step), result, (), ((0, score(result.path)),) if score else ())

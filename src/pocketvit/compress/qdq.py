@@ -64,7 +64,15 @@ def weight_parameters(weight: Floats, axis: int, reduce_range: bool) -> tuple[ND
 
 
 def plan_layer(
-    layer: Layer, weight: Floats, stats: Mapping[str, Stats], *, smooth: Sequence[float], clip: Sequence[float], foldable: bool, reduce_range: bool = False, compensate: bool = True
+    layer: Layer,
+    weight: Floats,
+    stats: Mapping[str, Stats],
+    *,
+    smooth: Sequence[float],
+    clip: Sequence[float],
+    foldable: bool,
+    reduce_range: bool = False,
+    compensate: bool = True,
 ) -> Plan:
     """The range and per-channel factor with the least error on calibration rows.
 
@@ -80,7 +88,13 @@ def plan_layer(
     """
     seen = stats[layer.input]
     if layer.kind == "Conv" or seen.rows is None:
-        return Plan(float(seen.low.min()), float(seen.high.max()), None, *weight_parameters(weight, 0 if layer.kind == "Conv" else 1, reduce_range), float("nan"))
+        return Plan(
+            float(seen.low.min()),
+            float(seen.high.max()),
+            None,
+            *weight_parameters(weight, 0 if layer.kind == "Conv" else 1, reduce_range),
+            float("nan"),
+        )
     matrix = weight.T if layer.transposed else weight  # (in, out)
     rows, wanted = seen.rows, seen.rows @ matrix
     power = float(np.mean(wanted**2)) + 1e-12
@@ -92,7 +106,9 @@ def plan_layer(
         values, scale = weight_parameters(matrix * np.reshape(one, (-1, 1)), 1, reduce_range)
         low, high = float((seen.low / one).min()), float((seen.high / one).max())
         for share in clip:
-            error = float(np.mean((fake(rows / one, low * share, high * share) @ (values * scale) - wanted) ** 2)) / power
+            error = (
+                float(np.mean((fake(rows / one, low * share, high * share) @ (values * scale) - wanted) ** 2)) / power
+            )
             handicap = 1.5 if factor is not None and not foldable and (best is None or best[1] is None) else 1.0
             if best is None or error * handicap < best[0]:
                 best = (error, factor, low * share, high * share)
@@ -101,7 +117,9 @@ def plan_layer(
     one = np.float32(1) if factor is None else factor
     seen_rows = fake(rows / one, low, high)
     even = matrix * np.reshape(one, (-1, 1))
-    values, scale = _generalising(seen_rows, wanted, even, reduce_range) if compensate else weight_parameters(even, 1, reduce_range)
+    values, scale = (
+        _generalising(seen_rows, wanted, even, reduce_range) if compensate else weight_parameters(even, 1, reduce_range)
+    )
     error = float(np.mean((seen_rows @ (values * scale) - wanted) ** 2)) / power
     return Plan(low, high, factor, np.ascontiguousarray(values.T) if layer.transposed else values, scale, error)
 
@@ -115,7 +133,9 @@ def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bo
     return fit_weight(rows, wanted, matrix, reduce_range) if errors[1] < 0.95 * errors[0] else plain
 
 
-def fit_weight(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool, damping: float = 0.01) -> tuple[NDArray[np.int8], Floats]:
+def fit_weight(
+    rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool, damping: float = 0.01
+) -> tuple[NDArray[np.int8], Floats]:
     """Int8 weights that make up for rounding: of the input by least squares, of the weights by GPTQ (Frantar et al. 2023, algorithm 1).
 
     Args:
@@ -196,10 +216,15 @@ class Writer:
     def pair(self, tensor: str, low: float, high: float) -> tuple[list[onnx.NodeProto], str]:
         """Quantise and dequantise ``tensor``; returns the nodes and the name of the result."""
         scale, zero = activation_parameters(low, high)
-        parameters = [self.constant(f"{tensor}_scale", np.array(scale)), self.constant(f"{tensor}_zero", np.array(zero))]
+        parameters = [
+            self.constant(f"{tensor}_scale", np.array(scale)),
+            self.constant(f"{tensor}_zero", np.array(zero)),
+        ]
         nodes = [
             helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{tensor}_q"], name=f"{tensor}/quantize"),
-            helper.make_node("DequantizeLinear", [f"{tensor}_q", *parameters], [f"{tensor}_dq"], name=f"{tensor}/dequantize"),
+            helper.make_node(
+                "DequantizeLinear", [f"{tensor}_q", *parameters], [f"{tensor}_dq"], name=f"{tensor}/dequantize"
+            ),
         ]
         return nodes, f"{tensor}_dq"
 
@@ -217,7 +242,9 @@ class Writer:
         node.input[1] = self._stored(layer, f"{layer.node}/weight", plan.values, scale, axis)
         if layer.bias is not None:
             steps = scale * self.steps[tensor]  # of the tensor as it was quantised, maybe for another layer
-            whole = np.clip(np.rint(array(self.model, layer.bias).reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1).astype(np.int32)
+            whole = np.clip(
+                np.rint(array(self.model, layer.bias).reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1
+            ).astype(np.int32)
             node.input[2] = self._stored(layer, f"{layer.node}/bias", whole, steps.astype(np.float32), 0)
         if layer.kind == "Conv" and output is not None:
             self._quantise_output(layer, node, output)
@@ -236,7 +263,9 @@ class Writer:
         parameters = [self.constant(name, values), self.constant(f"{name}_scale", scale)]
         if values.dtype == np.int8:
             parameters.append(self.constant(f"{name}_zero", np.zeros(scale.shape, np.int8)))
-        self.before[layer.node].append(helper.make_node("DequantizeLinear", parameters, [f"{name}_dq"], name=f"{name}/dequantize", axis=axis))
+        self.before[layer.node].append(
+            helper.make_node("DequantizeLinear", parameters, [f"{name}_dq"], name=f"{name}/dequantize", axis=axis)
+        )
         return f"{name}_dq"
 
     def _quantise_output(self, layer: Layer, node: onnx.NodeProto, output: Range) -> None:
@@ -274,10 +303,21 @@ class Writer:
         return self.model
 
 
-def quantise(graph: onnx.ModelProto, layers: Sequence[Layer], plans: Mapping[str, Plan], stats: Mapping[str, Stats], norms: Mapping[str, onnx.NodeProto | None]) -> onnx.ModelProto:
+def quantise(
+    graph: onnx.ModelProto,
+    layers: Sequence[Layer],
+    plans: Mapping[str, Plan],
+    stats: Mapping[str, Stats],
+    norms: Mapping[str, onnx.NodeProto | None],
+) -> onnx.ModelProto:
     """The graph with ``layers`` quantised by their plans and all else in float."""
     writer = Writer(graph)
     for layer in layers:
         seen = stats.get(layer.relu or layer.output)
-        writer.layer(layer, plans[layer.node], norms.get(layer.node), None if seen is None else (float(seen.low.min()), float(seen.high.max())))
+        writer.layer(
+            layer,
+            plans[layer.node],
+            norms.get(layer.node),
+            None if seen is None else (float(seen.low.min()), float(seen.high.max())),
+        )
     return writer.finish()

@@ -30,10 +30,23 @@ BY_NAME: dict[tuple[str, str], type] = {
 }
 """Which step a recipe's name means in each runtime; pairs that are missing do not exist."""
 
-__all__ = ["BY_NAME", "STEPS", "Bf16", "Fp16", "LayerRank", "LibraryDefaultInt8", "NncfInt8", "StaticInt8", "StepReport", "apply"]
+__all__ = [
+    "BY_NAME",
+    "STEPS",
+    "Bf16",
+    "Fp16",
+    "LayerRank",
+    "LibraryDefaultInt8",
+    "NncfInt8",
+    "StaticInt8",
+    "StepReport",
+    "apply",
+]
 
 
-def apply(step: Any, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path) -> StepReport:
+def apply(
+    step: Any, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
+) -> StepReport:
     """Carry out one step; the input file is never changed.
 
     Args:
@@ -48,5 +61,7 @@ def apply(step: Any, built: Built, calibration: Sequence[Pixels], score: Callabl
         DataError: calibration images are needed and missing.
     """
     if type(step) not in STEPS:
-        raise UsageError(f"{type(step).__name__} is no compression step.", f"Take one of {', '.join(t.__name__ for t in STEPS)}.")
+        raise UsageError(
+            f"{type(step).__name__} is no compression step.", f"Take one of {', '.join(t.__name__ for t in STEPS)}."
+        )
     return STEPS[type(step)](step, built, calibration, score, folder)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
-from pocketvit.spec.recipe import Train
+from pocketvit.spec.recipe import TrainConfig
 
 RANDAUGMENT_OPS = 2
 """Operations per image (Cubuk et al. 2020: N)."""
@@ -18,7 +18,7 @@ RANDAUGMENT_MAX = 30
 _FILL = (128, 128, 128)
 
 
-def augment(image: Pixels, preprocess: Preprocess, train: Train, rng: np.random.Generator) -> Pixels:
+def augment(image: Pixels, preprocess: Preprocess, train: TrainConfig, rng: np.random.Generator) -> Pixels:
     """Turn a decoded photo into a training input of ``preprocess.size`` as ``train.augment`` says.
 
     ``none`` is the evaluation transform; ``flip`` mirrors it at random; ``crop`` is a random resized crop, flip and colour
@@ -32,7 +32,9 @@ def augment(image: Pixels, preprocess: Preprocess, train: Train, rng: np.random.
     return randaugment(image, train.randaugment_magnitude, rng) if train.augment == "randaugment" else image
 
 
-def random_resized_crop(image: Pixels, preprocess: Preprocess, scale: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def random_resized_crop(
+    image: Pixels, preprocess: Preprocess, scale: tuple[float, float], rng: np.random.Generator
+) -> Pixels:
     """Cut a box of random area (share ``scale``) and aspect (3/4 to 4/3 of the target's) and resize it to ``preprocess.size`` (Szegedy et al. 2015)."""
     height, width = image.shape[:2]
     target = preprocess.size[1] / preprocess.size[0]
@@ -84,7 +86,9 @@ def _affine(picture: Image.Image, matrix: tuple[float, float, float, float, floa
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
 
 
-def _enhanced(enhance: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float, float], Image.Image]:
+def _enhanced(
+    enhance: Callable[[Image.Image], ImageEnhance._Enhance],
+) -> Callable[[Image.Image, float, float], Image.Image]:
     return lambda picture, share, sign: enhance(picture).enhance(1 + 0.9 * share * sign)
 
 

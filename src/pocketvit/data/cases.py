@@ -14,7 +14,7 @@ from pocketvit.data.decode import read_item
 from pocketvit.data.noise import add_poisson_gaussian, quantize
 from pocketvit.errors import UsageError
 from pocketvit.spec.preprocess import Pixels
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Case:
     path: Path
 
 
-def main_condition(data: Data) -> str:
+def main_condition(data: DataConfig) -> str:
     """Condition of the main metric: the middle of ``data.eval_sigma`` for clean photos, e.g. ``sigma25``; empty for other layouts."""
     if data.layout != "clean":
         return ""
     return condition_name(data, _sigmas(data)[len(data.eval_sigma) // 2])
 
 
-def condition_name(data: Data, sigma: float) -> str:
+def condition_name(data: DataConfig, sigma: float) -> str:
     """``sigma25``; with shot noise ``sigma25shot0.01``."""
     shot = f"shot{_shot(data):g}" if data.noise == "poisson" else ""
     return f"sigma{sigma:g}{shot}"
 
 
-def eval_cases(collection: Collection, data: Data, limit: int | None = None) -> Iterator[Case]:
+def eval_cases(collection: Collection, data: DataConfig, limit: int | None = None) -> Iterator[Case]:
     """Yield the cases of a collection one by one, decoding each image when it is due.
 
     Clean photos follow the 8-bit protocol: for each sigma in ``data.eval_sigma`` a fresh ``np.random.default_rng(0)`` runs
@@ -75,7 +75,7 @@ def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     return [items[i] for i in np.linspace(0, len(items) - 1, max(limit, 1)).round().astype(int)]
 
 
-def _noisy_cases(items: Sequence[Item], collection: Collection, data: Data) -> Iterator[Case]:
+def _noisy_cases(items: Sequence[Item], collection: Collection, data: DataConfig) -> Iterator[Case]:
     for sigma in _sigmas(data):
         rng = np.random.default_rng(0)
         for item in items:
@@ -83,17 +83,20 @@ def _noisy_cases(items: Sequence[Item], collection: Collection, data: Data) -> I
             yield Case(_degrade(clean, data, sigma, rng), clean, condition_name(data, sigma), item.path)
 
 
-def _degrade(clean: Pixels, data: Data, sigma: float, rng: np.random.Generator) -> Pixels:
+def _degrade(clean: Pixels, data: DataConfig, sigma: float, rng: np.random.Generator) -> Pixels:
     if data.noise == "poisson":
         return add_poisson_gaussian(clean, sigma, _shot(data), rng)
     return quantize(clean + rng.normal(0, sigma, clean.shape))
 
 
-def _sigmas(data: Data) -> tuple[float, ...]:
+def _sigmas(data: DataConfig) -> tuple[float, ...]:
     if not data.eval_sigma or min(data.eval_sigma) < 0:
-        raise UsageError(f"data.eval_sigma {data.eval_sigma} needs at least one noise level, none negative.", "15, 25 and 50 are usual.")
+        raise UsageError(
+            f"data.eval_sigma {data.eval_sigma} needs at least one noise level, none negative.",
+            "15, 25 and 50 are usual.",
+        )
     return data.eval_sigma
 
 
-def _shot(data: Data) -> float:
+def _shot(data: DataConfig) -> float:
     return (data.shot[0] + data.shot[1]) / 2

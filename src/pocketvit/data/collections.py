@@ -16,7 +16,7 @@ from pocketvit.data import labels, layouts
 from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.manifest import LevelSpec
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 
 LAYOUTS = {"restore": ("clean", "pairs", "sidd", "gopro"), "classify": ("classes", "list")}
 
@@ -78,7 +78,7 @@ class Splits:
         return "\n".join((f"{head}.", *self.notes))
 
 
-def load_splits(data: Data, task: str) -> Splits:
+def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the training and validation samples of ``data``; without ``data.val`` a stratified share is split off.
 
     Raises:
@@ -96,7 +96,9 @@ def load_splits(data: Data, task: str) -> Splits:
     return Splits(train, replace(val, notes=(*val.notes, *notes, *_absent(train, val))))
 
 
-def load_collection(paths: Sequence[str], data: Data, task: str, split: str, levels: Sequence[LevelSpec] = ()) -> Collection:
+def load_collection(
+    paths: Sequence[str], data: DataConfig, task: str, split: str, levels: Sequence[LevelSpec] = ()
+) -> Collection:
     """Find the samples below ``paths``.
 
     Args:
@@ -111,22 +113,31 @@ def load_collection(paths: Sequence[str], data: Data, task: str, split: str, lev
         UsageError: the layout does not go with the task.
     """
     _check_layout(data, task)
-    rows: list[layouts.Row] = []
+    rows: list[layouts.Entry] = []
     notes: list[str] = []
     excluded = 0
     for root in paths:
         found, remarks = layouts.READERS[data.layout](Path(root), split)
         hidden = quarantined(Path(root))
-        kept = [row for row in found if not hidden or not hidden & {path.resolve() for path in (row.path, row.clean) if path}]
+        kept = [
+            row
+            for row in found
+            if not hidden or not hidden & {path.resolve() for path in (row.path, row.clean) if path}
+        ]
         excluded += len(found) - len(kept)
         rows += kept
         notes += remarks
     if excluded:
         notes.append(f"{excluded} quarantined images are left out.")
     if not rows:
-        raise DataError(f"{', '.join(paths)}: no usable images are left.", "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data.")
+        raise DataError(
+            f"{', '.join(paths)}: no usable images are left.",
+            "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data.",
+        )
     items, found_levels = _items(rows, data, levels) if task == "classify" else (_pairs(rows), ())
-    return Collection(_name(paths), task, data.layout, tuple(items), tuple(found_levels), split, tuple(paths), tuple(notes))
+    return Collection(
+        _name(paths), task, data.layout, tuple(items), tuple(found_levels), split, tuple(paths), tuple(notes)
+    )
 
 
 def split_off(collection: Collection, share: float) -> Splits:
@@ -139,14 +150,20 @@ def split_off(collection: Collection, share: float) -> Splits:
     """
     count = len(collection.items)
     if count < 2:
-        raise DataError(f"{collection.name}: {count} image cannot be split into training and validation.", "Add images or name data.val.")
+        raise DataError(
+            f"{collection.name}: {count} image cannot be split into training and validation.",
+            "Add images or name data.val.",
+        )
     rng = np.random.default_rng(0)
     classes = np.array([item.labels[-1] if item.labels else 0 for item in collection.items])
     members = [rng.permutation(np.flatnonzero(classes == c)) for c in np.unique(classes)]
     chosen = np.zeros(count, bool)
     for indices, take in zip(members, _allot([len(x) for x in members], share), strict=True):
         chosen[indices[:take]] = True
-    parts = [tuple(item for item, flag in zip(collection.items, chosen, strict=True) if flag is want) for want in (np.False_, np.True_)]
+    parts = [
+        tuple(item for item, flag in zip(collection.items, chosen, strict=True) if flag is want)
+        for want in (np.False_, np.True_)
+    ]
     train = replace(collection, items=parts[0], split="train")
     val = replace(collection, items=parts[1], split="val", notes=())
     return Splits(train, replace(val, notes=_absent(train, val)))
@@ -170,24 +187,33 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
     for part in (train, val):
         empty = [name for name, count in part.counts().items() if count == 0]
         if empty:
-            notes.append(f"{len(empty)} classes have no image in {part.split}: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}.")
+            notes.append(
+                f"{len(empty)} classes have no image in {part.split}: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}."
+            )
     return tuple(notes)
 
 
-def _check_layout(data: Data, task: str) -> None:
+def _check_layout(data: DataConfig, task: str) -> None:
     if task not in LAYOUTS:
         raise UsageError(f"unknown task {task!r}.", f"Take one of {', '.join(LAYOUTS)}.")
     if data.layout not in LAYOUTS[task]:
-        raise UsageError(f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(LAYOUTS[task])}.")
+        raise UsageError(
+            f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(LAYOUTS[task])}."
+        )
     if data.layout == "clean" and data.noise == "none":
-        raise UsageError("data.layout clean with data.noise none leaves nothing to restore.", "Take gaussian or poisson, or a layout with pairs.")
+        raise UsageError(
+            "data.layout clean with data.noise none leaves nothing to restore.",
+            "Take gaussian or poisson, or a layout with pairs.",
+        )
 
 
-def _pairs(rows: Sequence[layouts.Row]) -> list[Item]:
+def _pairs(rows: Sequence[layouts.Entry]) -> list[Item]:
     return [Item(row.path, row.clean) for row in rows]
 
 
-def _items(rows: Sequence[layouts.Row], data: Data, levels: Sequence[LevelSpec]) -> tuple[list[Item], Sequence[LevelSpec]]:
+def _items(
+    rows: Sequence[layouts.Entry], data: DataConfig, levels: Sequence[LevelSpec]
+) -> tuple[list[Item], Sequence[LevelSpec]]:
     known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
     codes, levels = labels.encode(rows, known, levels)
     return [Item(row.path, None, code) for row, code in zip(rows, codes, strict=True)], levels
@@ -195,5 +221,8 @@ def _items(rows: Sequence[layouts.Row], data: Data, levels: Sequence[LevelSpec])
 
 def _name(paths: Sequence[str]) -> str:
     """``shared/data/bsds500/train`` and ``.../grocery/val.txt`` become ``bsds500/train`` and ``grocery/val``."""
-    names = ["/".join([part for part in path.removesuffix(".txt").strip("/").split("/") if part not in ("", ".", "..")][-2:]) for path in paths]
+    names = [
+        "/".join([part for part in path.removesuffix(".txt").strip("/").split("/") if part not in ("", ".", "..")][-2:])
+        for path in paths
+    ]
     return "+".join(name or "data" for name in names)

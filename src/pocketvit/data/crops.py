@@ -12,7 +12,7 @@ from pocketvit.data.collections import Collection
 from pocketvit.data.decode import ImageCache
 from pocketvit.data.noise import add_noise
 from pocketvit.spec.preprocess import Pixels, Preprocess
-from pocketvit.spec.recipe import Data, Train
+from pocketvit.spec.recipe import DataConfig, TrainConfig
 
 BLOCK_BYTES, MIN_BLOCK_IMAGES = 64_000_000, 16
 """Crops are mixed within blocks of about so many bytes of image files (at least so many images), so that photos too large
@@ -22,12 +22,12 @@ CACHE = ImageCache()
 """Decoded images of this process."""
 
 
-def epoch_length(collection: Collection, data: Data) -> int:
+def epoch_length(collection: Collection, data: DataConfig) -> int:
     """Samples per epoch: images, for restore times ``data.patches_per_image``."""
     return len(collection.items) * (data.patches_per_image if collection.task == "restore" else 1)
 
 
-def epoch_order(collection: Collection, data: Data, train: Train, epoch: int) -> NDArray[np.int64]:
+def epoch_order(collection: Collection, data: DataConfig, train: TrainConfig, epoch: int) -> NDArray[np.int64]:
     """Sample indices of an epoch in training order: a permutation that depends on the collection's files, ``train.seed`` and ``epoch`` alone."""
     rng = np.random.default_rng(_seed(train, epoch))
     images = rng.permutation(len(collection.items))
@@ -38,11 +38,19 @@ def epoch_order(collection: Collection, data: Data, train: Train, epoch: int) ->
     mean_bytes = sum(item.path.stat().st_size for item in collection.items if item.path.exists()) / len(images)
     size = max(MIN_BLOCK_IMAGES, int(BLOCK_BYTES / max(mean_bytes, 1)))
     blocks = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate([rng.permutation((block[:, None] * per_image + np.arange(per_image)).ravel()) for block in blocks])
+    return np.concatenate(
+        [rng.permutation((block[:, None] * per_image + np.arange(per_image)).ravel()) for block in blocks]
+    )
 
 
 def training_sample(
-    collection: Collection, data: Data, preprocess: Preprocess, train: Train, epoch: int, index: int, cache: ImageCache | None = None
+    collection: Collection,
+    data: DataConfig,
+    preprocess: Preprocess,
+    train: TrainConfig,
+    epoch: int,
+    index: int,
+    cache: ImageCache | None = None,
 ) -> tuple[Pixels, NDArray[np.uint8] | NDArray[np.int64]]:
     """Sample ``index`` of an epoch: (input, target).
 
@@ -76,11 +84,11 @@ def _cut(image: Pixels, top: int, left: int, patch: int, turn: int) -> Pixels:
     return np.ascontiguousarray(symmetry(crop, turn))
 
 
-def _short_side(preprocess: Preprocess, train: Train) -> int:
+def _short_side(preprocess: Preprocess, train: TrainConfig) -> int:
     """Short side at which even the smallest random crop still has the model's resolution; larger photos only cost memory."""
     smallest = train.crop_scale[0] if train.augment in ("crop", "randaugment") else preprocess.crop_pct**2
     return math.ceil(max(preprocess.size) / math.sqrt(max(smallest, 0.05)))
 
 
-def _seed(train: Train, *parts: int) -> tuple[int, ...]:
+def _seed(train: TrainConfig, *parts: int) -> tuple[int, ...]:
     return (train.seed & 0xFFFFFFFF, *parts)

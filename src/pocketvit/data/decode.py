@@ -27,10 +27,15 @@ def read_item(collection: Collection, item: Item) -> Decoded:
     except DataError as error:
         first, *rest = collection.roots or (str(item.path.parent),)
         others = f" --others {' '.join(rest)}" if rest else ""
-        raise DataError(error.what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine") from error
+        raise DataError(
+            error.what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine"
+        ) from error
     if clean is not None and clean.shape != image.shape:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
-        raise DataError(f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}.", "Remove the pair or cut both to one size.")
+        raise DataError(
+            f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}.",
+            "Remove the pair or cut both to one size.",
+        )
     return image, clean
 
 

@@ -22,7 +22,15 @@ from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_l
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 """Folder name -> split, to tell copies within a split from copies that leak from one into another."""
 _SHOWN = 8
 
@@ -80,12 +88,20 @@ class DoctorReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        plain["duplicates"] = [{"paths": list(d.paths), "same": d.same, "across": list(d.across)} for d in self.duplicates]
-        return {"ok": self.ok, **{name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}}
+        plain["duplicates"] = [
+            {"paths": list(d.paths), "same": d.same, "across": list(d.across)} for d in self.duplicates
+        ]
+        return {
+            "ok": self.ok,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()},
+        }
 
     def render(self) -> str:
         """Lines for people: each kind of finding with its number and the first few files."""
-        lines = [f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s" + (f"; {self.skipped} quarantined files skipped" if self.skipped else "")]
+        lines = [
+            f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s"
+            + (f"; {self.skipped} quarantined files skipped" if self.skipped else "")
+        ]
         lines += _section("damaged", [f"{path}: {reason}" for path, reason in self.damaged.items()])
         lines += _section("mislabelled", [f"{path}: is {kind}" for path, kind in self.mislabelled.items()])
         lines += _section("in several splits", [_duplicate_line(d) for d in self.duplicates if d.across])
@@ -97,7 +113,9 @@ class DoctorReport:
         lines += _section("folders without images", list(self.empty_folders))
         if len(self.classes) > 1:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
-            lines.append(f"{len(self.classes)} classes or folders, from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})")
+            lines.append(
+                f"{len(self.classes)} classes or folders, from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
+            )
         if self.quarantine:
             lines.append(f"{len(self.damaged)} damaged files are left out from now on: {', '.join(self.quarantine)}")
         elif self.damaged:
@@ -139,7 +157,10 @@ def doctor(
         UsageError: a limit or the number of workers makes no sense.
     """
     if small < 0 or huge_megapixels <= 0 or (workers is not None and workers < 1):
-        raise UsageError("small must be at least 0, huge_megapixels positive and workers at least 1.", "Leave them out for the defaults.")
+        raise UsageError(
+            "small must be at least 0, huge_megapixels positive and workers at least 1.",
+            "Leave them out for the defaults.",
+        )
     began = time.monotonic()
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
@@ -187,7 +208,10 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
             if label:
                 classes[label if len(roots) == 1 else f"{root}: {label}"] += 1
     if not files:
-        raise DataError(f"{', '.join(map(str, roots))}: all {skipped} images are quarantined.", f"Delete lines from {FILE_NAME} to use files again.")
+        raise DataError(
+            f"{', '.join(map(str, roots))}: all {skipped} images are quarantined.",
+            f"Delete lines from {FILE_NAME} to use files again.",
+        )
     return files, dict(sorted(classes.items())), skipped
 
 
@@ -216,7 +240,13 @@ def _inspect(files: list[Path], workers: int) -> list[Finding]:
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
     """A bar on standard error that appears after two seconds."""
-    columns = (TextColumn("doctor"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn())
+    columns = (
+        TextColumn("doctor"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TimeRemainingColumn(),
+    )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("doctor", total=total, rate=0.0)
     began, shown = time.monotonic(), False
@@ -263,7 +293,11 @@ def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
     for root in roots:
         if root.is_dir():
             used = {folder for path in list_images(root) for folder in path.parents}
-            yield from sorted(str(folder) for folder in root.rglob("*") if folder.is_dir() and folder not in used and not folder.name.startswith("."))
+            yield from sorted(
+                str(folder)
+                for folder in root.rglob("*")
+                if folder.is_dir() and folder not in used and not folder.name.startswith(".")
+            )
 
 
 def _quarantine(roots: Sequence[Path], files: dict[Path, Path], damaged: Sequence[Finding]) -> list[Path]:
@@ -274,7 +308,10 @@ def _quarantine(roots: Sequence[Path], files: dict[Path, Path], damaged: Sequenc
             try:
                 written.append(write_list(folder_of(root), mine))
             except OSError as error:
-                raise DataError(f"{folder_of(root)}: the quarantine list cannot be written ({error.strerror}).", "Make the folder writable.") from error
+                raise DataError(
+                    f"{folder_of(root)}: the quarantine list cannot be written ({error.strerror}).",
+                    "Make the folder writable.",
+                ) from error
     return written
 
 
@@ -282,7 +319,9 @@ def _write(path: Path, report: DoctorReport) -> None:
     try:
         path.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}).", "Name a file in a writable folder with --out.") from error
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}).", "Name a file in a writable folder with --out."
+        ) from error
 
 
 def _section(title: str, entries: Sequence[str]) -> list[str]:

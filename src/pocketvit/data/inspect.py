@@ -29,7 +29,9 @@ FORMATS = {
 """Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg)."""
 
 _LARGE_PIXELS = 25_000_000
-_LARGE = threading.Lock()  # of the largest images one is decoded at a time, so that memory does not grow with the threads
+_LARGE = (
+    threading.Lock()
+)  # of the largest images one is decoded at a time, so that memory does not grow with the threads
 _ORIENTATION = 0x0112
 
 
@@ -78,7 +80,9 @@ def inspect_file(path: Path) -> Finding:
             pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
             pixels.update(image.data)
     except DataError as error:
-        return Finding(path, size, sha256=sha256, error=error.what.removeprefix(f"{path}").lstrip(": ").rstrip("."), **facts)
+        return Finding(
+            path, size, sha256=sha256, error=error.what.removeprefix(f"{path}").lstrip(": ").rstrip("."), **facts
+        )
     return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.data.layouts import Row
+from pocketvit.data.layouts import Entry
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 
@@ -48,16 +48,26 @@ def read_class_names(file: Path) -> ClassNames:
             try:
                 name, identity = columns[2 * k], int(columns[2 * k + 1])
             except (IndexError, ValueError) as error:
-                raise DataError(f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}.", "Write fine name, fine id, coarse name, coarse id.") from error
+                raise DataError(
+                    f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}.",
+                    "Write fine name, fine id, coarse name, coarse id.",
+                ) from error
             if names[k].setdefault(identity, name) != name:
-                raise DataError(f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}.", "Give every class its own id.")
+                raise DataError(
+                    f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}.",
+                    "Give every class its own id.",
+                )
             ids.append(identity)
         if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
-            raise DataError(f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class.")
+            raise DataError(
+                f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class."
+            )
     return _class_names(file, names[::-1], parent_ids)
 
 
-def encode(rows: Sequence[Row], known: ClassNames | None, levels: Sequence[LevelSpec] = ()) -> tuple[Codes, tuple[LevelSpec, ...]]:
+def encode(
+    rows: Sequence[Entry], known: ClassNames | None, levels: Sequence[LevelSpec] = ()
+) -> tuple[Codes, tuple[LevelSpec, ...]]:
     """Class numbers of every row, coarsest first, and the hierarchy they refer to.
 
     Args:
@@ -71,39 +81,64 @@ def encode(rows: Sequence[Row], known: ClassNames | None, levels: Sequence[Level
     depth = len(rows[0].labels)
     for row in rows:
         if len(row.labels) != depth:
-            raise DataError(f"{row.origin}: {len(row.labels)} labels where others have {depth}.", "Label all images at the same levels.")
+            raise DataError(
+                f"{row.origin}: {len(row.labels)} labels where others have {depth}.",
+                "Label all images at the same levels.",
+            )
     if known is not None and levels:
         # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
         codes = _look_up(rows, known.tables, known.levels, str(known.file))
         texts = [tuple(level.labels[code] for level, code in zip(known.levels, path, strict=True)) for path in codes]
-        rows = [Row(row.path, row.clean, text, row.origin) for row, text in zip(rows, texts, strict=True)]
+        rows = [Entry(row.path, row.clean, text, row.origin) for row, text in zip(rows, texts, strict=True)]
     elif known is not None:
         return _look_up(rows, known.tables, known.levels, str(known.file)), known.levels
     if levels:
-        return _look_up(rows, [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)], levels, "the known classes"), tuple(levels)
+        return _look_up(
+            rows,
+            [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)],
+            levels,
+            "the known classes",
+        ), tuple(levels)
     made = _make_levels(rows, depth)
-    return _look_up(rows, [_table(level, made[k - 1] if k else None) for k, level in enumerate(made)], made, "the classes found"), made
+    return _look_up(
+        rows, [_table(level, made[k - 1] if k else None) for k, level in enumerate(made)], made, "the classes found"
+    ), made
 
 
-def _look_up(rows: Sequence[Row], tables: Sequence[dict[str, int]], levels: Sequence[LevelSpec], source: str) -> Codes:
+def _look_up(
+    rows: Sequence[Entry], tables: Sequence[dict[str, int]], levels: Sequence[LevelSpec], source: str
+) -> Codes:
     codes: Codes = []
     for row in rows:
         if len(row.labels) != len(tables):
-            raise DataError(f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.", "Use data with the same levels.")
-        missing = [(level.name, text) for text, table, level in zip(row.labels, tables, levels, strict=True) if text not in table]
+            raise DataError(
+                f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.",
+                "Use data with the same levels.",
+            )
+        missing = [
+            (level.name, text)
+            for text, table, level in zip(row.labels, tables, levels, strict=True)
+            if text not in table
+        ]
         if missing:
-            raise DataError(f"{row.origin}: {missing[0][0]} class {missing[0][1]!r} is not among {source}.", "Correct the label or the class list.")
+            raise DataError(
+                f"{row.origin}: {missing[0][0]} class {missing[0][1]!r} is not among {source}.",
+                "Correct the label or the class list.",
+            )
         path = tuple(table[text] for text, table in zip(row.labels, tables, strict=True))
         for k in range(1, len(path)):
             parents = levels[k].parents
             if parents is not None and parents[path[k]] != path[k - 1]:
                 names = [levels[k - 1].labels[parents[path[k]]], levels[k - 1].labels[path[k - 1]]]
-                raise DataError(f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {names[0]!r} and {names[1]!r}.", "Give every class one parent.")
+                raise DataError(
+                    f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {names[0]!r} and {names[1]!r}.",
+                    "Give every class one parent.",
+                )
         codes.append(path)
     return codes
 
 
-def _make_levels(rows: Sequence[Row], depth: int) -> tuple[LevelSpec, ...]:
+def _make_levels(rows: Sequence[Entry], depth: int) -> tuple[LevelSpec, ...]:
     made: list[LevelSpec] = []
     for k, name in enumerate(level_names(depth)):
         found: dict[str, str | None] = {}
@@ -131,7 +166,10 @@ def _table(level: LevelSpec, above: LevelSpec | None) -> dict[str, int]:
     """Texts that mean a class of ``level``: its label, and ``parent/label`` as the folders are called."""
     table = {label: index for index, label in enumerate(level.labels)}
     if above is not None and level.parents is not None:
-        table |= {f"{above.labels[parent]}/{label}": index for index, (label, parent) in enumerate(zip(level.labels, level.parents, strict=True))}
+        table |= {
+            f"{above.labels[parent]}/{label}": index
+            for index, (label, parent) in enumerate(zip(level.labels, level.parents, strict=True))
+        }
     return table
 
 
@@ -146,7 +184,9 @@ def _class_names(file: Path, names: Sequence[dict[int, str]], parent_ids: dict[i
             raise DataError(f"{file}: the {name} class {twice[0]!r} has two ids.", "Give every class its own name.")
         levels.append(LevelSpec(name=name, labels=labels, parents=parents))
         # An id wins over a class that happens to be called by that number.
-        tables.append({label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)})
+        tables.append(
+            {label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)}
+        )
     return ClassNames(tuple(levels), tuple(tables), file)
 
 
@@ -155,7 +195,11 @@ def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error}).", "data.class_names is a CSV file.") from error
-    rows = [(reader.line_num, [column.strip() for column in columns]) for columns in reader if any(column.strip() for column in columns)]
+    rows = [
+        (reader.line_num, [column.strip() for column in columns])
+        for columns in reader
+        if any(column.strip() for column in columns)
+    ]
     if rows and (len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit()):
         rows = rows[1:]
     if not rows:

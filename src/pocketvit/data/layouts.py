@@ -18,7 +18,7 @@ _WORD = re.compile(rf"^(.*?)[_-]?({'|'.join([*PAIR_WORDS, *PAIR_WORDS.values()])
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """A sample as found on disk."""
 
     path: Path
@@ -29,16 +29,16 @@ class Row:
     """Where the labels stand, for error messages."""
 
 
-Found = tuple[list[Row], list[str]]
+Found = tuple[list[Entry], list[str]]
 
 
 def read_clean(root: Path, split: str) -> Found:
     """Clean photos: a folder (with all folders below), a single image, or a text file with one path a line."""
     if root.is_dir():
-        return [Row(path) for path in list_images(root)], []
+        return [Entry(path) for path in list_images(root)], []
     if root.suffix.lower() in IMAGE_SUFFIXES:
-        return [Row(path) for path in _present([root], root)], []
-    return [Row(path) for path in _present([root.parent / columns[0] for _, columns in _read_lines(root)], root)], []
+        return [Entry(path) for path in _present([root], root)], []
+    return [Entry(path) for path in _present([root.parent / columns[0] for _, columns in _read_lines(root)], root)], []
 
 
 def read_pairs(root: Path, split: str) -> Found:
@@ -47,14 +47,19 @@ def read_pairs(root: Path, split: str) -> Found:
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     for word, partner in PAIR_WORDS.items():
         if word in folders and partner in folders:
-            first, second = ({_key(path, side): path for path in files if side in path.parents} for side in (folders[word], folders[partner]))
+            first, second = (
+                {_key(path, side): path for path in files if side in path.parents}
+                for side in (folders[word], folders[partner])
+            )
             return _match(first, second, root), []
     degraded: dict[Any, Path] = {}
     truth: dict[Any, Path] = {}
     for path in files:
         match = _WORD.match(path.stem.lower())
         if match is None:
-            raise DataError(f"{path}: not part of a pair.", "Use folders noisy/ and clean/, or names ending in _real and _mean.")
+            raise DataError(
+                f"{path}: not part of a pair.", "Use folders noisy/ and clean/, or names ending in _real and _mean."
+            )
         key = (str(path.parent).lower(), match[1], match[3])
         side = degraded if match[2] in PAIR_WORDS else truth
         if key in side:
@@ -71,13 +76,17 @@ def read_sidd(root: Path, split: str) -> Found:
     for scene in sorted(path for path in data.iterdir() if path.is_dir()):
         files = {path.name.upper(): path for path in scene.iterdir()}
         partners = {name: name.replace("GT_", "NOISY_", 1) for name in sorted(files) if name.startswith("GT_SRGB_")}
-        pairs = [Row(files[noisy], files[clean]) for clean, noisy in partners.items() if noisy in files]
+        pairs = [Entry(files[noisy], files[clean]) for clean, noisy in partners.items() if noisy in files]
         rows += pairs
         if not pairs:
             incomplete.append(scene.name)
     if not rows:
-        raise DataError(f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG.", "Name the folder that holds Data/.")
-    return rows, [f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."] if incomplete else []
+        raise DataError(
+            f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG.", "Name the folder that holds Data/."
+        )
+    return rows, [
+        f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."
+    ] if incomplete else []
 
 
 def read_gopro(root: Path, split: str) -> Found:
@@ -88,14 +97,24 @@ def read_gopro(root: Path, split: str) -> Found:
     _need_folder(root)
     part = root / ("train" if split == "train" else "test")
     base = part if part.is_dir() else root
-    rows: list[Row] = []
+    rows: list[Entry] = []
     for sharp in sorted(base.rglob("sharp")):
-        blur = next((folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()), None)
+        blur = next(
+            (folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()), None
+        )
         if blur is None:
-            raise DataError(f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/.", "Copy the sequence again or remove it.")
-        rows += _match({_key(x, blur): x for x in list_images(blur)}, {_key(x, sharp): x for x in list_images(sharp)}, sharp.parent)
+            raise DataError(
+                f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/.",
+                "Copy the sequence again or remove it.",
+            )
+        rows += _match(
+            {_key(x, blur): x for x in list_images(blur)}, {_key(x, sharp): x for x in list_images(sharp)}, sharp.parent
+        )
     if not rows:
-        raise DataError(f"{base}: holds no sequence folder with blur/ and sharp/.", "Name the folder that holds train/ and test/, or one of them.")
+        raise DataError(
+            f"{base}: holds no sequence folder with blur/ and sharp/.",
+            "Name the folder that holds train/ and test/, or one of them.",
+        )
     return rows, []
 
 
@@ -105,10 +124,16 @@ def read_classes(root: Path, split: str) -> Found:
     parts = [path.relative_to(root).parts[:-1] for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
     if loose:
-        raise DataError(f"{loose[0]}: lies in no class folder ({len(loose)} such files).", "Put every image into the folder of its class.")
+        raise DataError(
+            f"{loose[0]}: lies in no class folder ({len(loose)} such files).",
+            "Put every image into the folder of its class.",
+        )
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the whole path; `labels` shortens it where it can.
-    return [Row(path, None, (p[0], f"{p[0]}/{p[1]}") if two else (p[0],), str(path)) for path, p in zip(files, parts, strict=True)], []
+    return [
+        Entry(path, None, (p[0], f"{p[0]}/{p[1]}") if two else (p[0],), str(path))
+        for path, p in zip(files, parts, strict=True)
+    ], []
 
 
 def read_list(root: Path, split: str) -> Found:
@@ -121,9 +146,14 @@ def read_list(root: Path, split: str) -> Found:
     rows = []
     for number, columns in lines:
         if len(columns) != width or width < 2 or not all(columns):
-            raise DataError(f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one.", "Write every line as path, fine, coarse or path, label.")
+            raise DataError(
+                f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one.",
+                "Write every line as path, fine, coarse or path, label.",
+            )
         levels = tuple(columns[1:])
-        rows.append(Row(root.parent / columns[0], None, levels[::-1] if width == 3 else levels, f"{root}, line {number}"))
+        rows.append(
+            Entry(root.parent / columns[0], None, levels[::-1] if width == 3 else levels, f"{root}, line {number}")
+        )
     _present([row.path for row in rows], root)
     return rows, []
 
@@ -142,11 +172,17 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).", "Name an existing folder or list file.") from error
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}).", "Name an existing folder or list file."
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no text file.", "Name a folder or a list file.") from error
     reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    lines = [(reader.line_num, [column.strip() for column in columns]) for columns in reader if columns and any(column.strip() for column in columns)]
+    lines = [
+        (reader.line_num, [column.strip() for column in columns])
+        for columns in reader
+        if columns and any(column.strip() for column in columns)
+    ]
     if not lines:
         raise DataError(f"{file}: the list is empty.", "Write one line per image.")
     return lines
@@ -155,7 +191,10 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
 def _present(paths: list[Path], origin: Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.", f"Paths are relative to {origin.parent}.")
+        raise DataError(
+            f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.",
+            f"Paths are relative to {origin.parent}.",
+        )
     return paths
 
 
@@ -168,12 +207,17 @@ def _key(path: Path, base: Path) -> str:
     return path.relative_to(base).with_suffix("").as_posix().lower()
 
 
-def _match(degraded: Mapping[Any, Path], truth: Mapping[Any, Path], root: Path) -> list[Row]:
-    lonely = _first(path for side, other in ((degraded, truth), (truth, degraded)) for key, path in side.items() if key not in other)
+def _match(degraded: Mapping[Any, Path], truth: Mapping[Any, Path], root: Path) -> list[Entry]:
+    lonely = _first(
+        path for side, other in ((degraded, truth), (truth, degraded)) for key, path in side.items() if key not in other
+    )
     if lonely:
         count = len(degraded.keys() ^ truth.keys())
-        raise DataError(f"{root}: {count} images lack their partner, first {lonely}.", "Every degraded image needs a clean one of the same name.")
-    return [Row(path, truth[key]) for key, path in sorted(degraded.items(), key=lambda entry: entry[1])]
+        raise DataError(
+            f"{root}: {count} images lack their partner, first {lonely}.",
+            "Every degraded image needs a clean one of the same name.",
+        )
+    return [Entry(path, truth[key]) for key, path in sorted(degraded.items(), key=lambda entry: entry[1])]
 
 
 def _first(paths: Iterable[Path]) -> Path | None:

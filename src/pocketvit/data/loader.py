@@ -15,17 +15,24 @@ from pocketvit.data.collections import Collection
 from pocketvit.data.decode import default_limit
 from pocketvit.errors import DataError
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Data, Train
+from pocketvit.spec.recipe import DataConfig, TrainConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def batches_per_epoch(collection: Collection, data: Data, train: Train) -> int:
+def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConfig) -> int:
     """Full batches of an epoch; the last partial one counts only if there is no other."""
     return max(1, crops.epoch_length(collection, data) // train.batch_size)
 
 
-def make_loader(collection: Collection, data: Data, preprocess: Preprocess, train: Train, epoch: int, start_batch: int = 0) -> EpochLoader:
+def make_loader(
+    collection: Collection,
+    data: DataConfig,
+    preprocess: Preprocess,
+    train: TrainConfig,
+    epoch: int,
+    start_batch: int = 0,
+) -> EpochLoader:
     """Batches ``start_batch`` and later of an epoch.
 
     Returns:
@@ -58,7 +65,13 @@ class EpochLoader:
         if self._workers == 0:
             yield from (self._samples.load(indices) for indices in self.batches)
             return
-        loader = DataLoader(self._samples, batch_sampler=self.batches, num_workers=self._workers, collate_fn=_unchanged, worker_init_fn=_limit_cache)
+        loader = DataLoader(
+            self._samples,
+            batch_sampler=self.batches,
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_limit_cache,
+        )
         for batch in loader:
             if isinstance(batch, _Failure):
                 raise DataError(batch.what, batch.todo)
@@ -76,13 +89,16 @@ class _Failure:
 @dataclass(frozen=True)
 class _Samples(Dataset[Batch]):
     collection: Collection
-    data: Data
+    data: DataConfig
     preprocess: Preprocess
-    train: Train
+    train: TrainConfig
     epoch: int
 
     def load(self, indices: list[int]) -> Batch:
-        samples = [crops.training_sample(self.collection, self.data, self.preprocess, self.train, self.epoch, index) for index in indices]
+        samples = [
+            crops.training_sample(self.collection, self.data, self.preprocess, self.train, self.epoch, index)
+            for index in indices
+        ]
         inputs, targets = (np.stack(parts) for parts in zip(*samples, strict=True))
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.spec.preprocess import Pixels
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 
 
 def quantize(values: NDArray[np.floating]) -> Pixels:
@@ -34,7 +34,7 @@ def add_poisson_gaussian(image: Pixels, sigma: float, shot: float, rng: np.rando
     return quantize(noise)
 
 
-def add_noise(image: Pixels, data: Data, rng: np.random.Generator) -> Pixels:
+def add_noise(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pixels:
     """Noise of a strength drawn uniformly from ``data.sigma`` (and ``data.shot`` for ``poisson``); ``none`` returns ``image``."""
     if data.noise == "none":
         return image

@@ -31,7 +31,9 @@ def read_list(file: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}).", "Write it again with `pocketvit doctor DATA --quarantine`.") from error
+        raise DataError(
+            f"{file}: cannot be read ({error}).", "Write it again with `pocketvit doctor DATA --quarantine`."
+        ) from error
     return [(file.parent / line).resolve() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -41,5 +43,8 @@ def write_list(folder: Path, files: Sequence[Path]) -> Path:
     entries = set(read_list(target)) if target.exists() else set()
     entries |= {file.resolve() for file in files}
     lines = sorted(Path(os.path.relpath(path, folder.resolve())).as_posix() for path in entries)
-    target.write_text("\n".join(["# Files that pocketvit leaves out; delete a line to use the file again.", *lines, ""]), encoding="utf-8")
+    target.write_text(
+        "\n".join(["# Files that pocketvit leaves out; delete a line to use the file again.", *lines, ""]),
+        encoding="utf-8",
+    )
     return target

@@ -60,7 +60,9 @@ def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDAr
     return {name: np.concatenate([row[k] for row in rows]) for k, name in enumerate(pixel_model.output_names)}
 
 
-def make_golden(trained: Trained, cases: Iterable[CaseLike], count: int = 32, *, max_bytes: int | None = None) -> Golden:
+def make_golden(
+    trained: Trained, cases: Iterable[CaseLike], count: int = 32, *, max_bytes: int | None = None
+) -> Golden:
     """Run the trained float model on real inputs.
 
     Classify: inputs are prepared images, and the first three come from ``sources`` (the images, shrunk to 400 pixels). Restore: inputs are
@@ -108,7 +110,9 @@ def _golden_input(case: CaseLike, spec: Preprocess) -> tuple[Pixels, NDArray[Any
     cut = []
     for image in (case.image, case.truth):
         pad = [(0, max(0, want - have)) for want, have in zip(spec.size, image.shape[:2], strict=True)]
-        image = np.pad(image, (*pad, (0, 0)), mode="reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge")
+        image = np.pad(
+            image, (*pad, (0, 0)), mode="reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge"
+        )
         top, left = (image.shape[0] - spec.size[0]) // 2, (image.shape[1] - spec.size[1]) // 2
         cut.append(np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]]))
     return cut[0], cut[1]
@@ -134,11 +138,27 @@ def complexity(trained: Trained) -> dict[str, int]:
 def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
     height, width = trained.preprocess.size
-    inputs = [TensorSpec(name=INPUT, shape=[1, height, width, 3], dtype="uint8", meaning="RGB pixels, 0 to 255, channels last")]
+    inputs = [
+        TensorSpec(
+            name=INPUT, shape=[1, height, width, 3], dtype="uint8", meaning="RGB pixels, 0 to 255, channels last"
+        )
+    ]
     if trained.task.name == "restore":
-        return inputs, [TensorSpec(name="restored", shape=[1, height, width, 3], dtype="float32", meaning="RGB pixels, 0 to 255, channels last, not rounded")]
-    heads = [(f"probs_{level.name}", [1, len(level.labels)], f"probability of each class of level {level.name}") for level in trained.levels]
-    return inputs, [TensorSpec(name=name, shape=shape, dtype="float32", meaning=meaning) for name, shape, meaning in heads]
+        return inputs, [
+            TensorSpec(
+                name="restored",
+                shape=[1, height, width, 3],
+                dtype="float32",
+                meaning="RGB pixels, 0 to 255, channels last, not rounded",
+            )
+        ]
+    heads = [
+        (f"probs_{level.name}", [1, len(level.labels)], f"probability of each class of level {level.name}")
+        for level in trained.levels
+    ]
+    return inputs, [
+        TensorSpec(name=name, shape=shape, dtype="float32", meaning=meaning) for name, shape, meaning in heads
+    ]
 
 
 def create_artifact(
@@ -184,7 +204,10 @@ def create_artifact(
     """
     keys = [b.key for b in built]
     if not keys or len(set(keys)) != len(keys) or (default or keys[0]) not in keys:
-        raise UsageError(f"an artifact cannot be made of variants {keys} with default {default}.", "Give each variant once and a default among them.")
+        raise UsageError(
+            f"an artifact cannot be made of variants {keys} with default {default}.",
+            "Give each variant once and a default among them.",
+        )
     inputs, outputs = tensor_specs(trained)
     limits = {p: dict(TOLERANCES[trained.task.name][p]) for p in dict.fromkeys(b.precision for b in built)}
     for precision, values in (tolerances or {}).items():
@@ -211,7 +234,10 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest(**fields)
     except ValueError as error:
         first = error.errors()[0]  # type: ignore[attr-defined]
-        raise UsageError(f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}).", "Correct the argument of that name.") from error
+        raise UsageError(
+            f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}).",
+            "Correct the argument of that name.",
+        ) from error
 
 
 def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
@@ -222,10 +248,18 @@ def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRo
         source = item.path.resolve()
         if source not in stems:
             stem = item.path.stem
-            stems[source] = stem if stem + item.path.suffix not in {p.name for p in folder.iterdir()} else f"{stem}-{item.runtime}-{item.precision}"
+            stems[source] = (
+                stem
+                if stem + item.path.suffix not in {p.name for p in folder.iterdir()}
+                else f"{stem}-{item.runtime}-{item.precision}"
+            )
             for path in (item.path, *item.companions):
                 shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
         names = [f"{stems[source]}{path.suffix}" for path in (item.path, *item.companions)]
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
-        variants.append(Variant(runtime=item.runtime, precision=item.precision, path=names[0], companions=names[1:], metrics=measured))
+        variants.append(
+            Variant(
+                runtime=item.runtime, precision=item.precision, path=names[0], companions=names[1:], metrics=measured
+            )
+        )
     return variants

@@ -19,7 +19,7 @@ from pocketvit.export.parity import check_parity
 from pocketvit.models.layers.positions import resample_grid
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
-from pocketvit.spec.recipe import Data, Recipe, load_recipe
+from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tolerances import TOLERANCES
 from pocketvit.train.checkpoint import Trained, build_task_model, find_checkpoint, load_checkpoint
 
@@ -48,7 +48,9 @@ class ExportReport:
         """A few lines for people."""
         lines = [f"{self.path}: input {self.size[0]}x{self.size[1]}, checked on {self.goldens} real images."]
         for key, row in self.variants.items():
-            lines.append(f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}, least cosine {row['min_cosine']:.6f}")
+            lines.append(
+                f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}, least cosine {row['min_cosine']:.6f}"
+            )
         return "\n".join(lines)
 
 
@@ -89,7 +91,10 @@ def export(
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     unknown = [f for f in formats if f not in EXPORTERS]
     if unknown or not formats:
-        raise UsageError(f"unknown format {unknown[0]!r}." if unknown else "no format is named.", f"Take any of {', '.join(EXPORTERS)}.")
+        raise UsageError(
+            f"unknown format {unknown[0]!r}." if unknown else "no format is named.",
+            f"Take any of {', '.join(EXPORTERS)}.",
+        )
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained = load_checkpoint(checkpoint)
@@ -102,12 +107,23 @@ def export(
     golden = make_golden(trained, _main_cases(collection, settings, count), count)
     metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings)).main
     with tempfile.TemporaryDirectory() as scratch:
-        built = [EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for f in dict.fromkeys(formats)]
+        built = [
+            EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model")
+            for f in dict.fromkeys(formats)
+        ]
         limits = TOLERANCES[trained.task.name]
         variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
-            trained, Path(out), name=name or Path(out).resolve().name, version=version, golden=golden, built=built, main_metric=metric, licence=licence, replace=replace_existing
+            trained,
+            Path(out),
+            name=name or Path(out).resolve().name,
+            version=version,
+            golden=golden,
+            built=built,
+            main_metric=metric,
+            licence=licence,
+            replace=replace_existing,
         )
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
 
@@ -131,7 +147,10 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
             model(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).", "Export at the size it was trained with.") from error
+        raise UsageError(
+            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
+            "Export at the size it was trained with.",
+        ) from error
     return replace(trained, model=model, preprocess=preprocess)
 
 
@@ -144,17 +163,19 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     return None
 
 
-def _data_settings(data: str | None, layout: str | None, task: str, recipe: Recipe | None) -> Data:
+def _data_settings(data: str | None, layout: str | None, task: str, recipe: Recipe | None) -> DataConfig:
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
-            raise UsageError("there are no images to hold the files against.", "Name a folder of real images with --data.")
+            raise UsageError(
+                "there are no images to hold the files against.", "Name a folder of real images with --data."
+            )
         return recipe.data
-    known = recipe.data if recipe is not None and recipe.task.name == task else Data()
+    known = recipe.data if recipe is not None and recipe.task.name == task else DataConfig()
     chosen = layout or (known.layout if recipe is not None else "clean" if task == "restore" else "classes")
     return replace(known, train=(data,), val=(), layout=chosen)  # type: ignore[arg-type]
 
 
-def _main_cases(collection: Collection, settings: Data, count: int) -> Iterator[Case]:
+def _main_cases(collection: Collection, settings: DataConfig, count: int) -> Iterator[Case]:
     """The cases of the main condition, spread over the collection."""
     if settings.layout == "clean" and settings.eval_sigma:
         settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))

@@ -28,9 +28,17 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     path = folder / f"{stem}.onnx"
     graph = tidy(capture(pixel_model, size))
     onnx.checker.check_model(graph, full_check=True)
-    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)}
-    if shapes.get(INPUT) != [1, *size, 3] or list(shapes)[1:] != pixel_model.output_names or any(0 in shape for shape in shapes.values()):
-        what = f"the exported graph has {shapes}, not one static {size[0]}x{size[1]} input and {pixel_model.output_names}."
+    shapes = {
+        x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)
+    }
+    if (
+        shapes.get(INPUT) != [1, *size, 3]
+        or list(shapes)[1:] != pixel_model.output_names
+        or any(0 in shape for shape in shapes.values())
+    ):
+        what = (
+            f"the exported graph has {shapes}, not one static {size[0]}x{size[1]} input and {pixel_model.output_names}."
+        )
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     onnx.save(graph, path)
     return Built("onnxruntime", "fp32", path)

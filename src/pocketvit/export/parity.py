@@ -13,7 +13,7 @@ from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT
 from pocketvit.runtimes import open_session
 from pocketvit.spec.artifact import Golden
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -34,7 +34,9 @@ def compare(outputs: Arrays, expected: Arrays) -> dict[str, float]:
     }
 
 
-def run_file(built: Built, inputs: Iterable[NDArray[np.uint8]], names: Sequence[str], threads: int = 2) -> dict[str, NDArray[np.float32]]:
+def run_file(
+    built: Built, inputs: Iterable[NDArray[np.uint8]], names: Sequence[str], threads: int = 2
+) -> dict[str, NDArray[np.float32]]:
     """Outputs of an exported file for (H, W, 3) uint8 inputs, stacked by name. TorchScript files do not know ``names``; their order counts."""
     session = open_session(built.path, Target(built.runtime, built.precision, threads))
     rows = [session.run({INPUT: image[None]}) for image in inputs]
@@ -55,18 +57,27 @@ def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], thre
     todo = "The file is not usable; export with another format, or report the model's architecture."
     for name, want in golden.outputs.items():
         if name not in outputs or outputs[name].shape != want.shape:
-            raise VerificationError(f"{built.path.name}: output {name} is {outputs[name].shape if name in outputs else 'missing'}, not {want.shape}.", todo)
+            raise VerificationError(
+                f"{built.path.name}: output {name} is {outputs[name].shape if name in outputs else 'missing'}, not {want.shape}.",
+                todo,
+            )
         if not np.isfinite(outputs[name]).all():
             raise VerificationError(f"{built.path.name}: output {name} holds NaN or infinity.", todo)
     found = compare(outputs, golden.outputs)
     if broken := exceeded(found, limits):
-        raise VerificationError(f"{built.path.name} ({built.key}) differs from the trained model: {', '.join(broken)}.", todo)
+        raise VerificationError(
+            f"{built.path.name} ({built.key}) differs from the trained model: {', '.join(broken)}.", todo
+        )
     return found
 
 
 def exceeded(found: Mapping[str, float], limits: Mapping[str, float]) -> list[str]:
     """One phrase for each limit that is broken."""
-    broken = [f"{key} {found[key]:.4g} > {limits[key]:.4g}" for key in ("max_abs", "mean_abs") if key in limits and not found[key] <= limits[key]]
+    broken = [
+        f"{key} {found[key]:.4g} > {limits[key]:.4g}"
+        for key in ("max_abs", "mean_abs")
+        if key in limits and not found[key] <= limits[key]
+    ]
     if "min_cosine" in limits and not found["min_cosine"] >= limits["min_cosine"]:
         broken.append(f"min_cosine {found['min_cosine']:.6g} < {limits['min_cosine']:.6g}")
     return broken

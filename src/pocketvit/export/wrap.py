@@ -49,7 +49,10 @@ class PixelModel(nn.Module):
             return torch.clamp(answer * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
         logits = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(logits) != len(self.output_names):
-            raise UsageError(f"the model has {len(logits)} heads for {len(self.output_names)} levels.", "Build it with one head per level.")
+            raise UsageError(
+                f"the model has {len(logits)} heads for {len(self.output_names)} levels.",
+                "Build it with one head per level.",
+            )
         return tuple(torch.softmax(x.float(), dim=-1) for x in logits)
 
 

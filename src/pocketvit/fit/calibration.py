@@ -13,10 +13,10 @@ from pocketvit.data.crops import training_sample
 from pocketvit.export.artifact import answers, pixel_model_of
 from pocketvit.runtimes import open_session
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec.budget import Target
 from pocketvit.spec.metrics import psnr
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.target import Target
 from pocketvit.train.checkpoint import Trained
 
 MAX_RESTORE_IMAGES = 16
@@ -50,8 +50,17 @@ class Calibration:
         last = list(self.outputs)[-1]
         values = [session.run({"pixels": pixels[None]})[last][0] for pixels in self.inputs]
         if self.task == "restore":
-            return float(np.mean([psnr(np.clip(np.rint(v), 0, 255).astype(np.uint8), t) for v, t in zip(values, self.truths, strict=True)]))
-        return float(100 * np.mean([v.argmax() == wanted.argmax() for v, wanted in zip(values, self.outputs[last], strict=True)]))
+            return float(
+                np.mean(
+                    [
+                        psnr(np.clip(np.rint(v), 0, 255).astype(np.uint8), t)
+                        for v, t in zip(values, self.truths, strict=True)
+                    ]
+                )
+            )
+        return float(
+            100 * np.mean([v.argmax() == wanted.argmax() for v, wanted in zip(values, self.outputs[last], strict=True)])
+        )
 
     def scorer(self, runtime: str) -> Callable[[Path], float]:
         """:meth:`score` for the files of one runtime."""
@@ -75,4 +84,6 @@ def make_calibration(trained: Trained, splits: Splits, recipe: Recipe) -> Calibr
     height, width = trained.preprocess.size
     inputs = tuple(np.ascontiguousarray(pixels[:height, :width]) for pixels, _ in samples)
     truths = tuple(t[:height, :width] if trained.task.name == "restore" else t for _, t in samples)
-    return Calibration(inputs, truths, answers(pixel_model_of(trained), inputs), trained.task.name, recipe.target.threads)
+    return Calibration(
+        inputs, truths, answers(pixel_model_of(trained), inputs), trained.task.name, recipe.target.threads
+    )

@@ -58,8 +58,12 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
     overlap = min(recipe.preprocess.overlap, min(candidate.size) // 2)
     data = recipe.data
     if recipe.task.name == "restore" and not candidate.model.startswith("timm:") and VARIANTS[candidate.model].sized:
-        data = replace(data, patch=candidate.size[0])  # its positions are those of one size, so it trains on crops of that size
-    return replace(recipe, model=model, data=data, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap))
+        data = replace(
+            data, patch=candidate.size[0]
+        )  # its positions are those of one size, so it trains on crops of that size
+    return replace(
+        recipe, model=model, data=data, preprocess=replace(recipe.preprocess, size=candidate.size, overlap=overlap)
+    )
 
 
 def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
@@ -75,7 +79,9 @@ def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem:
     return [EXPORTERS[RUNTIME_FORMAT[runtime]](pixel_model, size, folder, stem) for runtime in runtimes]
 
 
-def time_candidates(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]) -> list[tuple[Candidate, list[Row]]]:
+def time_candidates(
+    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]
+) -> list[tuple[Candidate, list[Row]]]:
     """Build, export and time every candidate with random weights; finished timings are kept in ``timing.json`` for a resumed run.
 
     Returns:
@@ -83,7 +89,9 @@ def time_candidates(recipe: Recipe, splits: Splits, folder: Path, notify: Callab
     """
     found = []
     cache = folder / "timing.json"
-    known: dict[str, list[dict[str, float | str]]] = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    known: dict[str, list[dict[str, float | str]]] = (
+        json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
+    )
     for candidate in candidates(recipe):
         if candidate.key not in known:
             notify(f"timing {candidate.key} with random weights")
@@ -99,7 +107,14 @@ def _timed_row(candidate: Candidate, entry: dict[str, float | str]) -> Row:
     """A row of a random-weight timing; it has no metric and no file."""
     runtime, precision = str(entry["runtime"]), str(entry["precision"])
     figures = {name: float(entry[name]) for name in ("p50", "p90", "mb")}
-    return Row(f"{candidate.key} {runtime}:{precision}", runtime, precision, metrics=figures, reason=f"{figures['p50']:.3g} ms with random weights", origin=candidate.key)
+    return Row(
+        f"{candidate.key} {runtime}:{precision}",
+        runtime,
+        precision,
+        metrics=figures,
+        reason=f"{figures['p50']:.3g} ms with random weights",
+        origin=candidate.key,
+    )
 
 
 def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, float | str]]:
@@ -108,9 +123,16 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, fl
     trained.model.eval()
     files = export_float(trained, wanted_runtimes(recipe), folder)
     if "bf16" in recipe.compress.steps:
-        files += [Built(b.runtime, "bf16", b.path, b.companions) for b in files if b.runtime == "openvino" and openvino_has_bf16()]
+        files += [
+            Built(b.runtime, "bf16", b.path, b.companions)
+            for b in files
+            if b.runtime == "openvino" and openvino_has_bf16()
+        ]
     timings = make_bench(trained, splits, random).time(files)
-    return [{"runtime": b.runtime, "precision": b.precision, "p50": t.p50, "p90": t.p90, "mb": b.bytes / 1e6} for b, t in zip(files, timings, strict=True)]
+    return [
+        {"runtime": b.runtime, "precision": b.precision, "p50": t.p50, "p90": t.p90, "mb": b.bytes / 1e6}
+        for b, t in zip(files, timings, strict=True)
+    ]
 
 
 def openvino_has_bf16() -> bool:
@@ -125,7 +147,9 @@ def within_reach(rows: list[Row], recipe: Recipe) -> bool:
     limit, mb = recipe.budget.latency_ms, recipe.budget.size_mb
     hope = INT8_HOPE if "int8" in recipe.compress.steps else 1.0
     fastest = min(row.metrics[recipe.budget.percentile] for row in rows if row.metrics)
-    smallest = min(row.metrics["mb"] for row in rows if row.metrics) / (4 if "int8" in recipe.compress.steps else 2 if "fp16" in recipe.compress.steps else 1)
+    smallest = min(row.metrics["mb"] for row in rows if row.metrics) / (
+        4 if "int8" in recipe.compress.steps else 2 if "fp16" in recipe.compress.steps else 1
+    )
     return (limit is None or fastest <= limit * SLACK * hope) and (mb is None or smallest <= mb * SLACK)
 
 

@@ -77,7 +77,13 @@ def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
     """Start from the shipped weights; no training, so that it takes minutes."""
     fields: dict[str, Any] = {
         "name": DEMO_NAME,
-        "data": {"train": [str(photos / "train")], "val": [str(photos / "val")], "layout": "clean", "sigma": [0, 50], "eval_sigma": [25]},
+        "data": {
+            "train": [str(photos / "train")],
+            "val": [str(photos / "val")],
+            "layout": "clean",
+            "sigma": [0, 50],
+            "eval_sigma": [25],
+        },
         "model": {"name": "restorer_s", "weights": SHIPPED},
         "task": {"name": "restore"},
         "preprocess": {"resize": "tile", "size": [256, 256], "overlap": 16, "mean": [0, 0, 0], "std": [1, 1, 1]},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pocketvit.bench.timing import Timing
 from pocketvit.export.built import Built
 from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.recipe import Compress
+from pocketvit.spec.recipe import CompressConfig
 
 DEFAULT_DROP = {"restore": 0.1, "classify": 1.0}
 """Largest accepted loss where the recipe states no floor: dB for restore, percentage points for classify."""
@@ -57,7 +57,7 @@ def floor_of(task: str, floor: Floor) -> Floor:
     return replace(floor, max_drop=DEFAULT_DROP[task]) if floor.value is None and floor.max_drop is None else floor
 
 
-def judge(base: Row, step: Row, settings: Compress, floor: Floor) -> Row:
+def judge(base: Row, step: Row, settings: CompressConfig, floor: Floor) -> Row:
     """A step stays only if its file got faster or smaller and the metric stayed above the floor.
 
     Args:
@@ -88,7 +88,11 @@ def budget_misses(row: Row, budget: Budget) -> list[str]:
 
 def usable_rows(rows: Sequence[Row], budget: Budget, floor: Floor, precision: str = "any") -> list[Row]:
     """Kept rows that meet the budget, the floor (drops count from the float model they were made from) and the target's precision."""
-    return [row for row in rows if row.kept and not shortfalls(row, rows, budget, floor) and precision in ("any", row.precision)]
+    return [
+        row
+        for row in rows
+        if row.kept and not shortfalls(row, rows, budget, floor) and precision in ("any", row.precision)
+    ]
 
 
 def shortfalls(row: Row, rows: Sequence[Row], budget: Budget, floor: Floor) -> list[str]:
@@ -100,7 +104,10 @@ def shortfalls(row: Row, rows: Sequence[Row], budget: Budget, floor: Floor) -> l
 
 def float_metric(rows: Sequence[Row], origin: str) -> float | None:
     """The metric of the float file that the rows of ``origin`` were made from."""
-    return max((row.metric for row in rows if row.origin == origin and row.precision == "fp32" and row.metric is not None), default=None)
+    return max(
+        (row.metric for row in rows if row.origin == origin and row.precision == "fp32" and row.metric is not None),
+        default=None,
+    )
 
 
 def pareto(rows: Sequence[Row], percentile: str = "p50") -> list[Row]:
@@ -111,7 +118,9 @@ def pareto(rows: Sequence[Row], percentile: str = "p50") -> list[Row]:
         return (row.metric or 0.0, -(row.latency(percentile) or 0.0), -(row.bytes or 0))
 
     def beats(a: Row, b: Row) -> bool:
-        return a is not b and all(x >= y for x, y in zip(figures(a), figures(b), strict=True)) and figures(a) != figures(b)
+        return (
+            a is not b and all(x >= y for x, y in zip(figures(a), figures(b), strict=True)) and figures(a) != figures(b)
+        )
 
     return [row for row in full if not any(beats(other, row) for other in full)]
 
@@ -139,7 +148,9 @@ def choose(rows: Sequence[Row], budget: Budget, floor: Floor, precision: str = "
         return min(usable, key=latency), "the fastest above the floor (no latency limit was given)"
     best = max(row.metric or 0.0 for row in usable)
     close = [row for row in usable if (row.metric or 0.0) >= best - 0.02]
-    return min(close, key=latency), f"the best metric within {budget.latency_ms:g} ms ({budget.percentile}); ties go to the faster file"
+    return min(
+        close, key=latency
+    ), f"the best metric within {budget.latency_ms:g} ms ({budget.percentile}); ties go to the faster file"
 
 
 def nearest_misses(rows: Sequence[Row], budget: Budget, floor: Floor, count: int = 5) -> list[str]:

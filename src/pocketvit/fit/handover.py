@@ -15,17 +15,21 @@ from pocketvit.bench.memory import peak_rss_mb
 from pocketvit.data.cases import Case, condition_name, eval_cases
 from pocketvit.export.artifact import create_artifact, make_golden
 from pocketvit.fit.gate import Row, budget_misses, floor_of, pareto, usable_rows
-from pocketvit.fit.measure import Bench
+from pocketvit.fit.measure import Measurer
 from pocketvit.report.data import CandidateRow, Panel, ReportData, save_report
 from pocketvit.report.html import write_report
 from pocketvit.spec.artifact import Artifact, read_artifact
-from pocketvit.spec.budget import Budget, Target
+from pocketvit.spec.budget import Budget
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
+from pocketvit.spec.target import Target
 from pocketvit.verify.command import verify
 
 UNITS = {"psnr": "dB", "ssim": "", "mistake_distance": "levels"}
-PROTOCOL = {"restore": "8-bit RGB, input and output rounded, mean over images", "classify": "one view, consistent path over the levels"}
+PROTOCOL = {
+    "restore": "8-bit RGB, input and output rounded, mean over images",
+    "classify": "one view, consistent path over the levels",
+}
 PICTURES = 4
 
 
@@ -34,18 +38,27 @@ def unit_of(metric: str) -> str:
     return UNITS.get(metric.split("@")[0], "%")
 
 
-def metric_rows(rows: Sequence[Row], bench: Bench) -> list[MetricRow]:
+def metric_rows(rows: Sequence[Row], bench: Measurer) -> list[MetricRow]:
     """Every metric of every row, with the data it was measured on."""
     val, limit = bench.splits.val, bench.recipe.search.eval_images
     count = len(val.items) if limit is None else min(limit, len(val.items))
     return [
-        MetricRow(variant=row.key, name=name, value=value, unit=unit_of(name), dataset=val.name, split=val.split, count=count, protocol=PROTOCOL[bench.trained.task.name])
+        MetricRow(
+            variant=row.key,
+            name=name,
+            value=value,
+            unit=unit_of(name),
+            dataset=val.name,
+            split=val.split,
+            count=count,
+            protocol=PROTOCOL[bench.trained.task.name],
+        )
         for row in rows
         for name, value in (row.metrics or {}).items()
     ]
 
 
-def bench_rows(rows: Sequence[Row], bench: Bench) -> list[BenchRow]:
+def bench_rows(rows: Sequence[Row], bench: Measurer) -> list[BenchRow]:
     """Timings of the files with their environment."""
     machine = environment()
     return [
@@ -58,7 +71,7 @@ def bench_rows(rows: Sequence[Row], bench: Bench) -> list[BenchRow]:
     ]  # fmt: skip
 
 
-def lineage(rows: Sequence[Row], bench: Bench) -> list[LineageStep]:
+def lineage(rows: Sequence[Row], bench: Measurer) -> list[LineageStep]:
     """Each step behind the gain gate, kept or rejected, beside the float file of its runtime."""
     floats = {row.runtime: row for row in rows if row.precision == "fp32"}
     steps = []
@@ -83,7 +96,7 @@ def lineage(rows: Sequence[Row], bench: Bench) -> list[LineageStep]:
     return steps
 
 
-def hand_over(chosen: Row, rows: Sequence[Row], bench: Bench, folder: Path) -> tuple[Row, Artifact]:
+def hand_over(chosen: Row, rows: Sequence[Row], bench: Measurer, folder: Path) -> tuple[Row, Artifact]:
     """Write ``folder/artifact`` with the chosen variant as default and the rest of the Pareto set that meets budget and floor.
 
     It is written, verified and measured under another name and renamed last, so that what lies at ``artifact`` is proven.
@@ -127,7 +140,7 @@ class OverBudget(Exception):
         self.row, self.misses = row, tuple(misses)
 
 
-def golden_cases(bench: Bench, count: int) -> list[Case]:
+def golden_cases(bench: Measurer, count: int) -> list[Case]:
     """Validation cases spread over the whole set (all classes, not the first ones), at the main noise level."""
     data = bench.recipe.data
     sigmas = [sigma for sigma in data.eval_sigma if f"@{condition_name(data, sigma)}" in bench.main_metric]
@@ -163,7 +176,16 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
     ]
 
 
-def write_fit_report(folder: Path, title: str, rows: Sequence[Row], bench: Bench | None, budget: Budget, notes: Sequence[str], task: str, artifact: Artifact | None) -> Path:
+def write_fit_report(
+    folder: Path,
+    title: str,
+    rows: Sequence[Row],
+    bench: Measurer | None,
+    budget: Budget,
+    notes: Sequence[str],
+    task: str,
+    artifact: Artifact | None,
+) -> Path:
     """Write ``report.html`` (and what it is drawn from) into the run folder."""
     metric = bench.main_metric if bench else "metric"
     chosen = next((row for row in rows if row.chosen), None)
@@ -182,13 +204,15 @@ def write_fit_report(folder: Path, title: str, rows: Sequence[Row], bench: Bench
         rankings={row.name: row.ranking for row in rows if row.ranking},
         curves=trained_at if trained_at and trained_at.exists() else None,
         notes=notes,
-        verification=artifact.manifest.verification.model_dump() if artifact and artifact.manifest.verification else None,
+        verification=artifact.manifest.verification.model_dump()
+        if artifact and artifact.manifest.verification
+        else None,
     )
     save_report(folder, data)
     return write_report(folder / "report.html", data)
 
 
-def _pictures(bench: Bench, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
+def _pictures(bench: Measurer, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
     """What the handed-over file answers on the first validation images."""
     from pocketvit.runtimes.model import load
 
@@ -198,7 +222,11 @@ def _pictures(bench: Bench, artifact: Artifact) -> list[tuple[str, list[Panel]]]
     for case in islice((c for c in bench.cases() if not middle or c.condition == middle), PICTURES):
         result = model(case.image)
         if bench.trained.task.name == "restore":
-            panels: list[Panel] = [("input", case.image), ("restored", result.draw(case.image)), ("ground truth", case.truth.astype(np.uint8))]
+            panels: list[Panel] = [
+                ("input", case.image),
+                ("restored", result.draw(case.image)),
+                ("ground truth", case.truth.astype(np.uint8)),
+            ]
         else:
             truth = " > ".join(level.labels[int(k)] for level, k in zip(bench.trained.levels, case.truth, strict=True))
             panels = [(f"truth: {truth}", result.draw(case.image))]

@@ -11,17 +11,17 @@ from pocketvit.data.collections import Splits
 from pocketvit.export.artifact import tensor_specs
 from pocketvit.export.built import Built
 from pocketvit.runtimes.model import Model
-from pocketvit.spec.budget import Target
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.target import Target
 from pocketvit.train.checkpoint import Trained
 from pocketvit.verify.evaluate import score
 
 
 @dataclass(frozen=True)
-class Bench:
+class Measurer:
     """What candidates of one trained model are measured with."""
 
     trained: Trained
@@ -33,7 +33,10 @@ class Bench:
     @property
     def main_metric(self) -> str:
         """Name of the metric that decides."""
-        return self.recipe.floor.metric or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data)).main
+        return (
+            self.recipe.floor.metric
+            or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data)).main
+        )
 
     def cases(self) -> Iterator[Case]:
         """Validation cases, decoded as they are asked for; the same for every candidate."""
@@ -41,7 +44,11 @@ class Bench:
 
     def open(self, built: Built) -> Model:
         """Load a candidate file as a callable model."""
-        return Model.from_file(built.path, Target(built.runtime, built.precision, self.recipe.target.threads), draft_manifest(self.trained, built, self.main_metric))
+        return Model.from_file(
+            built.path,
+            Target(built.runtime, built.precision, self.recipe.target.threads),
+            draft_manifest(self.trained, built, self.main_metric),
+        )
 
     def score(self, built: Built, on_image: Callable[[], None] | None = None) -> dict[str, float]:
         """All metrics of a file on the validation cases."""
@@ -57,10 +64,10 @@ class Bench:
         return [timings[str(index)] for index in range(len(files))]
 
 
-def make_bench(trained: Trained, splits: Splits, recipe: Recipe) -> Bench:
+def make_bench(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
     """The bench of a trained model; reads the image that is timed."""
     first = next(iter(eval_cases(splits.val, recipe.data, limit=1)))
-    return Bench(trained, recipe, splits, first.image)
+    return Measurer(trained, recipe, splits, first.image)
 
 
 def draft_manifest(trained: Trained, built: Built, main_metric: str) -> Manifest:

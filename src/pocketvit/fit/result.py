@@ -31,11 +31,29 @@ class FitReport:
         """JSON form."""
         table = [vars(row) for row in candidate_rows(self.rows)]
         places = {"run": str(self.folder), "artifact": str(self.artifact), "report": str(self.folder / "report.html")}
-        return {**places, "chosen": self.chosen, "why": self.why, "metric": self.metric, "candidates": table, "notes": list(self.notes)}
+        return {
+            **places,
+            "chosen": self.chosen,
+            "why": self.why,
+            "metric": self.metric,
+            "candidates": table,
+            "notes": list(self.notes),
+        }
 
     def render(self) -> RenderableType:
         """The table of candidates and where things lie."""
         rows = candidate_rows(self.rows)
         table = candidates_table(rows, self.metric, unit_of(self.metric))
-        reasons = [f"{row.verdict}: {row.name}: {row.reason}" for row in rows if row.reason and not row.chosen and row.verdict != "fits"]
-        return Group(*self.notes, table, *reasons, f"chosen: {self.chosen}, {self.why}", f"artifact: {self.artifact}", f"report:   {self.folder / 'report.html'}")
+        reasons = [
+            f"{row.verdict}: {row.name}: {row.reason}"
+            for row in rows
+            if row.reason and not row.chosen and row.verdict != "fits"
+        ]
+        return Group(
+            *self.notes,
+            table,
+            *reasons,
+            f"chosen: {self.chosen}, {self.why}",
+            f"artifact: {self.artifact}",
+            f"report:   {self.folder / 'report.html'}",
+        )

@@ -16,14 +16,15 @@ from pocketvit.errors import NothingFitsError, UsageError
 from pocketvit.fit.candidates import Candidate, surely_fast, time_candidates, within_reach
 from pocketvit.fit.gate import Row, choose, floor_of, nearest_misses, shortfalls
 from pocketvit.fit.handover import OverBudget, hand_over, write_fit_report
-from pocketvit.fit.measure import Bench, make_bench
+from pocketvit.fit.measure import Measurer, make_bench
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.shrink import shrink
 from pocketvit.fit.training import train_survivors
 from pocketvit.spec import recipe as r
 from pocketvit.spec.artifact import Artifact
-from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.target import Target
 from pocketvit.train.runs import finish_run, open_run
 from pocketvit.verify.command import ChecksFailed
 
@@ -34,16 +35,16 @@ def fit(
     name: str | None = None,
     runs: str = "runs",
     quiet: bool = False,
-    data: r.Data | None = None,
-    model: r.Model | None = None,
-    task: r.Task | None = None,
+    data: r.DataConfig | None = None,
+    model: r.ModelConfig | None = None,
+    task: r.TaskConfig | None = None,
     preprocess: Preprocess | None = None,
-    train: r.Train | None = None,
-    compress: r.Compress | None = None,
+    train: r.TrainConfig | None = None,
+    compress: r.CompressConfig | None = None,
     budget: Budget | None = None,
     floor: Floor | None = None,
     target: Target | None = None,
-    search: r.Search | None = None,
+    search: r.SearchConfig | None = None,
     **overrides: Any,
 ) -> FitReport:
     """Find, train, shrink, prove and hand over the best model within the budget; killed and started again it goes on.
@@ -92,7 +93,9 @@ def check_metric(recipe: r.Recipe, splits: Splits) -> None:
         conditions = [f"@{condition_name(recipe.data, sigma)}" for sigma in recipe.data.eval_sigma] if middle else [""]
         names = [f"{kind}{condition}" for condition in conditions for kind in ("psnr", "ssim")]
     if recipe.floor.metric not in names:
-        raise UsageError(f"floor.metric {recipe.floor.metric!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
+        raise UsageError(
+            f"floor.metric {recipe.floor.metric!r} is not measured on this data.", f"Take one of {', '.join(names)}."
+        )
 
 
 def run_fit(recipe: r.Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:
@@ -100,19 +103,27 @@ def run_fit(recipe: r.Recipe, splits: Splits, folder: Path, notify: Callable[[st
     notes = [*splits.notes]
     timed = time_candidates(recipe, splits, folder, notify)
     reachable = [candidate for candidate, rows in timed if within_reach(rows, recipe)]
-    out = [replace(row, reason=f"too slow or too large before training ({row.reason})") for candidate, rows in timed if candidate not in reachable for row in rows]
+    out = [
+        replace(row, reason=f"too slow or too large before training ({row.reason})")
+        for candidate, rows in timed
+        if candidate not in reachable
+        for row in rows
+    ]
     if not reachable:
         _refuse(recipe, folder, [f"{row.name}: {row.reason}" for row in out], out, None, notes)
     if recipe.model.weights is None:
         notes.append("training starts from random weights: model.weights is not set")
         notify(notes[-1])
     survivors = reachable[: recipe.search.trials]
-    out += [_lost(candidate, f"not tried: search.trials is {recipe.search.trials}") for candidate in reachable[recipe.search.trials :]]
+    out += [
+        _lost(candidate, f"not tried: search.trials is {recipe.search.trials}")
+        for candidate in reachable[recipe.search.trials :]
+    ]
     sure = {candidate.key for candidate, rows in timed if surely_fast(rows, recipe)}
     finished, dropped = train_survivors(survivors, sure, splits, recipe, folder, notify, quiet)
     out += [_lost(candidate, reason) for candidate, reason in dropped]
     rows: list[Row] = []
-    benches: dict[str, Bench] = {}
+    benches: dict[str, Measurer] = {}
     for item in finished:
         bench = make_bench(item.trained, splits, replace(recipe, preprocess=item.trained.preprocess))
         benches[item.candidate.key] = bench
@@ -121,7 +132,16 @@ def run_fit(recipe: r.Recipe, splits: Splits, folder: Path, notify: Callable[[st
     chosen = next(row for row in rows if row.chosen)
     report = FitReport(folder, artifact.path, chosen.name, why, benches[chosen.origin].main_metric, (*rows, *out))
     notes.append(f"chosen: {why}")
-    write_fit_report(folder, f"fit {recipe.name}", report.rows, benches[chosen.origin], recipe.budget, notes, recipe.task.name, artifact)
+    write_fit_report(
+        folder,
+        f"fit {recipe.name}",
+        report.rows,
+        benches[chosen.origin],
+        recipe.budget,
+        notes,
+        recipe.task.name,
+        artifact,
+    )
     finish_run(folder, report.to_dict())
     return report
 
@@ -131,7 +151,14 @@ def _lost(candidate: Candidate, reason: str) -> Row:
     return Row(candidate.key, "", "", reason=reason, origin=candidate.key)
 
 
-def decide(rows: Sequence[Row], benches: dict[str, Bench], recipe: r.Recipe, folder: Path, notes: list[str], out: Sequence[Row]) -> tuple[list[Row], Artifact, str]:
+def decide(
+    rows: Sequence[Row],
+    benches: dict[str, Measurer],
+    recipe: r.Recipe,
+    folder: Path,
+    notes: list[str],
+    out: Sequence[Row],
+) -> tuple[list[Row], Artifact, str]:
     """Choose, write and verify; what fails verification or needs too much memory is struck out and the next one taken."""
     rows = list(rows)
     floor = floor_of(recipe.task.name, recipe.floor)
@@ -139,7 +166,14 @@ def decide(rows: Sequence[Row], benches: dict[str, Bench], recipe: r.Recipe, fol
         chosen, why = choose(rows, recipe.budget, floor, recipe.target.precision)
         if chosen is None:
             rows = _with_misses(rows, recipe.budget, floor)
-            _refuse(recipe, folder, nearest_misses(rows, recipe.budget, floor), [*rows, *out], next(iter(benches.values())), notes)
+            _refuse(
+                recipe,
+                folder,
+                nearest_misses(rows, recipe.budget, floor),
+                [*rows, *out],
+                next(iter(benches.values())),
+                notes,
+            )
         try:
             measured, artifact = hand_over(chosen, rows, benches[chosen.origin], folder)
         except OverBudget as error:
@@ -157,20 +191,38 @@ def decide(rows: Sequence[Row], benches: dict[str, Bench], recipe: r.Recipe, fol
 
 def _strike(row: Row, failed: dict[str, str]) -> Row:
     """The row, no longer kept if its variant failed verification."""
-    return replace(row, kept=False, reason=f"verification failed: {failed[row.key]}") if row.kept and row.key in failed else row
+    return (
+        replace(row, kept=False, reason=f"verification failed: {failed[row.key]}")
+        if row.kept and row.key in failed
+        else row
+    )
 
 
 def _with_misses(rows: Sequence[Row], budget: Budget, floor: Floor) -> list[Row]:
     """Rows with every limit that they miss, for tables and reports."""
-    return [replace(row, misses=tuple(shortfalls(row, rows, budget, floor))) if row.kept and not row.chosen else row for row in rows]
+    return [
+        replace(row, misses=tuple(shortfalls(row, rows, budget, floor))) if row.kept and not row.chosen else row
+        for row in rows
+    ]
 
 
-def _refuse(recipe: r.Recipe, folder: Path, misses: list[str], rows: Sequence[Row], bench: Bench | None, notes: list[str]) -> NoReturn:
+def _refuse(
+    recipe: r.Recipe, folder: Path, misses: list[str], rows: Sequence[Row], bench: Measurer | None, notes: list[str]
+) -> NoReturn:
     """Write the report and raise: nothing fits, the nearest misses, and what would have to give."""
     shutil.rmtree(folder / "artifact", ignore_errors=True)
-    limits = ", ".join(f"{key} {value:g}" for key, value in vars(recipe.budget).items() if isinstance(value, (int, float)))
+    limits = ", ".join(
+        f"{key} {value:g}" for key, value in vars(recipe.budget).items() if isinstance(value, (int, float))
+    )
     write_fit_report(
-        folder, f"fit {recipe.name}: nothing fits", rows, bench, recipe.budget, [*notes, "Nothing meets budget and floor; no artifact was written."], recipe.task.name, None
+        folder,
+        f"fit {recipe.name}: nothing fits",
+        rows,
+        bench,
+        recipe.budget,
+        [*notes, "Nothing meets budget and floor; no artifact was written."],
+        recipe.task.name,
+        None,
     )
     nearest = "\n".join(f"  {line}" for line in misses[:5])
     raise NothingFitsError(

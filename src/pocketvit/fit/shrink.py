@@ -14,17 +14,18 @@ from pocketvit.export.built import Built
 from pocketvit.fit.calibration import Calibration, make_calibration
 from pocketvit.fit.candidates import export_float, wanted_runtimes
 from pocketvit.fit.gate import Row, floor_of, judge
-from pocketvit.fit.measure import Bench
+from pocketvit.fit.measure import Measurer
 from pocketvit.fit.result import FitReport
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec import recipe as r
-from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.target import Target
 
 DEFAULT_LABEL = "(library default)"
 
 
-def shrink(bench: Bench, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+def shrink(bench: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
     """Export the float files, try every step of the recipe on each, and judge each by its own measurements.
 
     Args:
@@ -44,24 +45,47 @@ def shrink(bench: Bench, origin: str, folder: Path, notify: Callable[[str], None
     return sorted(rows, key=lambda row: row.precision != "fp32")
 
 
-def _one_runtime(bench: Bench, base: Built, calibration: Calibration, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+def _one_runtime(
+    bench: Measurer, base: Built, calibration: Calibration, origin: str, folder: Path, notify: Callable[[str], None]
+) -> list[Row]:
     """Build, score and time one runtime's files: the float one, then each step's."""
     settings = bench.recipe.compress
-    rows = [_scored(bench, Row(f"{origin} {base.key}", base.runtime, base.precision, base, kept=True, reason="the float file", origin=origin))]
+    rows = [
+        _scored(
+            bench,
+            Row(
+                f"{origin} {base.key}",
+                base.runtime,
+                base.precision,
+                base,
+                kept=True,
+                reason="the float file",
+                origin=origin,
+            ),
+        )
+    ]
     for label, step in steps_for(base.runtime, bench.recipe):
         notify(f"{origin}: {base.runtime} {label}")
         rows.append(_try(bench, base, label, step, calibration, origin, folder))
     measured = [row for row in rows if row.built is not None]
-    timings = dict(zip((row.name for row in measured), bench.time([row.built for row in measured if row.built]), strict=True))
+    timings = dict(
+        zip((row.name for row in measured), bench.time([row.built for row in measured if row.built]), strict=True)
+    )
     float_time = timings[rows[0].name]
     base_row = replace(rows[0], timing=float_time, speedup=1.0)
     floor = floor_of(bench.trained.task.name, bench.recipe.floor)
     judged = [base_row]
     for row in rows[1:]:
-        timed = replace(row, timing=timings.get(row.name), speedup=speedup(float_time, timings[row.name]).p50 if row.name in timings else None)
+        timed = replace(
+            row,
+            timing=timings.get(row.name),
+            speedup=speedup(float_time, timings[row.name]).p50 if row.name in timings else None,
+        )
         verdict = judge(base_row, timed, settings, floor)
         if verdict.kept and DEFAULT_LABEL in row.name:
-            verdict = replace(verdict, kept=False, reason=f"built to compare with, never handed over ({verdict.reason})")
+            verdict = replace(
+                verdict, kept=False, reason=f"built to compare with, never handed over ({verdict.reason})"
+            )
         judged.append(verdict)
     return judged
 
@@ -86,27 +110,40 @@ def steps_for(runtime: str, recipe: r.Recipe) -> list[tuple[str, Any]]:
     return steps
 
 
-def _try(bench: Bench, base: Built, label: str, step: Any, calibration: Calibration, origin: str, folder: Path) -> Row:
+def _try(
+    bench: Measurer, base: Built, label: str, step: Any, calibration: Calibration, origin: str, folder: Path
+) -> Row:
     """The scored file of one step; a step that this machine cannot do becomes a row with its reason."""
     row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label.split(" ")[0], origin=origin)
     try:
         score = calibration.scorer(base.runtime) if label.startswith("int8") else None
         report = apply(step, base, calibration.inputs, score, folder)
         if base.runtime == "openvino" and score is None:  # scoring has probed the file already
-            probe(report.built.path, Target(base.runtime, report.built.precision, bench.recipe.target.threads), bench.trained.preprocess.size)
+            probe(
+                report.built.path,
+                Target(base.runtime, report.built.precision, bench.recipe.target.threads),
+                bench.trained.preprocess.size,
+            )
         scored = _scored(bench, replace(row, built=report.built))
     except (PocketvitError, RuntimeError) as error:
         what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"
         return replace(row, reason=f"not possible here: {' '.join(what.split())[:200]}")
-    return replace(scored, ranking=tuple((f"{layer.name}{' (kept in float)' if layer.kept_float else ''}", layer.error) for layer in report.ranking))
+    return replace(
+        scored,
+        ranking=tuple(
+            (f"{layer.name}{' (kept in float)' if layer.kept_float else ''}", layer.error) for layer in report.ranking
+        ),
+    )
 
 
-def _scored(bench: Bench, row: Row) -> Row:
+def _scored(bench: Measurer, row: Row) -> Row:
     if row.built is None:
         return row
     metrics = bench.score(row.built)
     if bench.main_metric not in metrics:
-        raise UsageError(f"floor.metric {bench.main_metric} is not measured here.", f"Take one of {', '.join(metrics)}.")
+        raise UsageError(
+            f"floor.metric {bench.main_metric} is not measured here.", f"Take one of {', '.join(metrics)}."
+        )
     return replace(row, metrics=metrics, metric=metrics[bench.main_metric])
 
 
@@ -117,15 +154,15 @@ def compress(
     name: str | None = None,
     runs: str = "runs",
     quiet: bool = False,
-    data: r.Data | None = None,
-    model: r.Model | None = None,
-    task: r.Task | None = None,
+    data: r.DataConfig | None = None,
+    model: r.ModelConfig | None = None,
+    task: r.TaskConfig | None = None,
     preprocess: Preprocess | None = None,
-    compress: r.Compress | None = None,
+    compress: r.CompressConfig | None = None,
     budget: Budget | None = None,
     floor: Floor | None = None,
     target: Target | None = None,
-    search: r.Search | None = None,
+    search: r.SearchConfig | None = None,
     **overrides: Any,
 ) -> FitReport:
     """Shrink a trained model behind the gain gate, without any training, and hand over the proven artifact.
@@ -153,12 +190,28 @@ def compress(
     """
     from pocketvit.fit.run import fit
 
-    given = {"data": data, "model": model, "task": task, "preprocess": preprocess, "compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
-    fixed: dict[str, Any] = {key: value for key, value in given.items() if value is not None} | overrides | {"train.epochs": 0, "search.models": [], "search.sizes": []}
+    given = {
+        "data": data,
+        "model": model,
+        "task": task,
+        "preprocess": preprocess,
+        "compress": compress,
+        "budget": budget,
+        "floor": floor,
+        "target": target,
+        "search": search,
+    }
+    fixed: dict[str, Any] = (
+        {key: value for key, value in given.items() if value is not None}
+        | overrides
+        | {"train.epochs": 0, "search.models": [], "search.sizes": []}
+    )
     if checkpoint is not None:
         fixed["model.weights"] = checkpoint
     resolved = r.load_recipe(recipe, fixed)
     if resolved.model.weights is None:
-        raise UsageError("there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe.")
+        raise UsageError(
+            "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
+        )
     default_name = f"{Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name}-compress"
     return fit(resolved, name=name or default_name, runs=runs, quiet=quiet)

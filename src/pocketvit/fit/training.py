@@ -43,7 +43,13 @@ class Finished:
 
 
 def train_survivors(
-    survivors: list[Candidate], sure: set[str], splits: Splits, recipe: Recipe, folder: Path, notify: Callable[[str], None], quiet: bool
+    survivors: list[Candidate],
+    sure: set[str],
+    splits: Splits,
+    recipe: Recipe,
+    folder: Path,
+    notify: Callable[[str], None],
+    quiet: bool,
 ) -> tuple[list[Finished], list[tuple[Candidate, str]]]:
     """Train by successive halving.
 
@@ -103,7 +109,14 @@ def halve(alive: list[Candidate], values: dict[str, float], sure: set[str]) -> l
 def _train_to(candidate: Candidate, end: int, splits: Splits, recipe: Recipe, folder: Path, quiet: bool) -> Trained:
     own = recipe_for(recipe, candidate)
     reporter = Reporter(quiet=quiet, label=candidate.key)
-    return train_model(new_model(own, splits.train.levels), splits, own, folder / "trials" / candidate.key, stop_epoch=end or None, reporter=reporter)
+    return train_model(
+        new_model(own, splits.train.levels),
+        splits,
+        own,
+        folder / "trials" / candidate.key,
+        stop_epoch=end or None,
+        reporter=reporter,
+    )
 
 
 def _main_value(trained: Trained) -> float:
@@ -115,9 +128,14 @@ def _open_study(folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        return optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="fit", direction="maximize", load_if_exists=True)
+        return optuna.create_study(
+            storage=f"sqlite:///{folder / 'study.db'}", study_name="fit", direction="maximize", load_if_exists=True
+        )
     except Exception as error:  # SQLAlchemy's errors have no common public base here
-        raise DataError(f"{folder / 'study.db'}: the study cannot be opened ({type(error).__name__}).", "Delete the file; trained trials are kept in their folders.") from error
+        raise DataError(
+            f"{folder / 'study.db'}: the study cannot be opened ({type(error).__name__}).",
+            "Delete the file; trained trials are kept in their folders.",
+        ) from error
 
 
 def _trial(study: optuna.Study, key: str) -> optuna.Trial:

@@ -30,7 +30,10 @@ def variant_task(name: str) -> str:
         return "classify"
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-        raise UsageError(f"model.name: unknown variant {name!r}.", f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.")
+        raise UsageError(
+            f"model.name: unknown variant {name!r}.",
+            f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.",
+        )
     return VARIANTS[name].task
 
 
@@ -66,7 +69,9 @@ def _build_timm(name: str, options: dict[str, Any]) -> nn.Module:
     import timm
 
     try:
-        model: nn.Module = timm.create_model(name, pretrained=bool(options.pop("pretrained", False)), num_classes=0, **options)
+        model: nn.Module = timm.create_model(
+            name, pretrained=bool(options.pop("pretrained", False)), num_classes=0, **options
+        )
     except (RuntimeError, TypeError, AssertionError, OSError) as error:
         raise UsageError(f"timm cannot build {name!r}: {error}.", "See timm.list_models().") from error
     model.embed_dim = model.num_features  # type: ignore[assignment]
@@ -110,13 +115,24 @@ def load_weights(model: nn.Module, weights: str, timm_name: str | None = None) -
     own = model.state_dict()
     if "pos_embed" in own and "pos_embed" in state and own["pos_embed"].shape != state["pos_embed"].shape:
         state["pos_embed"] = _fit_positions(model, state["pos_embed"])
-    if (weight := own.get("patch_embed.proj.weight")) is not None and weight.dim() == 2 and "patch_embed.proj.weight" in state:
+    if (
+        (weight := own.get("patch_embed.proj.weight")) is not None
+        and weight.dim() == 2
+        and "patch_embed.proj.weight" in state
+    ):
         state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)
     missing = [key for key in own if key not in state]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or wrong:
-        reason = f"lacks {missing[0]}" if missing else f"has {wrong[0]} of shape {tuple(state[wrong[0]].shape)}, needed {tuple(own[wrong[0]].shape)}"
-        raise UsageError(f"{weights}: {reason} (and {len(missing) + len(wrong) - 1} more).", "Choose weights of the same architecture, or other model.options.")
+        reason = (
+            f"lacks {missing[0]}"
+            if missing
+            else f"has {wrong[0]} of shape {tuple(state[wrong[0]].shape)}, needed {tuple(own[wrong[0]].shape)}"
+        )
+        raise UsageError(
+            f"{weights}: {reason} (and {len(missing) + len(wrong) - 1} more).",
+            "Choose weights of the same architecture, or other model.options.",
+        )
     model.load_state_dict({key: state[key] for key in own})
     return [key for key in state if key not in own]
 

@@ -41,17 +41,26 @@ class Restorer(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder) != len(widths) - 1 or len(decoder) != len(widths) - 1:
-            raise UsageError(f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last.", "Correct model.options.")
+            raise UsageError(
+                f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last.",
+                "Correct model.options.",
+            )
         if unknown := set(bottleneck) - set(BOTTLENECK):
-            raise UsageError(f"bottleneck {bottleneck!r}: unknown block {unknown.pop()!r}.", f"Known: {', '.join(BOTTLENECK)}.")
+            raise UsageError(
+                f"bottleneck {bottleneck!r}: unknown block {unknown.pop()!r}.", f"Known: {', '.join(BOTTLENECK)}."
+            )
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
         inner = channels * unshuffle**2
         self.stem = nn.Conv2d(inner, widths[0], 3, 1, 1)
-        self.encoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], encoder, strict=True))
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], encoder, strict=True)
+        )
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.bottleneck = nn.Sequential(*(BOTTLENECK[kind](widths[-1], window) for kind in bottleneck))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], decoder, strict=True))
+        self.decoder = nn.ModuleList(
+            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], decoder, strict=True)
+        )
         self.head = nn.Conv2d(widths[0], inner, 3, 1, 1)
         nn.init.zeros_(self.head.weight)  # training starts at the identity
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]

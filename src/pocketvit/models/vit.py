@@ -46,7 +46,9 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise UsageError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them.")
+            raise UsageError(
+                f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them."
+            )
         self.image_size, self.patch_size, self.embed_dim, self.pool = as_size(image_size), patch_size, embed_dim, pool
         self.channels = channels
         self.grid = grid_of(self.image_size, patch_size)
@@ -70,7 +72,10 @@ class ViT(nn.Module):
     def tokens(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
         if tuple(image.shape[-2:]) != self.image_size:
-            raise UsageError(f"this model takes {self.image_size[0]}x{self.image_size[1]} images, not {image.shape[-2]}x{image.shape[-1]}.", "Build it with another image_size.")
+            raise UsageError(
+                f"this model takes {self.image_size[0]}x{self.image_size[1]} images, not {image.shape[-2]}x{image.shape[-1]}.",
+                "Build it with another image_size.",
+            )
         x = self.patch_embed(image)
         if self.num_prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)

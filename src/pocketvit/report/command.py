@@ -54,7 +54,13 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     if (folder / REPORT_JSON).is_file():
         data = load_report(folder)
     elif is_run and not (folder / "artifact").is_dir():
-        data = ReportData(title=folder.resolve().name, task="training run", metric_name="", metric_unit="", curves=folder / METRICS_CSV)
+        data = ReportData(
+            title=folder.resolve().name,
+            task="training run",
+            metric_name="",
+            metric_unit="",
+            curves=folder / METRICS_CSV,
+        )
     else:
         data = artifact_report(_artifact(run))
         if is_run:
@@ -69,7 +75,9 @@ def _artifact(run: str) -> Artifact:
     try:
         return read_artifact(run)
     except UsageError as error:
-        raise UsageError(f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo) from error
+        raise UsageError(
+            f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo
+        ) from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:
@@ -99,12 +107,24 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
     key = f"{variant.runtime}:{variant.precision}"
     metric = variant.metrics.get(manifest.main_metric)
     if metric is None:
-        metric = next((row.value for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric), None)
+        metric = next(
+            (row.value for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric), None
+        )
     timing = _timing(manifest.benchmarks, key)
     is_default = key == manifest.default
     reason = "The default: what `load` and `predict` take when no target is named." if is_default else ""
     size = artifact.variant_bytes(variant) / 1e6
-    return CandidateRow(key, metric, timing.p50_ms if timing else None, timing.p90_ms if timing else None, size, None, "default" if is_default else "fits", reason, is_default)
+    return CandidateRow(
+        key,
+        metric,
+        timing.p50_ms if timing else None,
+        timing.p90_ms if timing else None,
+        size,
+        None,
+        "default" if is_default else "fits",
+        reason,
+        is_default,
+    )
 
 
 def _timing(rows: Sequence[BenchRow], key: str) -> BenchRow | None:
@@ -124,11 +144,26 @@ def golden_pictures(manifest: Manifest, golden: Golden) -> list[tuple[str, Seque
     count = min(len(golden.inputs), MOST_PICTURES)
     if manifest.task == "restore":
         output = golden.outputs[manifest.outputs[0].name]
-        return [(f"golden {i + 1}", [("input", golden.inputs[i]), ("restored", _pixels(output[i])), ("truth", golden.truth[i].astype(np.uint8))]) for i in range(count)]
+        return [
+            (
+                f"golden {i + 1}",
+                [
+                    ("input", golden.inputs[i]),
+                    ("restored", _pixels(output[i])),
+                    ("truth", golden.truth[i].astype(np.uint8)),
+                ],
+            )
+            for i in range(count)
+        ]
     pictures: list[tuple[str, Sequence[Panel]]] = []
     for i in range(count):
         levels = tuple(
-            Level(spec.name, tuple(spec.labels), golden.outputs[output.name][i], int(golden.outputs[output.name][i].argmax()))
+            Level(
+                spec.name,
+                tuple(spec.labels),
+                golden.outputs[output.name][i],
+                int(golden.outputs[output.name][i].argmax()),
+            )
             for spec, output in zip(manifest.levels, manifest.outputs)
         )
         truth = " > ".join(spec.labels[int(t)] for spec, t in zip(manifest.levels, golden.truth[i]))

@@ -112,12 +112,19 @@ def save_report(folder: Path, data: ReportData) -> Path:
             names = [f"{PICTURES}/{i:02d}_{k}.png" for k in range(len(panels))]
             for name, (_, pixels) in zip(names, panels):
                 Image.fromarray(pixels).save(folder / name)
-            document["pictures"].append({"caption": caption, "panels": [{"label": label, "file": name} for name, (label, _) in zip(names, panels)]})
+            document["pictures"].append(
+                {
+                    "caption": caption,
+                    "panels": [{"label": label, "file": name} for name, (label, _) in zip(names, panels)],
+                }
+            )
         partial = folder / f".{REPORT_JSON}.partial"
         partial.write_text(json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, folder / REPORT_JSON)
     except OSError as error:
-        raise DataError(f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+        raise DataError(
+            f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions."
+        ) from error
     return folder / REPORT_JSON
 
 
@@ -129,12 +136,20 @@ def load_report(folder: Path) -> ReportData:
     """
     try:
         document = json.loads((folder / REPORT_JSON).read_text(encoding="utf-8"))
-        pictures = [(p["caption"], [(x["label"], _read_picture(folder, x["file"])) for x in p["panels"]]) for p in document.pop("pictures")]
+        pictures = [
+            (p["caption"], [(x["label"], _read_picture(folder, x["file"])) for x in p["panels"]])
+            for p in document.pop("pictures")
+        ]
         document["candidates"] = [CandidateRow(**row) for row in document["candidates"]]
-        document["rankings"] = {step: [(layer, value) for layer, value in rows] for step, rows in document["rankings"].items()}
+        document["rankings"] = {
+            step: [(layer, value) for layer, value in rows] for step, rows in document["rankings"].items()
+        }
         data = ReportData(**document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())}).", "Run the command that made it again.") from error
+        raise DataError(
+            f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())}).",
+            "Run the command that made it again.",
+        ) from error
     curves = folder / data.curves if data.curves else None
     return replace(data, pictures=pictures, curves=curves)
 

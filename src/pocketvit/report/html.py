@@ -37,14 +37,20 @@ def write_report(path: Path, data: ReportData) -> Path:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}).", "Check free space and permissions."
+        ) from error
     return path
 
 
 def render_html(data: ReportData) -> str:
     """The HTML text of ``data``."""
-    loader = jinja2.FunctionLoader(lambda name: (resources.files("pocketvit.report") / "templates" / name).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    loader = jinja2.FunctionLoader(
+        lambda name: (resources.files("pocketvit.report") / "templates" / name).read_text(encoding="utf-8")
+    )
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters["figure"] = figure
     environment.filters["data_uri"] = picture_uri
     rejected = [row for row in data.candidates if not row.chosen and row.reason]
@@ -71,7 +77,11 @@ def limits(data: ReportData) -> list[str]:
     if data.floor.get("value") is not None:
         words.append(f"{data.metric_name} at least {data.floor['value']:g} {data.metric_unit}".rstrip())
     if data.floor.get("max_drop") is not None:
-        words.append(f"{data.metric_name} at most {data.floor['max_drop']:g} {data.metric_unit} below the float model".replace("  ", " "))
+        words.append(
+            f"{data.metric_name} at most {data.floor['max_drop']:g} {data.metric_unit} below the float model".replace(
+                "  ", " "
+            )
+        )
     return words
 
 
@@ -80,7 +90,10 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest > MAX_SIDE:
-        image = image.resize((max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest)), Image.Resampling.LANCZOS)
+        image = image.resize(
+            (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest)),
+            Image.Resampling.LANCZOS,
+        )
     elif longest <= 160:
         image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
@@ -91,7 +104,14 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
 def _pareto(data: ReportData, theme: Any) -> str | None:
     label = f"{data.metric_name}{f', {data.metric_unit}' if data.metric_unit else ''}"
     percentile = data.budget.get("percentile") or "p50"
-    return pareto_plot(data.candidates, metric_label=label, latency_limit=data.budget.get("latency_ms"), floor=data.floor.get("value"), percentile=percentile, theme=theme)
+    return pareto_plot(
+        data.candidates,
+        metric_label=label,
+        latency_limit=data.budget.get("latency_ms"),
+        floor=data.floor.get("value"),
+        percentile=percentile,
+        theme=theme,
+    )
 
 
 def _curves(data: ReportData, theme: Any) -> str | None:

@@ -30,8 +30,24 @@ class Theme:
     lines: tuple[str, ...]
 
 
-LIGHT = Theme("#1c2430", "#6b7685", "#e3e7ec", "#7a8fb0", "#0b7a4b", "#c2410c", ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207"))
-DARK = Theme("#e7ecf3", "#93a0b2", "#2c3645", "#7f96bb", "#3ddc97", "#ff8a5c", ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a"))
+LIGHT = Theme(
+    "#1c2430",
+    "#6b7685",
+    "#e3e7ec",
+    "#7a8fb0",
+    "#0b7a4b",
+    "#c2410c",
+    ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207"),
+)
+DARK = Theme(
+    "#e7ecf3",
+    "#93a0b2",
+    "#2c3645",
+    "#7f96bb",
+    "#3ddc97",
+    "#ff8a5c",
+    ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a"),
+)
 
 
 def pareto_plot(
@@ -48,13 +64,25 @@ def pareto_plot(
     Points far below the others stand on the lower edge with their value, so that one broken candidate does not squash the rest.
     Candidates without a metric or a latency are left out; ``None`` if nothing is left.
     """
-    points = [_Point(i + 1, x, y, row) for i, row in enumerate(candidates) if (x := _latency(row, percentile)) is not None and (y := row.metric) is not None and math.isfinite(y)]
+    points = [
+        _Point(i + 1, x, y, row)
+        for i, row in enumerate(candidates)
+        if (x := _latency(row, percentile)) is not None and (y := row.metric) is not None and math.isfinite(y)
+    ]
     if not points:
         return None
     figure, axes = _figure(theme, 7.2, 4.2)
     low, high = _visible_range(points, floor)
     front = [(x, y) for x, y in pareto_front([(p.x, p.y) for p in points]) if y >= low]
-    axes.plot([x for x, _ in front], [y for _, y in front], color=theme.muted, linewidth=1.2, linestyle=":", zorder=1, drawstyle="steps-post")
+    axes.plot(
+        [x for x, _ in front],
+        [y for _, y in front],
+        color=theme.muted,
+        linewidth=1.2,
+        linestyle=":",
+        zorder=1,
+        drawstyle="steps-post",
+    )
     for point in points:
         _draw_point(axes, point, low, high, theme)
     xs = [p.x for p in points] + ([latency_limit] if latency_limit else [])
@@ -62,10 +90,28 @@ def pareto_plot(
     axes.set_ylim(low - 0.14 * (high - low), high + 0.12 * (high - low))
     if latency_limit:
         axes.axvline(latency_limit, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
-        axes.text(latency_limit, 1.01, f"budget {latency_limit:g} ms", color=theme.limit, fontsize=9, ha="center", va="bottom", transform=axes.get_xaxis_transform())
+        axes.text(
+            latency_limit,
+            1.01,
+            f"budget {latency_limit:g} ms",
+            color=theme.limit,
+            fontsize=9,
+            ha="center",
+            va="bottom",
+            transform=axes.get_xaxis_transform(),
+        )
     if floor is not None:
         axes.axhline(floor, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
-        axes.text(0.01, floor, f"floor {floor:.4g}", color=theme.limit, fontsize=9, ha="left", va="bottom", transform=axes.get_yaxis_transform())
+        axes.text(
+            0.01,
+            floor,
+            f"floor {floor:.4g}",
+            color=theme.limit,
+            fontsize=9,
+            ha="left",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
     axes.set_xlabel(f"latency {percentile}, ms (left is better)")
     axes.set_ylabel(f"{metric_label} (up is better)")
     return _svg(figure)
@@ -93,8 +139,20 @@ def _visible_range(points: Sequence[_Point], floor: float | None) -> tuple[float
 def _draw_point(axes: Any, point: _Point, low: float, high: float, theme: Theme) -> None:
     chosen, below = point.row.chosen, point.y < low
     y = low - 0.1 * (high - low) if below else point.y
-    style = {"color": theme.chosen, "alpha": 1.0, "linewidths": 1.4} if chosen else {"color": theme.point, "alpha": 0.6, "linewidths": 0.0}
-    axes.scatter([point.x], [y], s=70 if below else 70 + 14 * (point.row.size_mb or 0), marker="v" if below else "o", zorder=3 if chosen else 2, edgecolors=theme.ink, **style)
+    style = (
+        {"color": theme.chosen, "alpha": 1.0, "linewidths": 1.4}
+        if chosen
+        else {"color": theme.point, "alpha": 0.6, "linewidths": 0.0}
+    )
+    axes.scatter(
+        [point.x],
+        [y],
+        s=70 if below else 70 + 14 * (point.row.size_mb or 0),
+        marker="v" if below else "o",
+        zorder=3 if chosen else 2,
+        edgecolors=theme.ink,
+        **style,
+    )
     text = f"{point.number} ({point.y:.4g})" if below else str(point.number)
     axes.annotate(
         text,
@@ -148,14 +206,24 @@ def curves_plot(path: Path, *, theme: Theme = LIGHT) -> str | None:
     x_name, curves = read_curves(path)
     skip = ("lr", "seconds", "minutes", "images", "time", "rate")
     losses = {name: xy for name, xy in curves.items() if "loss" in name}
-    metrics = {name: xy for name, xy in curves.items() if name not in losses and not any(word in name.lower() for word in skip)}
+    metrics = {
+        name: xy for name, xy in curves.items() if name not in losses and not any(word in name.lower() for word in skip)
+    }
     panels = [group for group in (losses, metrics) if group]
     if not panels:
         return None
     figure, all_axes = _figure(theme, 7.2, 2.7 * len(panels), rows=len(panels))
     for axes, group in zip(all_axes if len(panels) > 1 else [all_axes], panels):
         for i, (name, (x, y)) in enumerate(group.items()):
-            axes.plot(x, y, color=theme.lines[i % len(theme.lines)], linewidth=1.6, marker="o" if len(x) < 25 else "", markersize=3.5, label=name)
+            axes.plot(
+                x,
+                y,
+                color=theme.lines[i % len(theme.lines)],
+                linewidth=1.6,
+                marker="o" if len(x) < 25 else "",
+                markersize=3.5,
+                label=name,
+            )
         axes.set_xlabel(x_name)
         axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return _svg(figure)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import DataError
-from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import Manifest
+from pocketvit.spec.target import Target
 
 ENGINES = {
     "onnxruntime": "pocketvit.runtimes.onnxruntime",
@@ -99,8 +99,14 @@ def check_inputs(ports: Mapping[str, Port], inputs: Mapping[str, NDArray[Any]]) 
     for name, port in ports.items():
         array = inputs[name]
         if not isinstance(array, np.ndarray) or str(array.dtype) != port.dtype:
-            raise DataError(f"input {name}: expected {port.dtype} {port.shape}, got {getattr(array, 'dtype', type(array).__name__)}.", todo)
-        wrong = port.shape is not None and (len(array.shape) != len(port.shape) or any(w not in (-1, h) for w, h in zip(port.shape, array.shape, strict=True)))
+            raise DataError(
+                f"input {name}: expected {port.dtype} {port.shape}, got {getattr(array, 'dtype', type(array).__name__)}.",
+                todo,
+            )
+        wrong = port.shape is not None and (
+            len(array.shape) != len(port.shape)
+            or any(w not in (-1, h) for w, h in zip(port.shape, array.shape, strict=True))
+        )
         if wrong:
             raise DataError(f"input {name}: expected shape {port.shape}, got {array.shape}.", todo)
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.runtimes import Session, open_session
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
-from pocketvit.spec.budget import Target
 from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import Pixels, prepare
 from pocketvit.spec.results import Classification, Level, Restored, Result
+from pocketvit.spec.target import Target
 from pocketvit.spec.tiles import count_tiles, run_tiled
 
 PIXELS = "pixels"
@@ -83,7 +83,9 @@ class Model:
         if not self.tiled:
             return self.session.run({PIXELS: prepared[None]})
         spec = self.manifest.preprocess
-        image = run_tiled(lambda tile: self.session.run({PIXELS: tile[None]})[RESTORED][0], prepared, spec.size, spec.overlap, on_tile)
+        image = run_tiled(
+            lambda tile: self.session.run({PIXELS: tile[None]})[RESTORED][0], prepared, spec.size, spec.overlap, on_tile
+        )
         return {RESTORED: image[None].astype(np.float32)}
 
     def finish(self, raw: Raw) -> Result:
@@ -113,7 +115,9 @@ def finish(raw: Raw, manifest: Manifest) -> Result:
     """
     for name, value in raw.items():
         if not np.isfinite(value).all():
-            raise DataError(f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`.")
+            raise DataError(
+                f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`."
+            )
     return _FINISH[manifest.task](raw, manifest)
 
 
@@ -124,7 +128,12 @@ def _finish_restore(raw: Raw, manifest: Manifest) -> Result:
 def _finish_classify(raw: Raw, manifest: Manifest) -> Result:
     scores = [raw[output_name(level.name)] for level in manifest.levels]
     chosen = decide(scores, leaf_paths(manifest.levels))[0]
-    return Classification(tuple(Level(level.name, tuple(level.labels), score[0], int(index)) for level, score, index in zip(manifest.levels, scores, chosen, strict=True)))
+    return Classification(
+        tuple(
+            Level(level.name, tuple(level.labels), score[0], int(index))
+            for level, score, index in zip(manifest.levels, scores, chosen, strict=True)
+        )
+    )
 
 
 _FINISH: dict[str, Callable[[Raw, Manifest], Result]] = {"restore": _finish_restore, "classify": _finish_classify}
@@ -155,7 +164,13 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
             first = first or error
             continue
         if first is not None:
-            log.warning("%s: running %s instead of %s (%s)", artifact.manifest.name, model.target, artifact.manifest.default, first.what)
+            log.warning(
+                "%s: running %s instead of %s (%s)",
+                artifact.manifest.name,
+                model.target,
+                artifact.manifest.default,
+                first.what,
+            )
         return model
     raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 

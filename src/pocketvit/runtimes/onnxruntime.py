@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import Port, SessionInfo, check_inputs, first_line
-from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import Manifest
+from pocketvit.spec.target import Target
 
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(double)": "float64", "tensor(int8)": "int8"}
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+}
 _PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -52,7 +59,10 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
         VerificationError: the file is missing or no valid ONNX model.
     """
     if target.precision not in _PRECISIONS:
-        raise UsageError(f"ONNX Runtime has no {target.precision} kernels for processors.", f"Take one of {', '.join(_PRECISIONS)}, or openvino:{target.precision}.")
+        raise UsageError(
+            f"ONNX Runtime has no {target.precision} kernels for processors.",
+            f"Take one of {', '.join(_PRECISIONS)}, or openvino:{target.precision}.",
+        )
     try:
         import onnxruntime
     except ImportError as error:
@@ -67,8 +77,13 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the engine's error classes share no base but Exception
-        raise VerificationError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}).", "Export the artifact again, or copy it again.") from error
-    info = SessionInfo("onnxruntime", onnxruntime.__version__, target.precision, target.threads, "CPU", _coverage(session))
+        raise VerificationError(
+            f"{path}: ONNX Runtime cannot open it ({first_line(error)}).",
+            "Export the artifact again, or copy it again.",
+        ) from error
+    info = SessionInfo(
+        "onnxruntime", onnxruntime.__version__, target.precision, target.threads, "CPU", _coverage(session)
+    )
     return OnnxRuntimeSession(session, info)
 
 

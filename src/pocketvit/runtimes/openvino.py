@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import Port, SessionInfo, check_inputs, first_line
-from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import Manifest
+from pocketvit.spec.target import Target
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _TAIL_BYTES = 64
@@ -36,7 +36,9 @@ class OpenVinoSession:
     def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
-        results = self._request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()}, share_inputs=True)
+        results = self._request.infer(
+            {name: np.ascontiguousarray(array) for name, array in inputs.items()}, share_inputs=True
+        )
         return {name: np.array(results[port]) for name, port in self._ports}  # the request reuses its buffers
 
 
@@ -93,7 +95,9 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
         raise VerificationError(f"{path}: OpenVINO cannot open it ({first_line(error)}).", todo) from error
     device = "CPU (fp16 weights, float32 arithmetic)" if widened else "CPU"
-    info = SessionInfo("openvino", openvino.__version__.split("-")[0], target.precision, target.threads, device, {"CPU": 1.0})
+    info = SessionInfo(
+        "openvino", openvino.__version__.split("-")[0], target.precision, target.threads, device, {"CPU": 1.0}
+    )
     return OpenVinoSession(compiled, info)
 
 

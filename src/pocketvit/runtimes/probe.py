@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvit.errors import VerificationError
-from pocketvit.spec.budget import Target
+from pocketvit.spec.target import Target
 
 TIMEOUT_S = 300
 
@@ -29,11 +29,21 @@ def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
     request = json.dumps({"path": str(path), "target": str(target), "size": list(size)})
     todo = "Take another precision or runtime on this machine."
     try:
-        run = subprocess.run([sys.executable, "-m", "pocketvit.runtimes.probe", request], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        run = subprocess.run(
+            [sys.executable, "-m", "pocketvit.runtimes.probe", request],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
-        raise VerificationError(f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}.", todo) from error
+        raise VerificationError(
+            f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}.", todo
+        ) from error
     if run.returncode < 0:
-        raise VerificationError(f"{target.runtime} crashed on {path.name} ({signal.Signals(-run.returncode).name}).", todo)
+        raise VerificationError(
+            f"{target.runtime} crashed on {path.name} ({signal.Signals(-run.returncode).name}).", todo
+        )
     if run.returncode != 0:
         lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
         raise VerificationError(f"{target.runtime} refuses {path.name}: {lines[-1][:300]}", todo)

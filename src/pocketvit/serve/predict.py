@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.runtimes.progress import track
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
 from pocketvit.spec.results import Classification, Restored, Result
 
@@ -42,7 +42,12 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"image": str(self.image), "output": str(self.output) if self.output else None, "ms": self.ms, **self.answer}
+        return {
+            "image": str(self.image),
+            "output": str(self.output) if self.output else None,
+            "ms": self.ms,
+            **self.answer,
+        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,9 @@ class PredictReport:
         for row in self.predictions[:TABLE_ROWS]:
             table.add_row(str(row.image), str(row.output) if row.output else _line(row.answer), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
-        lines.append(f"{len(self.predictions)} images in {self.seconds:.1f} s with {self.artifact} ({self.variant}){f', all answers in {self.table}' if self.table else ''}.")
+        lines.append(
+            f"{len(self.predictions)} images in {self.seconds:.1f} s with {self.artifact} ({self.variant}){f', all answers in {self.table}' if self.table else ''}."
+        )
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {failure.reason}" for failure in self.failures]
@@ -106,7 +113,15 @@ def _line(answer: dict[str, Any]) -> str:
     return " > ".join(f"{level['label']} {100 * level['score']:.1f} %" for level in answer["levels"])
 
 
-def predict(artifact: str, images: Sequence[str], *, out: str | None = None, target: str | None = None, csv: bool = False, top: int = 5) -> PredictReport:
+def predict(
+    artifact: str,
+    images: Sequence[str],
+    *,
+    out: str | None = None,
+    target: str | None = None,
+    csv: bool = False,
+    top: int = 5,
+) -> PredictReport:
     """Run an artifact on images.
 
     Restoration writes one picture for each image; classification prints the answers and writes them to a JSON or CSV
@@ -142,9 +157,22 @@ def predict(artifact: str, images: Sequence[str], *, out: str | None = None, tar
         table = _table_path(out, csv)  # before the work: a wrong name should not cost hours
         done, failed = _run_all(model, files, lambda _, result: None, top, alone)
         if table is not None:
-            _write_text(table, _to_csv(done, top) if table.suffix.lower() == ".csv" else json.dumps([p.to_dict() for p in done], indent=2, ensure_ascii=False) + "\n")
+            _write_text(
+                table,
+                _to_csv(done, top)
+                if table.suffix.lower() == ".csv"
+                else json.dumps([p.to_dict() for p in done], indent=2, ensure_ascii=False) + "\n",
+            )
     key = f"{model.target.runtime}:{model.target.precision}"
-    return PredictReport(model.manifest.name, key, model.manifest.task, tuple(done), (*failures, *failed), table, time.perf_counter() - began)
+    return PredictReport(
+        model.manifest.name,
+        key,
+        model.manifest.task,
+        tuple(done),
+        (*failures, *failed),
+        table,
+        time.perf_counter() - began,
+    )
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -177,11 +205,15 @@ def _matches(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     files = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise DataError(f"{pattern}: matches no image files.", "Check the pattern; quote it so that the shell leaves it alone.")
+        raise DataError(
+            f"{pattern}: matches no image files.", "Check the pattern; quote it so that the shell leaves it alone."
+        )
     return files
 
 
-def _run_all(model: Model, files: Sequence[Path], keep: Callable[[Path, Result], Path | None], top: int, alone: bool) -> tuple[list[Prediction], list[Failure]]:
+def _run_all(
+    model: Model, files: Sequence[Path], keep: Callable[[Path, Result], Path | None], top: int, alone: bool
+) -> tuple[list[Prediction], list[Failure]]:
     """Answer for every file; ``keep`` stores a result and says where. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
     failed: list[Failure] = []
@@ -217,7 +249,9 @@ def _answer(result: Result, top: int) -> dict[str, Any]:
     return answer
 
 
-def _restore(model: Model, files: Sequence[Path], out: str | None, alone: bool) -> tuple[list[Prediction], list[Failure]]:
+def _restore(
+    model: Model, files: Sequence[Path], out: str | None, alone: bool
+) -> tuple[list[Prediction], list[Failure]]:
     destinations = plan_outputs(files, out)
     _make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
 
@@ -264,7 +298,9 @@ def _table_path(out: str | None, csv: bool) -> Path | None:
     path = Path(out or DEFAULT_OUT)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise UsageError(f"out {out} is a picture, but this artifact classifies.", "Name a folder, a .csv or a .json file.")
+        raise UsageError(
+            f"out {out} is a picture, but this artifact classifies.", "Name a folder, a .csv or a .json file."
+        )
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix not in (".csv", ".json"):
@@ -277,7 +313,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be created ({error.strerror}).", "Check the path, free space and permissions.") from error
+        raise DataError(
+            f"{folder}: cannot be created ({error.strerror}).", "Check the path, free space and permissions."
+        ) from error
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -288,7 +326,9 @@ def _write_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror}).", "Check free space and permissions.") from error
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}).", "Check free space and permissions."
+        ) from error
 
 
 def _to_csv(predictions: Sequence[Prediction], top: int) -> str:
@@ -300,7 +340,9 @@ def _to_csv(predictions: Sequence[Prediction], top: int) -> str:
         best = levels[-1]["top"]
         if index == 0:
             header = [name for level in levels for name in (level["name"], f"{level['name']}_score")]
-            writer.writerow(["image", *header, *(name for i in range(1, len(best) + 1) for name in (f"top{i}", f"top{i}_score"))])
+            writer.writerow(
+                ["image", *header, *(name for i in range(1, len(best) + 1) for name in (f"top{i}", f"top{i}_score"))]
+            )
         cells = [cell for level in levels for cell in (level["label"], f"{level['score']:.6f}")]
         writer.writerow([str(row.image), *cells, *(cell for x in best for cell in (x["label"], f"{x['score']:.6f}"))])
     return buffer.getvalue()

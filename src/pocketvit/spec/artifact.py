@@ -37,7 +37,18 @@ MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
 MAX_GOLDEN_BYTES = 1_000_000_000
 LEFTOVER_SECONDS = 3600.0
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, NotImplementedError, ValueError, OverflowError, OSError)
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+    OSError,
+)
 """What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
 
 
@@ -106,7 +117,10 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     for folder in (path, path / "artifact"):
         if (folder / MANIFEST).is_file():
             return folder
-    raise UsageError(f"{path_or_name}: no artifact there.", f"Give a folder with a {MANIFEST}, a .pvit file or one of: {', '.join(shipped_names()) or 'none shipped'}.")
+    raise UsageError(
+        f"{path_or_name}: no artifact there.",
+        f"Give a folder with a {MANIFEST}, a .pvit file or one of: {', '.join(shipped_names()) or 'none shipped'}.",
+    )
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
@@ -122,7 +136,9 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise VerificationError(f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}.", todo) from error
+        raise VerificationError(
+            f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}.", todo
+        ) from error
     except OSError as error:
         raise VerificationError(f"{folder / MANIFEST}: cannot be read ({error.strerror or error}).", todo) from error
     except UsageError as error:  # Preprocess checks its own values
@@ -130,7 +146,9 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
     names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
     for name in names:
         if PurePosixPath(name).name != name or "\\" in name:
-            raise VerificationError(f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder.", "Do not use this artifact.")
+            raise VerificationError(
+                f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder.", "Do not use this artifact."
+            )
     return Artifact(folder, manifest)
 
 
@@ -146,8 +164,12 @@ def read_golden(artifact: Artifact) -> Golden:
             if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
                 raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
         with np.load(path, allow_pickle=False) as data:
-            outputs = {key.removeprefix("output."): _array(data[key]) for key in data.files if key.startswith("output.")}
-            sources = tuple(_array(data[f"source.{i}"]) for i in range(sum(key.startswith("source.") for key in data.files)))
+            outputs = {
+                key.removeprefix("output."): _array(data[key]) for key in data.files if key.startswith("output.")
+            }
+            sources = tuple(
+                _array(data[f"source.{i}"]) for i in range(sum(key.startswith("source.") for key in data.files))
+            )
             preprocess = json.loads(str(data["preprocess"]))
             for key in ("size", "mean", "std"):
                 preprocess[key] = tuple(preprocess[key])
@@ -165,7 +187,11 @@ def _array(value: Any) -> NDArray[Any]:
 
 def write_golden(folder: Path, golden: Golden) -> None:
     """Write ``golden.npz`` (compressed, no pickle) into ``folder``."""
-    arrays: dict[str, NDArray[np.generic]] = {"inputs": golden.inputs, "truth": golden.truth, "preprocess": np.array(json.dumps(golden.preprocess.to_dict()))}
+    arrays: dict[str, NDArray[np.generic]] = {
+        "inputs": golden.inputs,
+        "truth": golden.truth,
+        "preprocess": np.array(json.dumps(golden.preprocess.to_dict())),
+    }
     arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
     arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
     np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
@@ -186,7 +212,11 @@ def check_variant_files(artifact: Artifact, variant: Variant) -> None:
     entries = {entry.path: entry for entry in artifact.manifest.files}
     todo = "Do not use it: copy the artifact again from where it was verified."
     for name in (variant.path, *variant.companions):
-        fault = file_fault(artifact.path, entries[name]) if name in entries else f"{name} is needed but not listed in the manifest"
+        fault = (
+            file_fault(artifact.path, entries[name])
+            if name in entries
+            else f"{name} is needed but not listed in the manifest"
+        )
         if fault:
             raise VerificationError(f"{artifact.manifest.name}: {fault}.", todo)
 
@@ -199,7 +229,9 @@ def file_fault(folder: Path, entry: FileEntry) -> str:
     size = path.stat().st_size
     if size != entry.bytes:
         return f"{entry.path} is {'truncated' if size < entry.bytes else 'too long'}: {size} bytes, the manifest says {entry.bytes}"
-    return "" if sha256(path) == entry.sha256 else f"{entry.path} was changed: its sha256 is not the one in the manifest"
+    return (
+        "" if sha256(path) == entry.sha256 else f"{entry.path} was changed: its sha256 is not the one in the manifest"
+    )
 
 
 def file_entries(folder: Path) -> list[FileEntry]:
@@ -232,7 +264,9 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         _sweep(destination)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
-        raise DataError(f"{destination}: cannot be created ({error.strerror}).", "Check free space and permissions.") from error
+        raise DataError(
+            f"{destination}: cannot be created ({error.strerror}).", "Check free space and permissions."
+        ) from error
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -240,7 +274,9 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(destination)
         os.rename(temporary, destination)
     except OSError as error:
-        raise DataError(f"{destination}: cannot be written ({error.strerror or error}).", "Check free space and permissions.") from error
+        raise DataError(
+            f"{destination}: cannot be written ({error.strerror or error}).", "Check free space and permissions."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -272,7 +308,11 @@ def pack(artifact: Artifact, destination: Path) -> Path:
 def _unpack(path: Path) -> Path:
     """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
     try:
-        cache = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit")) / "unpacked" / sha256(path)[:32]
+        cache = (
+            Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit"))
+            / "unpacked"
+            / sha256(path)[:32]
+        )
         if not (cache / MANIFEST).is_file():
             with zipfile.ZipFile(path) as archive:
                 _check_members(path, archive)

@@ -1,4 +1,4 @@
-"""What a user asks for: the target, the budget on it and the floor below which a model is useless."""
+"""What a user asks for: the budget on a target and the floor below which a model is useless."""
 
 from __future__ import annotations
 
@@ -6,44 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pocketvit.errors import UsageError
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-RUNTIME_NAMES = ("onnxruntime", "openvino", "torchscript")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-ANY = "any"
-"""In a recipe: fit chooses."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A runtime on this device with a precision and a thread count; written ``onnxruntime:int8:2``."""
-
-    runtime: str = "onnxruntime"
-    precision: str = "fp32"
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        if self.runtime not in (*RUNTIME_NAMES, ANY):
-            raise UsageError(f"unknown runtime {self.runtime!r}.", f"Take one of {', '.join(RUNTIME_NAMES)}.")
-        if self.precision not in (*PRECISIONS, ANY):
-            raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
-        if self.threads < 1:
-            raise UsageError(f"threads must be at least 1, not {self.threads}.", "Give the cores the model may use.")
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """``runtime[:precision[:threads]]``."""
-        parts = text.split(":")
-        try:
-            threads = int(parts[2]) if len(parts) > 2 else cls.threads
-        except ValueError:
-            raise UsageError(f"target {text!r}: {parts[2]!r} is no thread count.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2.") from None
-        if len(parts) > 3:
-            raise UsageError(f"target {text!r} has too many parts.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2.")
-        return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads)
-
-    def __str__(self) -> str:
-        return f"{self.runtime}:{self.precision}:{self.threads}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,10 @@ class Floor:
         if self.value is not None and self.value != self.value:
             raise UsageError("floor.value must be a number, not nan.", "Leave it out for no floor.")
         if self.max_drop is not None and not self.max_drop >= 0:
-            raise UsageError(f"floor.max_drop must not be negative, not {self.max_drop}.", "Give the largest accepted loss, e.g. 0.5, or leave it out.")
+            raise UsageError(
+                f"floor.max_drop must not be negative, not {self.max_drop}.",
+                "Give the largest accepted loss, e.g. 0.5, or leave it out.",
+            )
 
     def misses(self, value: float, reference: float | None = None) -> list[str]:
         """One sentence for each limit that ``value`` falls short of (higher is better for every main metric)."""

@@ -9,7 +9,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "neon", "asimd", "asimddp", "i8mm", "bf16")
+FLAGS = (
+    "avx2",
+    "fma",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "neon",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
 """Instruction sets that decide how fast int8 and bf16 are."""
 LIBRARIES = ("pocketvit", "numpy", "pillow", "onnxruntime", "openvino", "torch", "onnx", "nncf")
 
@@ -61,7 +76,13 @@ def _commit() -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        run = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10, check=True)
+        run = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip() or None

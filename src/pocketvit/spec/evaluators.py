@@ -50,7 +50,10 @@ class RestoreEvaluator:
     def update(self, result: Restored, truth: Any, condition: str = "") -> None:
         """``truth`` is the clean (H, W, 3) uint8 image."""
         if result.image.shape != truth.shape:
-            raise DataError(f"output {result.image.shape} and ground truth {truth.shape} differ in shape.", "Check that the pair belongs together.")
+            raise DataError(
+                f"output {result.image.shape} and ground truth {truth.shape} differ in shape.",
+                "Check that the pair belongs together.",
+            )
         similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else None
         self._scores[condition].append((min(psnr(result.image, truth), MAX_PSNR), similarity))
 
@@ -91,5 +94,8 @@ class ClassifyEvaluator:
 
 def make_evaluator(task: str, levels: Sequence[LevelSpec] = (), main_condition: str = "") -> Evaluator:
     """The evaluator of ``task``; ``main_condition`` names the condition of restore's main metric."""
-    table: dict[str, Callable[[], Evaluator]] = {"restore": lambda: RestoreEvaluator(main_condition), "classify": lambda: ClassifyEvaluator(levels)}
+    table: dict[str, Callable[[], Evaluator]] = {
+        "restore": lambda: RestoreEvaluator(main_condition),
+        "classify": lambda: ClassifyEvaluator(levels),
+    }
     return table[task]()

@@ -22,8 +22,13 @@ def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:
     columns: list[Ints] = [np.arange(len(levels[-1].labels))]
     for k in range(len(levels) - 1, 0, -1):
         parents = np.asarray(levels[k].parents if levels[k].parents is not None else [], np.int64)
-        if len(parents) != len(levels[k].labels) or (len(parents) and not 0 <= parents.min() <= parents.max() < len(levels[k - 1].labels)):
-            raise DataError(f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}.", "Correct the label files.")
+        if len(parents) != len(levels[k].labels) or (
+            len(parents) and not 0 <= parents.min() <= parents.max() < len(levels[k - 1].labels)
+        ):
+            raise DataError(
+                f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}.",
+                "Correct the label files.",
+            )
         columns.append(parents[columns[-1]])
     return np.stack(columns[::-1], axis=1)
 

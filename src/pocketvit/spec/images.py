@@ -59,7 +59,9 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be decoded ({reason}).", "Run `pocketvit doctor` on its folder to list damaged files.") from error
+        raise DataError(
+            f"{path}: cannot be decoded ({reason}).", "Run `pocketvit doctor` on its folder to list damaged files."
+        ) from error
 
 
 def open_image(path: Path) -> Image.Image:
@@ -118,7 +120,9 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         if not np.isfinite(array).all():
             raise DataError("the array holds NaN or infinity.", todo)
         if array.min() < 0 or array.max() > 1:
-            raise DataError(f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}].", todo)
+            raise DataError(
+                f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}].", todo
+            )
         pixels = np.round(array * 255.0).astype(np.uint8)
     else:
         raise DataError(f"an array of dtype {array.dtype} is not an image.", todo)
@@ -133,11 +137,17 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file."""
     partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
-        Image.fromarray(image).save(partial, quality=95) if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else Image.fromarray(image).save(partial)
+        Image.fromarray(image).save(partial, quality=95) if path.suffix.lower() in (
+            ".jpg",
+            ".jpeg",
+            ".webp",
+        ) else Image.fromarray(image).save(partial)
         os.replace(partial, path)
     except (OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error}).", "Check free space, permissions and the suffix.") from error
+        raise DataError(
+            f"{path}: cannot be written ({error}).", "Check free space, permissions and the suffix."
+        ) from error
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -149,7 +159,11 @@ def list_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder.", "Check the path.")
     files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not files:
         raise DataError(f"{folder}: holds no image files.", f"Known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.")

@@ -41,7 +41,9 @@ class Variant(_Strict):
     precision: str
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
-    metrics: dict[str, FiniteFloat] = Field(default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`.")
+    metrics: dict[str, FiniteFloat] = Field(
+        default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`."
+    )
 
 
 class LevelSpec(_Strict):
@@ -49,7 +51,9 @@ class LevelSpec(_Strict):
 
     name: str
     labels: list[str]
-    parents: list[int] | None = Field(default=None, description="For each class its parent in the level before; none for the first level.")
+    parents: list[int] | None = Field(
+        default=None, description="For each class its parent in the level before; none for the first level."
+    )
 
 
 class LineageStep(_Strict):
@@ -125,13 +129,17 @@ class Manifest(_Strict):
     variants: list[Variant]
     default: str = Field(description="runtime:precision that `load` takes when no target is named.")
     main_metric: str
-    tolerances: dict[str, dict[str, float]] = Field(default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop.")
+    tolerances: dict[str, dict[str, float]] = Field(
+        default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop."
+    )
     lineage: list[LineageStep] = []
     metrics: list[MetricRow] = []
     benchmarks: list[BenchRow] = []
     verification: Verification | None = None
     licence: Licence = Licence()
-    training: dict[str, Any] = Field(default={}, description="Data, images seen, minutes, machine and recipe of the training run.")
+    training: dict[str, Any] = Field(
+        default={}, description="Data, images seen, minutes, machine and recipe of the training run."
+    )
 
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("levels")

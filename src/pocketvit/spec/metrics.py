@@ -44,5 +44,7 @@ def ssim(image: Pixels, reference: Pixels) -> float:
         var_x = _blur_valid(x * x, kernel) - mean_x**2
         var_y = _blur_valid(y * y, kernel) - mean_y**2
         cov = _blur_valid(x * y, kernel) - mean_x * mean_y
-        scores.append(((2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+        scores.append(
+            ((2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
+        )
     return float(np.mean(scores))

@@ -56,7 +56,9 @@ class Preprocess:
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
-            raise UsageError(f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}.", "Take 16.")
+            raise UsageError(
+                f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}.", "Take 16."
+            )
         if min(self.std) <= 0:
             raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
@@ -69,7 +71,12 @@ class Preprocess:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def resize(image: Pixels, size: tuple[int, int], interpolation: str = "bicubic", box: tuple[float, float, float, float] | None = None) -> Pixels:
+def resize(
+    image: Pixels,
+    size: tuple[int, int],
+    interpolation: str = "bicubic",
+    box: tuple[float, float, float, float] | None = None,
+) -> Pixels:
     """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut first."""
     height, width = size
     if box is None and image.shape[:2] == (height, width):
@@ -102,4 +109,7 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
 def check_pixels(image: NDArray[Any]) -> None:
     """Raise ``DataError`` unless ``image`` is (H, W, 3) uint8 with at least one pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise DataError(f"expected (H, W, 3) uint8 pixels, got {image.dtype} {image.shape}.", "Read the image with pocketvit.spec.images.read_image.")
+        raise DataError(
+            f"expected (H, W, 3) uint8 pixels, got {image.dtype} {image.shape}.",
+            "Read the image with pocketvit.spec.images.read_image.",
+        )

@@ -19,9 +19,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.budget import Budget, Floor, Target
+from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.target import Target
 
 
 def _require(ok: bool, key: str, value: object, rule: str) -> None:
@@ -43,7 +44,7 @@ def _positive(section: str, settings: object, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataConfig:
     """Where the images are and how they become samples."""
 
     train: tuple[str, ...] = ()
@@ -78,13 +79,20 @@ class Data:
             raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
         if not 0 <= self.shot[0] <= self.shot[1]:
             raise UsageError(f"data.shot {self.shot} is no range.", "Give low and high, 0 <= low <= high.")
-        _require(bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level and none below 0")
+        _require(
+            bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma),
+            "data.eval_sigma",
+            self.eval_sigma,
+            "hold at least one noise level and none below 0",
+        )
         if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
-            raise UsageError("data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe.")
+            raise UsageError(
+                "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe."
+            )
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelConfig:
     """Which architecture, from which weights."""
 
     name: str = "vit_tiny_patch16_224"
@@ -96,7 +104,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskConfig:
     """What the model must do."""
 
     name: Literal["restore", "classify"] = "classify"
@@ -110,18 +118,26 @@ class Task:
     def __post_init__(self) -> None:
         restore = ("auto", "l1", "charbonnier", "mse", "log_mse")
         if (self.name == "restore") != (self.loss in restore) and self.loss != "auto":
-            raise UsageError(f"task.loss {self.loss} does not go with task.name {self.name}.", f"For restore take one of {', '.join(restore)}; for classify cross_entropy.")
+            raise UsageError(
+                f"task.loss {self.loss} does not go with task.name {self.name}.",
+                f"For restore take one of {', '.join(restore)}; for classify cross_entropy.",
+            )
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
         if self.name == "restore" and (self.label_smoothing > 0 or self.class_weights != "none"):
             key = "label_smoothing" if self.label_smoothing > 0 else "class_weights"
             raise UsageError(f"task.{key} does not go with task.name restore.", "Leave it out; it is for classify.")
         weights = self.level_weights
-        _require(not weights or (min(weights) >= 0 and sum(weights) > 0), "task.level_weights", weights, "have no negative entry and a positive sum")
+        _require(
+            not weights or (min(weights) >= 0 and sum(weights) > 0),
+            "task.level_weights",
+            weights,
+            "have no negative entry and a positive sum",
+        )
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainConfig:
     """How the model is trained."""
 
     epochs: int = 10
@@ -172,22 +188,34 @@ class Train:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise UsageError(f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are.")
-        _at_least("train", self, 1, "batch_size", "accumulate", "validate_every", "patience", "checkpoint_steps", "threads")
+            raise UsageError(
+                f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are."
+            )
+        _at_least(
+            "train", self, 1, "batch_size", "accumulate", "validate_every", "patience", "checkpoint_steps", "threads"
+        )
         _at_least("train", self, 0, "seed", "randaugment_magnitude", "weight_decay")
         _positive("train", self, "clip_norm", "checkpoint_minutes", "minutes", "distill_temperature")
         _require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "lie in [0, 1)")
         _require(0 <= self.min_lr <= 1, "train.min_lr", self.min_lr, "lie in [0, 1]")
         _require(0 <= self.jitter < 1, "train.jitter", self.jitter, "lie in [0, 1)")
-        _require(0 < self.crop_scale[0] <= self.crop_scale[1] <= 1, "train.crop_scale", self.crop_scale, "be low and high with 0 < low <= high <= 1")
+        _require(
+            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
+            "train.crop_scale",
+            self.crop_scale,
+            "be low and high with 0 < low <= high <= 1",
+        )
         if not self.lr > 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
-            raise UsageError("train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].", "Correct the recipe.")
+            raise UsageError(
+                "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].",
+                "Correct the recipe.",
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
 
 
 @dataclass(frozen=True)
-class Compress:
+class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
     steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
@@ -208,7 +236,7 @@ class Compress:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchConfig:
     """How ``fit`` looks for candidates."""
 
     models: tuple[str, ...] = ()
@@ -236,17 +264,17 @@ class Search:
 class Recipe:
     """Everything a run needs."""
 
-    data: Data = Data()
-    model: Model = field(default_factory=Model)
-    task: Task = Task()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = TaskConfig()
     preprocess: Preprocess = field(default_factory=Preprocess)
-    train: Train = Train()
-    compress: Compress = Compress()
+    train: TrainConfig = TrainConfig()
+    compress: CompressConfig = CompressConfig()
     budget: Budget = field(default_factory=Budget)
     floor: Floor = field(default_factory=Floor)
     target: Target = field(default_factory=lambda: Target("any", "any"))
     """``any`` leaves the runtime or the precision to fit, which then tries those of ``search`` and ``compress``."""
-    search: Search = Search()
+    search: SearchConfig = SearchConfig()
     name: str = "artifact"
     """Name of the artifact."""
     licence_data: str = "not stated"
@@ -254,13 +282,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
-            raise UsageError(f"name {self.name!r} cannot name an artifact.", "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
+            raise UsageError(
+                f"name {self.name!r} cannot name an artifact.",
+                "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
+            )
         wanted, runtime = self.target.precision, self.target.runtime
         if wanted not in ("any", "fp32", *self.compress.steps):
             raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.", f"Add {wanted} to compress.steps, or leave target.precision at any."
+                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.",
+                f"Add {wanted} to compress.steps, or leave target.precision at any.",
             )
-        if (runtime == "onnxruntime" and wanted == "bf16") or (runtime == "torchscript" and wanted not in ("any", "fp32")):
+        if (runtime == "onnxruntime" and wanted == "bf16") or (
+            runtime == "torchscript" and wanted not in ("any", "fp32")
+        ):
             raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,18 +324,27 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
         return TypeAdapter(Recipe).validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']} (got {first['input']!r}).", "Correct the recipe or the option.") from error
+        raise UsageError(
+            f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']} (got {first['input']!r}).",
+            "Correct the recipe or the option.",
+        ) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}).", "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}).", "Name a recipe, e.g. recipes/denoise_color.yaml."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]}).", "Correct the file.") from error
+        raise UsageError(
+            f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]}).", "Correct the file."
+        ) from error
     if document is not None and not isinstance(document, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}.", "See recipes/ for examples.")
+        raise UsageError(
+            f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}.", "See recipes/ for examples."
+        )
     return document or {}
 
 

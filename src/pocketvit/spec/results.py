@@ -73,7 +73,15 @@ class Classification:
         return {
             "task": "classify",
             "path": list(self.path),
-            "levels": [{"name": x.name, "label": x.label, "score": x.score, "top": [{"label": a, "score": b} for a, b in x.top(5)]} for x in self.levels],
+            "levels": [
+                {
+                    "name": x.name,
+                    "label": x.label,
+                    "score": x.score,
+                    "top": [{"label": a, "score": b} for a, b in x.top(5)],
+                }
+                for x in self.levels
+            ],
         }
 
     def draw(self, source: Pixels) -> Pixels:

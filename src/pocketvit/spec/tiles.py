@@ -52,7 +52,9 @@ def _to_pixels(values: NDArray[np.float32]) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def run_tiled(run: Run, image: Pixels, size: tuple[int, int], overlap: int, on_tile: Callable[[], None] | None = None) -> Pixels:
+def run_tiled(
+    run: Run, image: Pixels, size: tuple[int, int], overlap: int, on_tile: Callable[[], None] | None = None
+) -> Pixels:
     """Apply ``run`` to every tile and blend the answers.
 
     Args:

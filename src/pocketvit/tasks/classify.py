@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Task
+from pocketvit.spec.recipe import TaskConfig
 
 
 class Classifier(nn.Module):
@@ -45,7 +45,9 @@ def balanced_weights(labels: Sequence[Sequence[int]], classes: Sequence[int]) ->
     for level, count in enumerate(classes):
         counts = torch.bincount(torch.tensor([sample[level] for sample in labels]), minlength=count).float()
         present = (counts > 0).sum()
-        weights.append(torch.where(counts > 0, counts.sum() / (present * counts.clamp(min=1)), torch.zeros_like(counts)))
+        weights.append(
+            torch.where(counts > 0, counts.sum() / (present * counts.clamp(min=1)), torch.zeros_like(counts))
+        )
     return weights
 
 
@@ -59,26 +61,43 @@ class ClassifyTask:
     def check(self, preprocess: Preprocess) -> None:
         """Raise ``UsageError`` where the preprocessing has no fixed size."""
         if preprocess.resize == "tile":
-            raise UsageError("classify needs preprocess.resize crop or stretch, not tile.", "Set preprocess.resize: crop.")
+            raise UsageError(
+                "classify needs preprocess.resize crop or stretch, not tile.", "Set preprocess.resize: crop."
+            )
 
     def targets(self, labels: Tensor) -> Tensor:
         """(B, levels) int64, unchanged."""
         return labels
 
-    def loss(self, output: tuple[Tensor, ...], target: Tensor, settings: Task, class_weights: Sequence[Tensor] | None = None) -> Tensor:
+    def loss(
+        self,
+        output: tuple[Tensor, ...],
+        target: Tensor,
+        settings: TaskConfig,
+        class_weights: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Weighted mean over levels of the cross-entropy."""
         shares = settings.level_weights or (1.0,) * len(output)
         total = output[0].new_zeros((), dtype=torch.float32)
         for level, (logits, share) in enumerate(zip(output, shares, strict=True)):
             weight = class_weights[level].to(logits.device) if class_weights else None
-            total = total + share * F.cross_entropy(logits.float(), target[:, level], weight=weight, label_smoothing=settings.label_smoothing)
+            total = total + share * F.cross_entropy(
+                logits.float(), target[:, level], weight=weight, label_smoothing=settings.label_smoothing
+            )
         return total / sum(shares)
 
     def distil(self, output: tuple[Tensor, ...], teacher: tuple[Tensor, ...], temperature: float) -> Tensor:
         """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015), mean over levels."""
         t = temperature
         losses = [
-            F.kl_div(F.log_softmax(own.float() / t, dim=1), F.log_softmax(other.float() / t, dim=1), reduction="batchmean", log_target=True) * t * t
+            F.kl_div(
+                F.log_softmax(own.float() / t, dim=1),
+                F.log_softmax(other.float() / t, dim=1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            * t
+            * t
             for own, other in zip(output, teacher, strict=True)
         ]
         return torch.stack(losses).mean()

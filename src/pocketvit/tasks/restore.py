@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Task
+from pocketvit.spec.recipe import TaskConfig
 
 
 def charbonnier(difference: Tensor) -> Tensor:
@@ -42,13 +42,18 @@ class RestoreTask:
     def check(self, preprocess: Preprocess) -> None:
         """Raise ``UsageError`` where the preprocessing would not give pixels in [0, 1] at native resolution."""
         if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
-            raise UsageError("restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1].", "Resizing averages noise away; set the three fields in the recipe.")
+            raise UsageError(
+                "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1].",
+                "Resizing averages noise away; set the three fields in the recipe.",
+            )
 
     def targets(self, clean_bhwc: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1]."""
         return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
-    def loss(self, output: Tensor, target: Tensor, settings: Task, class_weights: Sequence[Tensor] | None = None) -> Tensor:
+    def loss(
+        self, output: Tensor, target: Tensor, settings: TaskConfig, class_weights: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Scalar loss of (B, 3, H, W) against the same shape."""
         return LOSSES[settings.loss](output.float() - target)
 

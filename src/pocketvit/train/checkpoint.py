@@ -19,7 +19,7 @@ from pocketvit.models.build import read_safetensors
 from pocketvit.spec.artifact import shipped_names, shipped_root
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import Model, Task
+from pocketvit.spec.recipe import ModelConfig, TaskConfig
 from pocketvit.tasks import TASKS
 
 WEIGHTS, META = "model.safetensors", "model.json"
@@ -31,15 +31,17 @@ class Trained:
 
     model: nn.Module
     """Maps normalised (B, 3, H, W) float to an image in [0, 1] (restore) or a tuple of logits (classify)."""
-    model_spec: Model
-    task: Task
+    model_spec: ModelConfig
+    task: TaskConfig
     levels: tuple[LevelSpec, ...]
     preprocess: Preprocess
     info: dict[str, Any] = field(default_factory=dict)
     """How it was trained: images seen, minutes, metrics, data sets."""
 
 
-def build_task_model(model_spec: Model, task: Task, levels: tuple[LevelSpec, ...], preprocess: Preprocess) -> nn.Module:
+def build_task_model(
+    model_spec: ModelConfig, task: TaskConfig, levels: tuple[LevelSpec, ...], preprocess: Preprocess
+) -> nn.Module:
     """Architecture and heads with random weights."""
     backbone = build(model_spec.name, preprocess.size, model_spec.options)
     return TASKS[task.name].build_head(backbone, levels)
@@ -49,10 +51,13 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tenso
     """Write weights and description, each file in one step; ``state`` replaces the model's own tensors (EMA)."""
     folder.mkdir(parents=True, exist_ok=True)
     source = state or trained.model.state_dict()
-    tensors = {key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu() for key, value in source.items()}
+    tensors = {
+        key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu()
+        for key, value in source.items()
+    }
     meta = {
-        "model": TypeAdapter(Model).dump_python(trained.model_spec, mode="json"),
-        "task": TypeAdapter(Task).dump_python(trained.task, mode="json"),
+        "model": TypeAdapter(ModelConfig).dump_python(trained.model_spec, mode="json"),
+        "task": TypeAdapter(TaskConfig).dump_python(trained.task, mode="json"),
         "levels": [level.model_dump() for level in trained.levels],
         "preprocess": trained.preprocess.to_dict(),
         "info": trained.info,
@@ -64,7 +69,10 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tenso
         os.replace(folder / f".{WEIGHTS}.partial", folder / WEIGHTS)
         os.replace(folder / f".{META}.partial", folder / META)
     except OSError as error:
-        raise DataError(f"{folder}: checkpoint cannot be written ({error.strerror or error}).", "Free some space and start again; the run resumes.") from error
+        raise DataError(
+            f"{folder}: checkpoint cannot be written ({error.strerror or error}).",
+            "Free some space and start again; the run resumes.",
+        ) from error
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -87,14 +95,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         return {
-            "model_spec": TypeAdapter(Model).validate_python(meta["model"]),
-            "task": TypeAdapter(Task).validate_python(meta["task"]),
+            "model_spec": TypeAdapter(ModelConfig).validate_python(meta["model"]),
+            "task": TypeAdapter(TaskConfig).validate_python(meta["task"]),
             "levels": tuple(LevelSpec.model_validate(level) for level in meta["levels"]),
             "preprocess": TypeAdapter(Preprocess).validate_python(meta["preprocess"]),
             "info": dict(meta.get("info", {})),
         }
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise DataError(f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]}).", "Copy the checkpoint again.") from error
+        raise DataError(
+            f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]}).", "Copy the checkpoint again."
+        ) from error
 
 
 def load_checkpoint(source: str | Path) -> Trained:
@@ -110,5 +120,8 @@ def load_checkpoint(source: str | Path) -> Trained:
     try:
         model.load_state_dict(read_safetensors(folder / WEIGHTS))
     except RuntimeError as error:
-        raise DataError(f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]}).", "Copy the checkpoint again.") from error
+        raise DataError(
+            f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]}).",
+            "Copy the checkpoint again.",
+        ) from error
     return Trained(model=model.eval(), **meta)

@@ -39,11 +39,11 @@ def train(
     name: str | None = None,
     runs: str = "runs",
     quiet: bool = False,
-    data: r.Data | None = None,
-    model: r.Model | None = None,
-    task: r.Task | None = None,
+    data: r.DataConfig | None = None,
+    model: r.ModelConfig | None = None,
+    task: r.TaskConfig | None = None,
     preprocess: Preprocess | None = None,
-    train: r.Train | None = None,
+    train: r.TrainConfig | None = None,
     **overrides: Any,
 ) -> TrainReport:
     """Train the recipe's model; killed and started again it goes on.

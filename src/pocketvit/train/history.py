@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+EpochRow = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[EpochRow]:
     """Rows of a metrics.csv, numbers as floats; a half-written last line is dropped."""
     if not path.exists():
         return []
@@ -18,13 +18,15 @@ def read_rows(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
             try:
-                rows.append({key: float(value) for key, value in raw.items() if key is not None and value not in ("", None)})
+                rows.append(
+                    {key: float(value) for key, value in raw.items() if key is not None and value not in ("", None)}
+                )
             except ValueError:
                 continue
     return rows
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: list[EpochRow]) -> None:
     """Replace metrics.csv in one step."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     partial = path.with_name(f".{path.name}.partial")
@@ -35,7 +37,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     os.replace(partial, path)
 
 
-def draw_curves(rows: list[Row], path: Path, metric: str) -> None:
+def draw_curves(rows: list[EpochRow], path: Path, metric: str) -> None:
     """Training loss and validation metric over images seen, as a PNG."""
     import matplotlib
 

@@ -23,7 +23,7 @@ from pocketvit.data.loader import batches_per_epoch, make_loader
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
 from pocketvit.spec.evaluators import make_evaluator
-from pocketvit.spec.recipe import Recipe, Train
+from pocketvit.spec.recipe import Recipe, TrainConfig
 from pocketvit.tasks import TASKS
 from pocketvit.tasks.classify import balanced_weights
 from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
@@ -38,7 +38,7 @@ from pocketvit.train.validate import validate
 __all__ = ["STATE", "Position", "Run", "resolve_precision", "train_model"]
 
 
-def resolve_precision(settings: Train, cuda: bool) -> str:
+def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
     """Fabric's name of the precision: ``auto`` is bf16 where the processor computes in it.
 
     Raises:
@@ -46,14 +46,24 @@ def resolve_precision(settings: Train, cuda: bool) -> str:
     """
     choice = settings.precision
     if choice == "fp16" and not cuda:
-        raise UsageError("train.precision fp16 needs a GPU; this machine has none that torch sees.", "Take bf16, fp32 or auto.")
+        raise UsageError(
+            "train.precision fp16 needs a GPU; this machine has none that torch sees.", "Take bf16, fp32 or auto."
+        )
     if choice == "auto":
         fast = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         choice = "bf16" if fast else "fp32"
     return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[choice]
 
 
-def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, *, stop_epoch: int | None = None, reporter: Reporter | None = None) -> Trained:
+def train_model(
+    trained: Trained,
+    splits: Splits,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    stop_epoch: int | None = None,
+    reporter: Reporter | None = None,
+) -> Trained:
     """Train to the end of the recipe (or of ``stop_epoch``), going on where the folder's state left off; return the best model.
 
     Args:
@@ -87,7 +97,9 @@ def train_model(trained: Trained, splits: Splits, recipe: Recipe, folder: Path, 
     if settings.epochs == 0:  # the start weights are the model
         save_checkpoint(folder / "best", trained)
         return trained
-    run = Run(recipe, folder, trained, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None)
+    run = Run(
+        recipe, folder, trained, make_optimizer(model, settings), Ema(model, settings.ema) if settings.ema else None
+    )
     resume(run, fabric)
     if not run.position.done:
         forward, optimizer = fabric.setup(_compiled(model) if settings.compile else model, run.optimizer)
@@ -110,13 +122,17 @@ def _compiled(model: nn.Module) -> nn.Module:
 def _class_weights(splits: Splits, recipe: Recipe) -> list[Tensor] | None:
     if recipe.task.name != "classify" or recipe.task.class_weights == "none":
         return None
-    return balanced_weights([item.labels for item in splits.train.items], [len(level.labels) for level in splits.train.levels])
+    return balanced_weights(
+        [item.labels for item in splits.train.items], [len(level.labels) for level in splits.train.levels]
+    )
 
 
 Step = Callable[[list[tuple[Tensor, Tensor]]], float]
 
 
-def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_weights: list[Tensor] | None, teacher: Trained | None) -> Step:
+def _make_step(
+    fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_weights: list[Tensor] | None, teacher: Trained | None
+) -> Step:
     """One optimiser step over the accumulated batches; returns the mean loss."""
     settings, recipe = run.recipe.train, run.recipe
     task = TASKS[recipe.task.name]
@@ -137,7 +153,10 @@ def _make_step(fabric: Fabric, forward: Any, optimizer: Any, run: Run, class_wei
             fabric.backward(loss / len(batches))
             total += float(loss.detach())
         if not total == total:
-            raise PocketvitError(f"the loss became NaN at step {run.position.step}.", "Lower train.lr, set train.clip_norm, or train in fp32; the last checkpoint is intact.")
+            raise PocketvitError(
+                f"the loss became NaN at step {run.position.step}.",
+                "Lower train.lr, set train.clip_norm, or train in fp32; the last checkpoint is intact.",
+            )
         if settings.clip_norm:
             fabric.clip_gradients(forward, optimizer, max_norm=settings.clip_norm)
         optimizer.step()
@@ -162,7 +181,11 @@ def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Repor
         pending.append(batch)
         at.batch += 1
         if len(pending) == settings.accumulate or at.batch == per_epoch:
-            progress = at.elapsed / (60 * settings.minutes) if settings.minutes else (at.epoch * per_epoch + at.batch - 1) / (settings.epochs * per_epoch)
+            progress = (
+                at.elapsed / (60 * settings.minutes)
+                if settings.minutes
+                else (at.epoch * per_epoch + at.batch - 1) / (settings.epochs * per_epoch)
+            )
             set_lr(run.optimizer, settings.lr * lr_scale(settings, progress))
             seen = sum(len(x) for x, _ in pending)
             try:
@@ -171,12 +194,21 @@ def _epoch(run: Run, splits: Splits, step: Step, fabric: Fabric, reporter: Repor
                 raise _explain_memory(error, settings) from error
             now = time.monotonic()
             at.elapsed, clock = at.elapsed + now - clock, now
-            at.step, at.images, at.loss_sum, at.loss_count = at.step + 1, at.images + seen, at.loss_sum + loss, at.loss_count + 1
+            at.step, at.images, at.loss_sum, at.loss_count = (
+                at.step + 1,
+                at.images + seen,
+                at.loss_sum + loss,
+                at.loss_count + 1,
+            )
             reporter.advance(len(pending), seen, at.loss_sum / at.loss_count, at.elapsed, settings.minutes)
             pending = []
             if settings.minutes and at.elapsed >= 60 * settings.minutes:
                 break
-            due = at.step % settings.checkpoint_steps == 0 if settings.checkpoint_steps else now - run.saved_at > 60 * settings.checkpoint_minutes
+            due = (
+                at.step % settings.checkpoint_steps == 0
+                if settings.checkpoint_steps
+                else now - run.saved_at > 60 * settings.checkpoint_minutes
+            )
             if due and at.batch < per_epoch:
                 save_state(run, fabric)
                 run.saved_at = now
@@ -237,9 +269,13 @@ def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
     save_checkpoint(run.folder / "best", replace(run.trained, info=info), run.ema.shadow if run.ema else None)
 
 
-def _explain_memory(error: RuntimeError, settings: Train) -> Exception:
+def _explain_memory(error: RuntimeError, settings: TrainConfig) -> Exception:
     text = str(error).lower()
-    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in text and "can't allocate memory" not in text:
+    if (
+        not isinstance(error, torch.OutOfMemoryError)
+        and "out of memory" not in text
+        and "can't allocate memory" not in text
+    ):
         return error
     half = max(1, settings.batch_size // 2)
     return PocketvitError(

@@ -23,7 +23,13 @@ class Reporter:
         self.quiet, self.label = quiet, label
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self._console, transient=True, disable=quiet
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet,
         )
         self._task = self._bar.add_task(label, total=None, note="")
         self._began, self._images = time.monotonic(), 0
@@ -32,13 +38,17 @@ class Reporter:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def start_epoch(self, epoch: int, epochs: int, batches: int, done: int, batch_size: int) -> None:
         """Begin an epoch of ``batches`` batches of which ``done`` are behind it."""
         self._began, self._images, self._left = time.monotonic(), 0, (epochs - epoch) * batches - done
-        self._bar.reset(self._task, total=batches, completed=done, description=f"{self.label} epoch {epoch + 1}/{epochs}", note="")
+        self._bar.reset(
+            self._task, total=batches, completed=done, description=f"{self.label} epoch {epoch + 1}/{epochs}", note=""
+        )
 
     def advance(self, batches: int, images: int, loss: float, elapsed: float, minutes: float | None) -> None:
         """Count finished batches and images; show rate, mean loss and time left."""
@@ -56,5 +66,6 @@ class Reporter:
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
         score = f"  {metric} {row[metric]:.2f}" if metric in row else ""
         self._console.print(
-            f"{self.label} epoch {int(row['epoch'])}: {rate:.0f} images/s incl. validation, loss {row['train_loss']:.4f}, lr {row['lr']:.2e}{score}", soft_wrap=True
+            f"{self.label} epoch {int(row['epoch'])}: {rate:.0f} images/s incl. validation, loss {row['train_loss']:.4f}, lr {row['lr']:.2e}{score}",
+            soft_wrap=True,
         )

@@ -26,12 +26,16 @@ def open_run(recipe: Recipe, name: str, runs: str) -> Path:
         DataError: the folder cannot be read or written.
     """
     if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-        raise UsageError(f"{name!r} cannot name a run.", "Give --name one plain folder name, and --runs the folder above it.")
+        raise UsageError(
+            f"{name!r} cannot name a run.", "Give --name one plain folder name, and --runs the folder above it."
+        )
     folder = Path(runs) / name
     try:
         return _enter(folder, recipe)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}).", "Check --runs, free space and permissions.") from error
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}).", "Check --runs, free space and permissions."
+        ) from error
 
 
 def finish_run(folder: Path, summary: dict[str, Any]) -> None:
@@ -43,7 +47,10 @@ def finish_run(folder: Path, summary: dict[str, Any]) -> None:
     try:
         _replace(folder / FINISHED, json.dumps(summary, indent=1))
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}).", "Check free space and permissions, then run the same command again.") from error
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror}).",
+            "Check free space and permissions, then run the same command again.",
+        ) from error
 
 
 def _enter(folder: Path, recipe: Recipe) -> Path:
@@ -53,7 +60,10 @@ def _enter(folder: Path, recipe: Recipe) -> Path:
     if (folder / RECIPE).exists():
         begun = load_recipe(folder / RECIPE).to_dict()
         if changed := _differences(begun, document | {key: begun[key] for key in CHANGEABLE}):
-            raise UsageError(f"the run {folder} was begun with another recipe ({changed[0]}).", "Undo the change to resume, or choose another --name.")
+            raise UsageError(
+                f"the run {folder} was begun with another recipe ({changed[0]}).",
+                "Undo the change to resume, or choose another --name.",
+            )
         if begun == document:
             return folder
     else:

@@ -6,10 +6,10 @@ import math
 
 from torch import nn, optim
 
-from pocketvit.spec.recipe import Train
+from pocketvit.spec.recipe import TrainConfig
 
 
-def lr_scale(settings: Train, progress: float) -> float:
+def lr_scale(settings: TrainConfig, progress: float) -> float:
     """Factor on ``lr`` at ``progress`` (0 to 1): linear warm-up, then cosine or linear decay to ``min_lr``, or constant."""
     progress = min(max(progress, 0.0), 1.0)
     if progress < settings.warmup:
@@ -21,7 +21,7 @@ def lr_scale(settings: Train, progress: float) -> float:
     return settings.min_lr + (1 - settings.min_lr) * falling
 
 
-def make_optimizer(model: nn.Module, settings: Train) -> optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: TrainConfig) -> optim.Optimizer:
     """AdamW, Adam or SGD with Nesterov momentum; vectors (biases, norms, tokens) are not decayed."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]

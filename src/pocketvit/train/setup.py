@@ -31,9 +31,16 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
         UsageError: the architecture does not serve the task, the weights do not fit it, or the teacher has another task or labels.
     """
     if variant_task(recipe.model.name) != recipe.task.name:
-        raise UsageError(f"model.name {recipe.model.name} does not do task.name {recipe.task.name}.", "Choose a variant of that task.")
+        raise UsageError(
+            f"model.name {recipe.model.name} does not do task.name {recipe.task.name}.",
+            "Choose a variant of that task.",
+        )
     TASKS[recipe.task.name].check(recipe.preprocess)
-    if recipe.task.name == "restore" and VARIANTS[recipe.model.name].sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
+    if (
+        recipe.task.name == "restore"
+        and VARIANTS[recipe.model.name].sized
+        and recipe.preprocess.size != (recipe.data.patch,) * 2
+    ):
         raise UsageError(
             f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size.",
             f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).",
@@ -43,7 +50,9 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     model = build_task_model(recipe.model, recipe.task, tuple(levels), recipe.preprocess)
     note = _start(model, recipe) if recipe.model.weights else "random weights"
     # The weights are in the model now: a checkpoint of it must not look for the file again.
-    return Trained(model, replace(recipe.model, weights=None), recipe.task, tuple(levels), recipe.preprocess, {"start": note})
+    return Trained(
+        model, replace(recipe.model, weights=None), recipe.task, tuple(levels), recipe.preprocess, {"start": note}
+    )
 
 
 def _start(model: nn.Module, recipe: Recipe) -> str:
@@ -69,7 +78,9 @@ def _start(model: nn.Module, recipe: Recipe) -> str:
     name = Path(weights).name
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
     heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if isinstance(model, Classifier) else "")
-    return f"weights of {name}{ago}{heads}{'' if kept or not unused else f' ({len(unused)} tensors of the file not used)'}"
+    return (
+        f"weights of {name}{ago}{heads}{'' if kept or not unused else f' ({len(unused)} tensors of the file not used)'}"
+    )
 
 
 def load_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained | None:
@@ -95,15 +106,23 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
     meta = read_meta(find_checkpoint(source))
     task, variant, size = meta["task"].name, meta["model_spec"].name, meta["preprocess"].size
     if task != recipe.task.name:
-        raise UsageError(f"train.teacher {source} does {task}, not task.name {recipe.task.name}.", "Give a teacher of the same task.")
+        raise UsageError(
+            f"train.teacher {source} does {task}, not task.name {recipe.task.name}.", "Give a teacher of the same task."
+        )
     if task == "classify" and meta["levels"] != tuple(levels):
-        theirs, ours = (", ".join(f"{level.name} ({len(level.labels)} labels)" for level in each) for each in (meta["levels"], levels))
+        theirs, ours = (
+            ", ".join(f"{level.name} ({len(level.labels)} labels)" for level in each)
+            for each in (meta["levels"], levels)
+        )
         raise UsageError(
             f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}.",
             "Give a teacher trained on the same levels, with the same labels in the same order.",
         )
     if task == "restore" and VARIANTS[variant].sized and size != (recipe.data.patch,) * 2:
-        raise UsageError(f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}.", "Set data.patch to the teacher's size, or take another teacher.")
+        raise UsageError(
+            f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}.",
+            "Set data.patch to the teacher's size, or take another teacher.",
+        )
 
 
 @torch.no_grad()

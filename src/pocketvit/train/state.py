@@ -73,8 +73,13 @@ def save_state(run: Run, fabric: Fabric) -> None:
         os.replace(partial, target / STATE)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise DataError(f"{target}: the training state cannot be written ({error}).", "Free some space and start again; the run resumes from the state before.") from error
-    save_checkpoint(target, replace(run.trained, info={"images_seen": run.position.images}), run.ema.shadow if run.ema else None)
+        raise DataError(
+            f"{target}: the training state cannot be written ({error}).",
+            "Free some space and start again; the run resumes from the state before.",
+        ) from error
+    save_checkpoint(
+        target, replace(run.trained, info={"images_seen": run.position.images}), run.ema.shadow if run.ema else None
+    )
 
 
 def resume(run: Run, fabric: Fabric) -> None:
@@ -96,5 +101,12 @@ def resume(run: Run, fabric: Fabric) -> None:
             fabric.strategy.precision.load_state_dict(scaler)
         run.position = Position(**state["position"])
     except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]}).", "Undo the change of the recipe, or choose another --name.") from error
-    run.rows = [row for row in read_rows(run.folder / "metrics.csv") if row["step"] <= run.position.step and row["epoch"] <= run.position.epoch]
+        raise DataError(
+            f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]}).",
+            "Undo the change of the recipe, or choose another --name.",
+        ) from error
+    run.rows = [
+        row
+        for row in read_rows(run.folder / "metrics.csv")
+        if row["step"] <= run.position.step and row["epoch"] <= run.position.epoch
+    ]

@@ -47,10 +47,24 @@ def classify(trained: Trained, images: list[Pixels]) -> list[Classification]:
     inputs = np.stack([prepare(image, trained.preprocess) for image in images])
     scores = run_batch(trained, inputs)
     chosen = decide(scores, leaf_paths(trained.levels))
-    return [Classification(tuple(Level(level.name, tuple(level.labels), scores[k][i], int(chosen[i, k])) for k, level in enumerate(trained.levels))) for i in range(len(images))]
+    return [
+        Classification(
+            tuple(
+                Level(level.name, tuple(level.labels), scores[k][i], int(chosen[i, k]))
+                for k, level in enumerate(trained.levels)
+            )
+        )
+        for i in range(len(images))
+    ]
 
 
-def validate(trained: Trained, cases: Iterable[Case], evaluator: Evaluator, on_image: Callable[[int], None] = lambda n: None, batch: int = 32) -> dict[str, float]:
+def validate(
+    trained: Trained,
+    cases: Iterable[Case],
+    evaluator: Evaluator,
+    on_image: Callable[[int], None] = lambda n: None,
+    batch: int = 32,
+) -> dict[str, float]:
     """Score the model on ``cases`` and return metric values by name; the model is left in the mode it was in."""
     was_training = trained.model.training
     trained.model.eval()

@@ -16,9 +16,9 @@ from pocketvit.runtimes import Port, installed, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
-from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
+from pocketvit.spec.target import Target
 from pocketvit.verify import parity, perturb
 
 TELLING = 2.0
@@ -43,7 +43,13 @@ class Check:
         return dataclasses.asdict(self) | {"figures": dict(self.figures)}
 
 
-def run_checks(artifact: Artifact, target: Target | None = None, *, negative_controls: bool = True, on_check: Callable[[], None] = lambda: None) -> list[Check]:
+def run_checks(
+    artifact: Artifact,
+    target: Target | None = None,
+    *,
+    negative_controls: bool = True,
+    on_check: Callable[[], None] = lambda: None,
+) -> list[Check]:
     """Run all checks; where the files themselves are damaged, nothing behind that is tried.
 
     Args:
@@ -93,7 +99,11 @@ def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
     for item in dataclasses.fields(Preprocess):
         mine, theirs = getattr(stated, item.name), getattr(used, item.name)
         if mine != theirs:
-            return Check("preprocessing", False, f"preprocess.{item.name} in the manifest is {mine}, the golden outputs were made with {theirs}")
+            return Check(
+                "preprocessing",
+                False,
+                f"preprocess.{item.name} in the manifest is {mine}, the golden outputs were made with {theirs}",
+            )
     return Check("preprocessing", True, "the manifest's is the one the goldens were made with")
 
 
@@ -102,9 +112,13 @@ def check_golden_shapes(artifact: Artifact, golden: Golden) -> Check:
     manifest, count = artifact.manifest, len(golden.inputs)
     wrong = []
     if count == 0 or golden.inputs.dtype != np.uint8 or golden.inputs.shape[1:] != (*manifest.preprocess.size, 3):
-        wrong.append(f"the golden inputs are {golden.inputs.dtype} {golden.inputs.shape}, not uint8 (N, {manifest.preprocess.size[0]}, {manifest.preprocess.size[1]}, 3)")
+        wrong.append(
+            f"the golden inputs are {golden.inputs.dtype} {golden.inputs.shape}, not uint8 (N, {manifest.preprocess.size[0]}, {manifest.preprocess.size[1]}, 3)"
+        )
     if set(golden.outputs) != {x.name for x in manifest.outputs}:
-        wrong.append(f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {sorted(x.name for x in manifest.outputs)}")
+        wrong.append(
+            f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {sorted(x.name for x in manifest.outputs)}"
+        )
     for spec in manifest.outputs:
         value = golden.outputs.get(spec.name)
         if value is not None and value.shape != (count, *spec.shape[1:]):
@@ -120,17 +134,30 @@ def check_sources(spec: Preprocess, golden: Golden) -> Check:
     """Preprocessing the stored source images here gives the stored model inputs, pixel for pixel."""
     name = "golden pixels"
     if spec.resize == "tile" or not golden.sources:
-        return Check(name, True, "images keep their resolution" if spec.resize == "tile" else "the goldens hold no source images", skipped=True)
+        return Check(
+            name,
+            True,
+            "images keep their resolution" if spec.resize == "tile" else "the goldens hold no source images",
+            skipped=True,
+        )
     for index, source in enumerate(golden.sources):
         try:
             made = prepare(source, spec)
         except DataError as error:
             return Check(name, False, f"golden source {index}: {error.what.rstrip('.')}")
         if made.shape != golden.inputs[index].shape:
-            return Check(name, False, f"golden source {index} becomes {made.shape}, the stored input is {golden.inputs[index].shape}")
+            return Check(
+                name,
+                False,
+                f"golden source {index} becomes {made.shape}, the stored input is {golden.inputs[index].shape}",
+            )
         difference = np.abs(made.astype(np.int16) - golden.inputs[index])
         if difference.any():
-            return Check(name, False, f"preprocessing golden source {index} differs from the stored input by up to {difference.max()} in {np.count_nonzero(difference)} values")
+            return Check(
+                name,
+                False,
+                f"preprocessing golden source {index} differs from the stored input by up to {difference.max()} in {np.count_nonzero(difference)} values",
+            )
     return Check(name, True, f"{len(golden.sources)} source images give the stored inputs exactly")
 
 
@@ -148,7 +175,11 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
             refusals.append(error)
             yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", key, skipped=True)
     if len(refusals) == len(artifact.manifest.variants):
-        raise refusals[0] if refusals else UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+        raise (
+            refusals[0]
+            if refusals
+            else UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+        )
 
 
 def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -> Iterator[Check]:
@@ -166,7 +197,9 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
     except VerificationError as error:
         yield Check("opens", False, error.what.rstrip("."), key)
         return
-    yield Check("opens", True, f"{model.session.info.engine} {model.session.info.version}, {target.threads} threads", key)
+    yield Check(
+        "opens", True, f"{model.session.info.engine} {model.session.info.version}, {target.threads} threads", key
+    )
     ports = check_ports(model, key)
     yield ports
     if not ports.passed:
@@ -180,7 +213,9 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
 
 def check_ports(model: Model, key: str) -> Check:
     """Names, shapes and dtypes of the opened file are those of the manifest."""
-    wrong = _differences("input", model.session.inputs, model.manifest.inputs) + _differences("output", model.session.outputs, model.manifest.outputs)
+    wrong = _differences("input", model.session.inputs, model.manifest.inputs) + _differences(
+        "output", model.session.outputs, model.manifest.outputs
+    )
     return Check("inputs and outputs", not wrong, "; ".join(wrong) or "as in the manifest", key)
 
 
@@ -197,31 +232,60 @@ def _differences(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) 
 def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
     """Outputs are finite and, one by one, those of the trained model within the limits; the metric on the goldens holds."""
     outputs = parity.run_goldens(model.session, golden.inputs)
-    shapes = [f"{name} is {outputs[name].shape}, the golden {value.shape}" for name, value in golden.outputs.items() if outputs[name].shape != value.shape]
+    shapes = [
+        f"{name} is {outputs[name].shape}, the golden {value.shape}"
+        for name, value in golden.outputs.items()
+        if outputs[name].shape != value.shape
+    ]
     if shapes:
         yield Check("parity", False, "; ".join(shapes), key)
         return
     broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
-    yield Check("finite", not broken, f"output {', '.join(broken)} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers", key)
+    yield Check(
+        "finite",
+        not broken,
+        f"output {', '.join(broken)} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers",
+        key,
+    )
     for name, reference in golden.outputs.items():
         figures = parity.compare(outputs[name], reference)
         wrong = parity.violations(figures, limits, parity.PER_OUTPUT)
         summary = f"max {figures['max_abs']:.3g}, mean {figures['mean_abs']:.3g}, cosine {figures['min_cosine']:.6f}"
-        yield Check(f"parity {name}", not wrong, f"{name} differs from the trained model: {'; '.join(wrong)}" if wrong else summary, key, figures)
+        yield Check(
+            f"parity {name}",
+            not wrong,
+            f"{name} differs from the trained model: {'; '.join(wrong)}" if wrong else summary,
+            key,
+            figures,
+        )
     figures = parity.task_figures(model.manifest, outputs, golden)
     wrong = parity.violations(figures, limits, ("metric_drop", "min_agreement"))
     summary = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
-    yield Check("metric", not wrong, f"the metric on the goldens fell: {'; '.join(wrong)}" if wrong else summary, key, figures)
+    yield Check(
+        "metric", not wrong, f"the metric on the goldens fell: {'; '.join(wrong)}" if wrong else summary, key, figures
+    )
 
 
-def check_controls(artifact: Artifact, model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
+def check_controls(
+    artifact: Artifact, model: Model, golden: Golden, limits: Mapping[str, float], key: str
+) -> Iterator[Check]:
     """What must fail: damaged weights, swapped channels, another normalisation."""
-    yield _control("control: damaged weights", _damaged_outcome(artifact, artifact.variant(key), model.target, golden, limits), key)
+    yield _control(
+        "control: damaged weights", _damaged_outcome(artifact, artifact.variant(key), model.target, golden, limits), key
+    )
     if perturb.is_grey(golden.inputs):
         yield Check("control: channels swapped", True, "the goldens are grey", key, skipped=True)
     else:
-        yield _control("control: channels swapped", _wrong_input_outcome(model, golden, limits, perturb.swap_channels(golden.inputs)), key)
-    yield _control("control: other normalisation", _wrong_input_outcome(model, golden, limits, perturb.normalise_twice(golden.inputs)), key)
+        yield _control(
+            "control: channels swapped",
+            _wrong_input_outcome(model, golden, limits, perturb.swap_channels(golden.inputs)),
+            key,
+        )
+    yield _control(
+        "control: other normalisation",
+        _wrong_input_outcome(model, golden, limits, perturb.normalise_twice(golden.inputs)),
+        key,
+    )
 
 
 def _control(name: str, outcome: str, key: str) -> Check:
@@ -230,10 +294,14 @@ def _control(name: str, outcome: str, key: str) -> Check:
     return Check(name, bool(outcome), detail, key)
 
 
-def _damaged_outcome(artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]) -> str:
+def _damaged_outcome(
+    artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]
+) -> str:
     """Why a copy with damaged weights is refused; empty if it is not."""
     with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(variant.runtime, [artifact.path / name for name in (variant.path, *variant.companions)], Path(scratch))
+        copy = perturb.damaged_copy(
+            variant.runtime, [artifact.path / name for name in (variant.path, *variant.companions)], Path(scratch)
+        )
         try:
             session = open_session(copy, target, artifact.manifest)
             outputs = parity.run_goldens(session, golden.inputs)

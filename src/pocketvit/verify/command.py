@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pocketvit import __version__
 from pocketvit.errors import UsageError, VerificationError
-from pocketvit.runtimes.progress import track
+from pocketvit.progress import track
 from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
-from pocketvit.spec.budget import Target
 from pocketvit.spec.manifest import Verification
+from pocketvit.spec.target import Target
 from pocketvit.verify.checks import Check, run_checks
 from pocketvit.verify.evaluate import eval as evaluate
 
@@ -52,7 +52,13 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"name": self.name, "path": str(self.path), "passed": self.passed, "recorded": self.recorded, "checks": [check.to_dict() for check in self.checks]}
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "passed": self.passed,
+            "recorded": self.recorded,
+            "checks": [check.to_dict() for check in self.checks],
+        }
 
     def render(self) -> RenderableType:
         """A table with one row for each check."""
@@ -64,7 +70,12 @@ class VerifyReport:
         for column in ("variant", "check", "", "found"):
             table.add_column(column)
         for check in self.checks:
-            table.add_row(check.variant, check.name, "skipped" if check.skipped else "ok" if check.passed else "FAILED", check.detail)
+            table.add_row(
+                check.variant,
+                check.name,
+                "skipped" if check.skipped else "ok" if check.passed else "FAILED",
+                check.detail,
+            )
         record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
         return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
 
@@ -76,7 +87,10 @@ class ChecksFailed(VerificationError):
         first = report.failures[0]
         where = f"{report.name}{f' ({first.variant})' if first.variant else ''}"
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        super().__init__(f"{where}: {first.detail}{more}.", "Do not use it: export the artifact again, or copy it again from where it was verified.")
+        super().__init__(
+            f"{where}: {first.detail}{more}.",
+            "Do not use it: export the artifact again, or copy it again from where it was verified.",
+        )
         self.report = report
 
 
@@ -127,7 +141,10 @@ def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
     """Write the result into the manifest, in one step; ``False`` for package data and folders that cannot be written."""
     if artifact.path.resolve().is_relative_to(shipped_root().resolve()) or not os.access(artifact.path, os.W_OK):
         return False
-    rows = [{"name": c.name, "variant": c.variant, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in checks]
+    rows = [
+        {"name": c.name, "variant": c.variant, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
+        for c in checks
+    ]
     result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
     try:
         write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
@@ -143,11 +160,17 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     key = f"{target.runtime}:{target.precision}"
     stated = [row for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric]
     if not stated:
-        raise UsageError(f"the manifest states no {manifest.main_metric} of {key} to hold {data} against.", "Leave out --data, or take another target.")
+        raise UsageError(
+            f"the manifest states no {manifest.main_metric} of {key} to hold {data} against.",
+            "Leave out --data, or take another target.",
+        )
     report = evaluate(str(artifact.path), data, target=str(target), **options)
     value = report.metrics.get(manifest.main_metric)
     if value is None:
-        raise UsageError(f"{data} gives {', '.join(report.metrics)}, not {manifest.main_metric}.", "Name data of the kind the manifest's metric was measured on.")
+        raise UsageError(
+            f"{data} gives {', '.join(report.metrics)}, not {manifest.main_metric}.",
+            "Name data of the kind the manifest's metric was measured on.",
+        )
     row, floor = stated[0], stated[0].value - _ALLOWED_LOSS[manifest.task]
     detail = f"{manifest.main_metric} is {value:.2f} {row.unit} on {data}, the manifest states {row.value:.2f} on {row.dataset} {row.split}"
     detail = f"{detail}; allowed at least {floor:.2f}" if value < floor else detail

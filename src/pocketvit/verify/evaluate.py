@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import DataError
+from pocketvit.progress import track
 from pocketvit.runtimes.model import load
-from pocketvit.runtimes.progress import track
 from pocketvit.spec.evaluators import Evaluator, Metric, make_evaluator
-from pocketvit.spec.recipe import Data
+from pocketvit.spec.recipe import DataConfig
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,7 +41,12 @@ class ScoredCase(Protocol):
         ...
 
 
-def score(model: Callable[[Any], Any], cases: Iterable[ScoredCase], evaluator: Evaluator, progress: Callable[[], None] | None = None) -> dict[str, float]:
+def score(
+    model: Callable[[Any], Any],
+    cases: Iterable[ScoredCase],
+    evaluator: Evaluator,
+    progress: Callable[[], None] | None = None,
+) -> dict[str, float]:
     """Run ``model`` on every case and return all metrics by name.
 
     Args:
@@ -56,7 +61,9 @@ def score(model: Callable[[Any], Any], cases: Iterable[ScoredCase], evaluator: E
     return {name: value for name, value, _ in _run(model, cases, evaluator, progress)[0]}
 
 
-def _run(model: Callable[[Any], Any], cases: Iterable[ScoredCase], evaluator: Evaluator, progress: Callable[[], None] | None) -> tuple[list[Metric], int]:
+def _run(
+    model: Callable[[Any], Any], cases: Iterable[ScoredCase], evaluator: Evaluator, progress: Callable[[], None] | None
+) -> tuple[list[Metric], int]:
     count = 0
     for case in cases:
         evaluator.update(model(case.image), case.truth, case.condition)
@@ -150,7 +157,7 @@ def eval(
     """
     model = load(artifact, target)
     task = model.manifest.task
-    section = Data(layout=layout or DEFAULT_LAYOUT[task], class_names=class_names, eval_sigma=tuple(eval_sigma))
+    section = DataConfig(layout=layout or DEFAULT_LAYOUT[task], class_names=class_names, eval_sigma=tuple(eval_sigma))
     collection = load_collection([data], section, task, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if section.layout == "clean" else 1)
@@ -159,4 +166,13 @@ def eval(
     with track(f"eval {model.manifest.name}", total) as advance:
         rows, count = _run(model, eval_cases(collection, section, limit), evaluator, advance)
     key = f"{model.target.runtime}:{model.target.precision}"
-    return EvalReport(model.manifest.name, key, collection.name, evaluator.main, tuple(rows), count, time.perf_counter() - began, collection.notes)
+    return EvalReport(
+        model.manifest.name,
+        key,
+        collection.name,
+        evaluator.main,
+        tuple(rows),
+        count,
+        time.perf_counter() - began,
+        collection.notes,
+    )

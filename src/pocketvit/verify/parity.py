@@ -37,7 +37,10 @@ def tolerances(manifest: Manifest, precision: str) -> dict[str, float]:
     stated = manifest.tolerances.get(precision, {})
     unknown = sorted(set(stated) - {*UPPER, *LOWER})
     if unknown:
-        raise VerificationError(f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit.", f"Known limits: {', '.join((*UPPER, *LOWER))}.")
+        raise VerificationError(
+            f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit.",
+            f"Known limits: {', '.join((*UPPER, *LOWER))}.",
+        )
     return stated or TOLERANCES[manifest.task][precision]
 
 
@@ -53,7 +56,12 @@ def compare(output: NDArray[np.float32], golden: NDArray[np.float32]) -> dict[st
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms == 0, np.all(a == b, axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-300))
     difference = np.abs(a - b)
-    return {"max_abs": float(difference.max()), "mean_abs": float(difference.mean()), "min_cosine": float(cosine.min()), "mean_cosine": float(cosine.mean())}
+    return {
+        "max_abs": float(difference.max()),
+        "mean_abs": float(difference.mean()),
+        "min_cosine": float(cosine.min()),
+        "mean_cosine": float(cosine.mean()),
+    }
 
 
 def golden_metric(manifest: Manifest, outputs: Outputs, truth: NDArray[Any]) -> float:
@@ -68,11 +76,16 @@ def task_figures(manifest: Manifest, outputs: Outputs, golden: Golden) -> dict[s
     """The metric on the goldens, its loss against the trained model, and for classification the share of equal answers in %."""
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return {"metric": float("nan"), "metric_drop": float("nan"), "min_agreement": float("nan")}
-    reference, value = golden_metric(manifest, golden.outputs, golden.truth), golden_metric(manifest, outputs, golden.truth)
+    reference, value = (
+        golden_metric(manifest, golden.outputs, golden.truth),
+        golden_metric(manifest, outputs, golden.truth),
+    )
     figures = {"metric": value, "metric_drop": 0.0 if value == reference else reference - value}
     if manifest.task == "classify":
         finest = f"probs_{manifest.levels[-1].name}"
-        figures["min_agreement"] = float(100 * np.mean(outputs[finest].argmax(axis=1) == golden.outputs[finest].argmax(axis=1)))
+        figures["min_agreement"] = float(
+            100 * np.mean(outputs[finest].argmax(axis=1) == golden.outputs[finest].argmax(axis=1))
+        )
     return figures
 
 

@@ -17,7 +17,19 @@ import numpy as np
 from pocketvit.spec.preprocess import Pixels
 
 Region = tuple[int, int]
-_ONNX_WEIGHT_TYPES = {1, 2, 3, 10, 16, 17, 18, 19, 20, 21, 22}  # float, uint8, int8, float16, bfloat16, float8, (u)int4: never int64 shapes
+_ONNX_WEIGHT_TYPES = {
+    1,
+    2,
+    3,
+    10,
+    16,
+    17,
+    18,
+    19,
+    20,
+    21,
+    22,
+}  # float, uint8, int8, float16, bfloat16, float8, (u)int4: never int64 shapes
 _ONNX_BYTE_FIELDS = {4, 5, 9}  # TensorProto.float_data, int32_data, raw_data
 _IR_CONSTANT = re.compile(rb'<data element_type="(f32|f16|bf16|i8|u8|i4|u4)"[^>]*? offset="(\d+)" size="(\d+)"')
 
@@ -40,7 +52,9 @@ def _damage_onnx(files: list[Path]) -> None:
 
 
 def _damage_ir(files: list[Path]) -> None:
-    regions = [(int(offset), int(offset) + int(size)) for _, offset, size in _IR_CONSTANT.findall(files[0].read_bytes())]
+    regions = [
+        (int(offset), int(offset) + int(size)) for _, offset, size in _IR_CONSTANT.findall(files[0].read_bytes())
+    ]
     for companion in files[1:]:
         _zero(companion, regions)
 
@@ -59,7 +73,11 @@ def _damage_torchscript(files: list[Path]) -> None:
     source.unlink()
 
 
-_DAMAGE: dict[str, Callable[[list[Path]], None]] = {"onnxruntime": _damage_onnx, "openvino": _damage_ir, "torchscript": _damage_torchscript}
+_DAMAGE: dict[str, Callable[[list[Path]], None]] = {
+    "onnxruntime": _damage_onnx,
+    "openvino": _damage_ir,
+    "torchscript": _damage_torchscript,
+}
 
 
 def _middle(region: Region) -> Region:
@@ -89,7 +107,9 @@ def _onnx_weights(data: bytes) -> Iterator[Region]:
 
 def _tensor_bytes(data: bytes, low: int, high: int) -> Iterator[Region]:
     parts = list(_fields(data, low, high))
-    kinds = [start for field, start, _ in parts if field == 2]  # TensorProto.data_type, a varint whose value stands as start
+    kinds = [
+        start for field, start, _ in parts if field == 2
+    ]  # TensorProto.data_type, a varint whose value stands as start
     if kinds and kinds[0] in _ONNX_WEIGHT_TYPES:
         yield from ((start, end) for field, start, end in parts if field in _ONNX_BYTE_FIELDS and end > start)
 

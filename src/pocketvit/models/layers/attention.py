@@ -55,7 +55,11 @@ class WindowAttention(nn.Module):
         self.window = window
         hidden = int(embed_dim * mlp_ratio)
         self.norm1, self.attn = nn.LayerNorm(embed_dim), SelfAttention(embed_dim, num_heads)
-        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(embed_dim), nn.Linear(embed_dim, hidden), nn.Linear(hidden, embed_dim)
+        self.norm2, self.fc1, self.fc2 = (
+            nn.LayerNorm(embed_dim),
+            nn.Linear(embed_dim, hidden),
+            nn.Linear(hidden, embed_dim),
+        )
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""

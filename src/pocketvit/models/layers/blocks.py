@@ -24,7 +24,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + MSA(LN(x)), then x + MLP(LN(x)) (Dosovitskiy et al. 2020, eq. 2-3)."""
 
-    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, attention: str = "full") -> None:
+    def __init__(
+        self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, attention: str = "full"
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.attn = TOKEN_ATTENTION[attention](embed_dim, num_heads, dropout)
@@ -44,7 +46,11 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.q, self.kv, self.proj = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 2 * embed_dim), nn.Linear(embed_dim, embed_dim)
+        self.q, self.kv, self.proj = (
+            nn.Linear(embed_dim, embed_dim),
+            nn.Linear(embed_dim, 2 * embed_dim),
+            nn.Linear(embed_dim, embed_dim),
+        )
         self.norm, self.mlp = nn.LayerNorm(embed_dim, eps=1e-6), Mlp(embed_dim, int(embed_dim * mlp_ratio))
         nn.init.trunc_normal_(self.query, std=0.02)
 

@@ -16,7 +16,10 @@ def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """
     height, width = image_size
     if height % patch_size or width % patch_size:
-        raise UsageError(f"image size {height}x{width} is not a multiple of the patch size {patch_size}.", f"Take e.g. {height // patch_size * patch_size or patch_size}.")
+        raise UsageError(
+            f"image size {height}x{width} is not a multiple of the patch size {patch_size}.",
+            f"Take e.g. {height // patch_size * patch_size or patch_size}.",
+        )
     return height // patch_size, width // patch_size
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from pocketvit.runtimes import progress
-from pocketvit.runtimes.progress import track
+from pocketvit import progress
+from pocketvit.progress import track
 
 
 class Terminal(io.StringIO):
@@ -25,7 +25,9 @@ def test_silent_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("delay", "shown"), [(0.0, True), (60.0, False)])
 @pytest.mark.parametrize("total", [3, None])
-def test_a_bar_with_count_and_rate_after_the_delay(monkeypatch: pytest.MonkeyPatch, delay: float, shown: bool, total: int | None) -> None:
+def test_a_bar_with_count_and_rate_after_the_delay(
+    monkeypatch: pytest.MonkeyPatch, delay: float, shown: bool, total: int | None
+) -> None:
     sink = Terminal()
     monkeypatch.setattr(sys, "stderr", sink)
     monkeypatch.setenv("TERM", "xterm")

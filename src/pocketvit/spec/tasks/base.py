@@ -1,0 +1,195 @@
+"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, and how it is shown.
+
+The other half, of the same name, is in :mod:`pocketvit.tasks`. Nothing outside these two folders names a task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.spec.preprocess import Pixels, Preprocess
+
+if TYPE_CHECKING:
+    from pocketvit.spec.manifest import LevelSpec, Manifest, TensorSpec
+
+Raw = Mapping[str, NDArray[np.float32]]
+Panel = tuple[str, Pixels]
+"""A label and an (H, W, 3) uint8 RGB picture."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the model must do. Each task has a subclass with fields of its own, which are those of the recipe's ``task``."""
+
+    name: str = ""
+    """A row of the table of tasks (``pocketvit.spec.tasks.TASKS``)."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """A metric and how its values are compared."""
+
+    name: str
+    """Base name: ``top1`` of ``fine.top1``, ``psnr`` of ``psnr@sigma25``."""
+    unit: str
+    default_drop: float
+    """Largest accepted loss against the float model where the recipe states no floor, in ``unit``."""
+    tie: float = 0.0
+    """Values that differ by no more than this are equal, in ``unit``."""
+    higher_is_better: bool = True
+    rate: bool = False
+    """A percentage of counted answers: one image is a tie too, and intervals are Wilson's."""
+
+    def tie_of(self, count: int) -> float:
+        """The tie on ``count`` answers: for a rate at least one image."""
+        return max(self.tie, 100.0 / count) if self.rate and count else self.tie
+
+    def loss(self, value: float, reference: float) -> float:
+        """By how much ``value`` is worse than ``reference`` (negative where it is better), in ``unit``."""
+        return reference - value if self.higher_is_better else value - reference
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measured value with its 95 % interval."""
+
+    name: str
+    value: float
+    unit: str
+    count: int
+    """Answers that it is the mean of."""
+    low: float
+    high: float
+
+
+def mean_measure(name: str, values: Sequence[float], unit: str) -> Measure:
+    """The mean of independent values with the normal 95 % interval of a mean (1.96 standard errors)."""
+    mean = float(np.mean(values))
+    half = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Measure(name, mean, unit, len(values), mean - half, mean + half)
+
+
+def rate_measure(name: str, hits: Sequence[bool] | NDArray[np.bool_]) -> Measure:
+    """A share of hits in percent with Wilson's 95 % interval (Wilson 1927): 265 of 296 is 85.5 to 92.5 %."""
+    n, p, z = len(hits), float(np.mean(hits)), 1.959964
+    centre, spread = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    half = spread / (1 + z * z / n)
+    return Measure(name, 100 * p, "%", n, 100 * max(0.0, centre - half), 100 * min(1.0, centre + half))
+
+
+class Evaluator(Protocol):
+    """Collects answers one by one."""
+
+    main: str
+    """Name of the main metric."""
+
+    def update(self, result: Any, truth: Any, condition: str = "") -> None:
+        """Add one answer with its ground truth; ``condition`` (e.g. ``sigma25``) keeps averages apart."""
+        ...
+
+    def metrics(self) -> Iterator[Measure]:
+        """All averages so far; nothing where there were no answers."""
+        ...
+
+
+class Result(Protocol):
+    """A typed, drawable answer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        ...
+
+    def draw(self, source: Pixels) -> Pixels:
+        """The picture to look at."""
+        ...
+
+
+@dataclass(frozen=True)
+class GoldenPolicy:
+    """How many goldens an artifact keeps and how."""
+
+    count: int
+    max_bytes: int
+    """Estimated limit of ``golden.npz``; there is at least one golden."""
+    bytes_per_pixel: float
+    """Estimated packed bytes of one pixel of an input, its truth and its output together."""
+    round_to: float | None = None
+    """Outputs are rounded to multiples of this, so that they pack."""
+
+
+class Case(Protocol):
+    """A question with its answer: see :class:`pocketvit.data.cases.Case`."""
+
+    @property
+    def image(self) -> Pixels:
+        """(H, W, 3) uint8 RGB, as the model's user has it."""
+        ...
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """Ground truth of the task."""
+        ...
+
+    @property
+    def condition(self) -> str:
+        """Which averages it belongs to."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task on the device side."""
+
+    name: str
+    purpose: str
+    """For people, after "a vision transformer that": ``classifies photographs``."""
+    config: type[TaskConfig]
+    """The recipe's ``task`` section."""
+    layouts: tuple[str, ...]
+    """Data layouts it can read, the default one first."""
+    geometry: Literal["image", "pixels"]
+    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: crops of photo and truth go together."""
+    degrades: bool
+    """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
+    labelled: bool
+    """Samples carry classes of a label hierarchy."""
+    metrics: tuple[MetricSpec, ...]
+    tolerances: Mapping[str, Mapping[str, float]]
+    """By precision: how far an exported file may be from the trained model on the goldens."""
+    golden: GoldenPolicy
+    protocol: str
+    """How the metric is computed, for tables."""
+    check_preprocess: Callable[[Preprocess], None]
+    """Raise ``UsageError`` where the preprocessing does not suit the task."""
+    outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
+    finish: Callable[[Raw, Manifest], Result]
+    """Raw outputs, each with a batch dimension of 1, to the typed answer."""
+    evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
+    """For a label hierarchy and the main condition (``sigma25``, or empty)."""
+    truth: Callable[[Pixels, Pixels | None, tuple[int, ...]], NDArray[Any]]
+    """Ground truth of a sample from its image, its clean partner and its classes."""
+    baseline: Callable[[Iterable[Case], Evaluator], Measure]
+    """The main metric of the best answer that needs no learning: the input itself, the most frequent class."""
+    change: Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]], float]
+    """How far the outputs of one image moved from a reference: what sensitivity rankings sum up."""
+    change_limits: tuple[float, float]
+    """Largest mean ``change`` and largest loss of the main metric that shrinking may cause on calibration images."""
+    panels: Callable[[Pixels, Result, NDArray[Any], Sequence[LevelSpec]], list[Panel]]
+    """(input, answer, truth, levels) to pictures that are shown side by side."""
+    writes: Literal["picture", "table"]
+    """What ``predict`` writes: a picture for each image, or one table of answers."""
+
+    def metric(self, name: str) -> MetricSpec:
+        """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).
+
+        Raises:
+            KeyError: the task has no such metric.
+        """
+        base = name.partition("@")[0].rpartition(".")[2]
+        return {spec.name: spec for spec in self.metrics}[base]
