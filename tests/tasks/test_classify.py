@@ -6,11 +6,11 @@ from torch import nn
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import TaskConfig
-from pocketvit.tasks import TASKS
+from pocketvit.spec.tasks.classify import ClassifyConfig
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.classify import Classifier, balanced_weights
 
-CLASSIFY = TASKS["classify"]
+CLASSIFY = TORCH_TASKS["classify"]
 LEVELS = (
     LevelSpec(name="coarse", labels=["a", "b"]),
     LevelSpec(name="fine", labels=["x", "y", "z"], parents=[0, 0, 1]),
@@ -37,12 +37,12 @@ def test_the_loss_is_the_weighted_mean_of_the_levels() -> None:
     output = (torch.randn(4, 2), torch.randn(4, 3))
     target = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 2]])
     each = [F.cross_entropy(logits, target[:, k]).item() for k, logits in enumerate(output)]
-    assert CLASSIFY.loss(output, target, TaskConfig()).item() == pytest.approx(sum(each) / 2)
-    assert CLASSIFY.loss(output, target, TaskConfig(level_weights=(1.0, 3.0))).item() == pytest.approx(
+    assert CLASSIFY.loss(output, target, ClassifyConfig()).item() == pytest.approx(sum(each) / 2)
+    assert CLASSIFY.loss(output, target, ClassifyConfig(level_weights=(1.0, 3.0))).item() == pytest.approx(
         (each[0] + 3 * each[1]) / 4
     )
     smooth = [F.cross_entropy(logits, target[:, k], label_smoothing=0.2).item() for k, logits in enumerate(output)]
-    assert CLASSIFY.loss(output, target, TaskConfig(label_smoothing=0.2)).item() == pytest.approx(sum(smooth) / 2)
+    assert CLASSIFY.loss(output, target, ClassifyConfig(label_smoothing=0.2)).item() == pytest.approx(sum(smooth) / 2)
 
 
 def test_balanced_weights_make_every_class_count_the_same() -> None:
@@ -51,7 +51,9 @@ def test_balanced_weights_make_every_class_count_the_same() -> None:
     assert (6 * coarse[0]).item() == pytest.approx((2 * coarse[1]).item())
     assert fine[1].item() == 0
     assert ((6 * fine[0] + 2 * fine[2]) / 8).item() == pytest.approx(1.0)
-    heavy = CLASSIFY.loss((torch.zeros(8, 2), torch.zeros(8, 3)), torch.tensor(labels), TaskConfig(), [coarse, fine])
+    heavy = CLASSIFY.loss(
+        (torch.zeros(8, 2), torch.zeros(8, 3)), torch.tensor(labels), ClassifyConfig(), [coarse, fine]
+    )
     assert heavy.item() == pytest.approx((torch.log(torch.tensor(2.0)) + torch.log(torch.tensor(3.0))).item() / 2)
 
 

@@ -66,7 +66,7 @@ def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
     scores = []
     for case in eval_cases(load_collection(recipe.data.val, recipe.data, "restore", "val"), recipe.data):
         result = model(case.image)
-        scores.append((psnr(case.image, case.truth), psnr(result.image, case.truth)))  # type: ignore[union-attr, arg-type]
+        scores.append((psnr(case.image, case.truth), psnr(result.draw(case.image), case.truth)))  # type: ignore[arg-type]
         write_image(out / f"{case.path.stem}_noisy.png", case.image)
         write_image(out / f"{case.path.stem}_restored.png", result.draw(case.image))
     noisy, restored = np.mean(scores, axis=0)

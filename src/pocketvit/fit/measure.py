@@ -11,11 +11,11 @@ from pocketvit.data.collections import Splits
 from pocketvit.export.artifact import tensor_specs
 from pocketvit.export.built import Built
 from pocketvit.runtimes.model import Model
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS
 from pocketvit.train.checkpoint import Trained
 from pocketvit.verify.evaluate import score
 
@@ -35,7 +35,7 @@ class Measurer:
         """Name of the metric that decides."""
         return (
             self.recipe.floor.metric
-            or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data)).main
+            or TASKS[self.trained.task.name].evaluator(self.trained.levels, main_condition(self.recipe.data)).main
         )
 
     def cases(self) -> Iterator[Case]:
@@ -52,7 +52,7 @@ class Measurer:
 
     def score(self, built: Built, on_image: Callable[[], None] | None = None) -> dict[str, float]:
         """All metrics of a file on the validation cases."""
-        evaluator = make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data))
+        evaluator = TASKS[self.trained.task.name].evaluator(self.trained.levels, main_condition(self.recipe.data))
         return score(self.open(built), self.cases(), evaluator, on_image)
 
     def time(self, files: Sequence[Built]) -> list[Timing]:

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pocketvit.errors import UsageError
-from pocketvit.report.data import REPORT_JSON, CandidateRow, Panel, ReportData, load_report
+from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
 from pocketvit.report.html import write_report
 from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
 from pocketvit.spec.manifest import BenchRow, Manifest, Variant
-from pocketvit.spec.results import Classification, Level
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Panel
 
 METRICS_CSV, REPORT_HTML = "metrics.csv", "report.html"
 MOST_PICTURES = 8
@@ -104,7 +102,7 @@ def artifact_report(artifact: Artifact) -> ReportData:
 
 def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
     manifest = artifact.manifest
-    key = f"{variant.runtime}:{variant.precision}"
+    key = variant.key
     metric = variant.metrics.get(manifest.main_metric)
     if metric is None:
         metric = next(
@@ -140,36 +138,10 @@ def _notes(manifest: Manifest) -> list[str]:
 
 
 def golden_pictures(manifest: Manifest, golden: Golden) -> list[tuple[str, Sequence[Panel]]]:
-    """The goldens as pictures: input, answer and truth for restore; the drawn answer for classify."""
-    count = min(len(golden.inputs), MOST_PICTURES)
-    if manifest.task == "restore":
-        output = golden.outputs[manifest.outputs[0].name]
-        return [
-            (
-                f"golden {i + 1}",
-                [
-                    ("input", golden.inputs[i]),
-                    ("restored", _pixels(output[i])),
-                    ("truth", golden.truth[i].astype(np.uint8)),
-                ],
-            )
-            for i in range(count)
-        ]
+    """The first goldens as the task shows them, with the trained model's answers."""
+    task, levels = TASKS[manifest.task], manifest.levels
     pictures: list[tuple[str, Sequence[Panel]]] = []
-    for i in range(count):
-        levels = tuple(
-            Level(
-                spec.name,
-                tuple(spec.labels),
-                golden.outputs[output.name][i],
-                int(golden.outputs[output.name][i].argmax()),
-            )
-            for spec, output in zip(manifest.levels, manifest.outputs)
-        )
-        truth = " > ".join(spec.labels[int(t)] for spec, t in zip(manifest.levels, golden.truth[i]))
-        pictures.append((f"truth: {truth}", [("", Classification(levels).draw(golden.inputs[i]))]))
+    for i, image in enumerate(golden.inputs[:MOST_PICTURES]):
+        result = task.finish({name: value[i : i + 1] for name, value in golden.outputs.items()}, levels)
+        pictures.append((f"golden {i + 1}", task.panels(image, result, golden.truth[i], levels)))
     return pictures
-
-
-def _pixels(output: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(output), 0, 255).astype(np.uint8)

@@ -82,9 +82,9 @@ class Artifact:
         """
         wanted = key or self.manifest.default
         for variant in self.manifest.variants:
-            if f"{variant.runtime}:{variant.precision}" == wanted:
+            if variant.key == wanted:
                 return variant
-        have = ", ".join(f"{v.runtime}:{v.precision}" for v in self.manifest.variants)
+        have = ", ".join(v.key for v in self.manifest.variants)
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import TaskConfig
+from pocketvit.spec.tasks.classify import ClassifyConfig
 
 
 class Classifier(nn.Module):
@@ -73,7 +73,7 @@ class ClassifyTask:
         self,
         output: tuple[Tensor, ...],
         target: Tensor,
-        settings: TaskConfig,
+        settings: ClassifyConfig,
         class_weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Weighted mean over levels of the cross-entropy."""
@@ -85,6 +85,10 @@ class ClassifyTask:
                 logits.float(), target[:, level], weight=weight, label_smoothing=settings.label_smoothing
             )
         return total / sum(shares)
+
+    def graph_output(self, answer: tuple[Tensor, ...], preprocess: Preprocess) -> tuple[Tensor, ...]:
+        """Logits to probabilities."""
+        return tuple(torch.softmax(logits.float(), dim=-1) for logits in answer)
 
     def distil(self, output: tuple[Tensor, ...], teacher: tuple[Tensor, ...], temperature: float) -> Tensor:
         """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015), mean over levels."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import TaskConfig
+from pocketvit.spec.tasks.restore import RestoreConfig
 
 
 def charbonnier(difference: Tensor) -> Tensor:
@@ -52,10 +52,15 @@ class RestoreTask:
         return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
     def loss(
-        self, output: Tensor, target: Tensor, settings: TaskConfig, class_weights: Sequence[Tensor] | None = None
+        self, output: Tensor, target: Tensor, settings: RestoreConfig, class_weights: Sequence[Tensor] | None = None
     ) -> Tensor:
         """Scalar loss of (B, 3, H, W) against the same shape."""
         return LOSSES[settings.loss](output.float() - target)
+
+    def graph_output(self, answer: Tensor, preprocess: Preprocess) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to RGB pixels (B, H, W, 3), 0 to 255, clamped, not rounded."""
+        answer = answer.flip(1) if preprocess.color == "BGR" else answer
+        return torch.clamp(answer.float() * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
 
     def distil(self, output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Charbonnier distance to the teacher's image."""

@@ -22,9 +22,9 @@ from pocketvit.data.collections import Splits
 from pocketvit.data.loader import batches_per_epoch, make_loader
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.recipe import Recipe, TrainConfig
-from pocketvit.tasks import TASKS
+from pocketvit.spec.tasks import task_of
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.classify import balanced_weights
 from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
 from pocketvit.train.ema import Ema
@@ -120,7 +120,7 @@ def _compiled(model: nn.Module) -> nn.Module:
 
 
 def _class_weights(splits: Splits, recipe: Recipe) -> list[Tensor] | None:
-    if recipe.task.name != "classify" or recipe.task.class_weights == "none":
+    if getattr(recipe.task, "class_weights", "none") == "none":
         return None
     return balanced_weights(
         [item.labels for item in splits.train.items], [len(level.labels) for level in splits.train.levels]
@@ -135,7 +135,7 @@ def _make_step(
 ) -> Step:
     """One optimiser step over the accumulated batches; returns the mean loss."""
     settings, recipe = run.recipe.train, run.recipe
-    task = TASKS[recipe.task.name]
+    task = TORCH_TASKS[recipe.task.name]
 
     def step(batches: list[tuple[Tensor, Tensor]]) -> float:
         total = 0.0
@@ -225,7 +225,7 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
     metric = ""
     scheduled = last or at.epoch % settings.validate_every == 0
     if scheduled or at.epoch >= end:
-        evaluator = make_evaluator(run.recipe.task.name, splits.val.levels, main_condition(run.recipe.data))
+        evaluator = task_of(run.recipe.task.name).evaluator(splits.val.levels, main_condition(run.recipe.data))
         metric = evaluator.main
         row |= _validate(run, splits, evaluator)
         value = row.get(metric, float("-inf"))

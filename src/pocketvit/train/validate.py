@@ -12,10 +12,11 @@ from torch import nn
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
 from pocketvit.models.restorer import DenseDenoiser, Restorer
-from pocketvit.spec.evaluators import Evaluator
 from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.preprocess import Pixels, prepare
-from pocketvit.spec.results import Classification, Level, Restored
+from pocketvit.spec.tasks.base import Evaluator
+from pocketvit.spec.tasks.classify import Classification, Level
+from pocketvit.spec.tasks.restore import Restored
 from pocketvit.spec.tiles import run_tiled
 from pocketvit.train.checkpoint import Trained
 
@@ -85,7 +86,7 @@ def validate(
                     waiting = []
     finally:
         trained.model.train(was_training)
-    return {name: value for name, value, _ in evaluator.metrics()}
+    return {row.name: row.value for row in evaluator.metrics()}
 
 
 def freeze(model: nn.Module) -> nn.Module:
