@@ -132,7 +132,7 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_golden(artifact).outputs["probs_fine"], golden.outputs["probs_fine"])
     card = (artifact.path / "card.md").read_text()
     wanted = [
-        "81.25 %",
+        "81.2 %",
         "centre crop",
         "tiny (val, 4 images)",
         "rejected",

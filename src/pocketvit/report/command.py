@@ -11,7 +11,7 @@ from pocketvit.errors import UsageError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
 from pocketvit.report.html import write_report
 from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
-from pocketvit.spec.manifest import BenchRow, Manifest, Variant
+from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel
 
@@ -85,12 +85,11 @@ def artifact_report(artifact: Artifact) -> ReportData:
         VerificationError: the goldens are damaged.
     """
     manifest = artifact.manifest
-    unit = next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), "")
     return ReportData(
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
-        metric_unit=unit,
+        metric_unit=TASKS[manifest.task].metric(manifest.main_metric).unit,
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
         pictures=golden_pictures(manifest, read_golden(artifact)),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
@@ -103,38 +102,32 @@ def artifact_report(artifact: Artifact) -> ReportData:
 def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
     manifest = artifact.manifest
     key = variant.key
-    metric = variant.metrics.get(manifest.main_metric)
-    if metric is None:
-        metric = next(
-            (row.value for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric), None
-        )
-    timing = _timing(manifest.benchmarks, key)
+    row = next((row for row in manifest.metrics if (row.variant, row.name) == (key, manifest.main_metric)), None)
+    timing = next((row for row in manifest.benchmarks if row.variant == key), None)
     is_default = key == manifest.default
-    reason = "The default: what `load` and `predict` take when no target is named." if is_default else ""
-    size = artifact.variant_bytes(variant) / 1e6
     return CandidateRow(
-        key,
-        metric,
-        timing.p50_ms if timing else None,
-        timing.p90_ms if timing else None,
-        size,
-        None,
-        "default" if is_default else "fits",
-        reason,
-        is_default,
+        name=key,
+        metric=variant.metrics.get(manifest.main_metric, row.value if row else None),
+        p50_ms=timing.p50_ms if timing else None,
+        p90_ms=timing.p90_ms if timing else None,
+        size_mb=artifact.variant_bytes(variant) / 1e6,
+        memory_mb=None,
+        verdict="default" if is_default else "fits",
+        reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
+        chosen=is_default,
+        metric_low=row.low if row else None,
+        metric_high=row.high if row else None,
+        count=row.count if row else None,
     )
-
-
-def _timing(rows: Sequence[BenchRow], key: str) -> BenchRow | None:
-    return next((row for row in rows if row.variant == key), None)
 
 
 def _notes(manifest: Manifest) -> list[str]:
     notes = [f"Weights: {manifest.licence.weights}. Training data: {manifest.licence.data}."]
-    return notes + [
-        f"{row.name} {row.value:.4g} {row.unit} of {row.variant} on {row.dataset}, {row.split}, {row.count} images{f' ({row.protocol})' if row.protocol else ''}."
-        for row in manifest.metrics
-    ]
+    for row in manifest.metrics:
+        how = "; ".join(filter(None, (row.protocol, "this data was also used to choose" if row.chosen_on else "")))
+        value = f"{row.name} {manifest.text(row, row.count)} of {row.variant}"
+        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}.")
+    return notes
 
 
 def golden_pictures(manifest: Manifest, golden: Golden) -> list[tuple[str, Sequence[Panel]]]:

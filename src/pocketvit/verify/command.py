@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit import __version__
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.progress import track
 from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
 from pocketvit.spec.manifest import Verification
@@ -145,7 +145,7 @@ def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
     result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
     try:
         write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
-    except OSError:
+    except DataError:
         return False
     return True
 
@@ -171,9 +171,8 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     row, spec = stated[0], TASKS[manifest.task].metric(name)
     floor = row.value - spec.default_drop if spec.higher_is_better else row.value + spec.default_drop
     passed = spec.loss(value, row.value) <= spec.default_drop
-    detail = (
-        f"{name} is {value:.4g} {row.unit} on {data}, the manifest states {row.value:.4g} on {row.dataset} {row.split}"
-    )
+    stated_as = f"the manifest states {spec.text(row.value)} on {row.dataset} {row.split}"
+    detail = f"{name} is {spec.text(value)} on {data}, {stated_as}"
     side = "at least" if spec.higher_is_better else "at most"
-    detail = detail if passed else f"{detail}; allowed {side} {floor:.4g}"
+    detail = detail if passed else f"{detail}; allowed {side} {spec.text(floor)}"
     return Check("data", passed, detail, key, {"value": value, "floor": floor})
