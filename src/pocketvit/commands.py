@@ -15,7 +15,7 @@ COMMANDS = {
     "fit": "pocketvit.fit.run:fit",
     "train": "pocketvit.train.command:train",
     "eval": "pocketvit.verify.evaluate:eval",
-    "compress": "pocketvit.fit.shrink:compress",
+    "compress": "pocketvit.fit.compress:compress",
     "export": "pocketvit.export.command:export",
     "verify": "pocketvit.verify.command:verify",
     "bench": "pocketvit.bench.command:bench",
