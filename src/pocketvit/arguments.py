@@ -216,21 +216,29 @@ class Arguments:
 
     def _add_section(self, name: str, section: type, text: str) -> None:
         group = self._parser.add_argument_group(name, _escaped(text))
-        hints = typing.get_type_hints(section)
-        texts = {
-            p.arg_name: " ".join((p.description or "").split())
-            for p in docstring_parser.parse_from_object(section).params
-        }
         if section is Target:
             self._kinds[name] = Kind("section", Target)
-        for field in dataclasses.fields(section):
-            kind = kind_of(hints[field.name])
-            if kind is None:
-                continue
-            if kind.form == "flag":
-                kind = Kind("scalar", bool)  # a field of a recipe is given a value, as in the YAML
-            default = field.default if field.default is not dataclasses.MISSING else None
-            self._add_option(f"{name}.{field.name}", kind, texts.get(field.name, ""), default, group)
+        options: dict[str, tuple[Kind, str, Any]] = {}
+        for form in (section, *section.__subclasses__()):  # each task has a section of its own
+            hints = typing.get_type_hints(form)
+            documented = docstring_parser.parse_from_object(form).params
+            texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
+            for field in dataclasses.fields(form):
+                kind = kind_of(hints[field.name])
+                if kind is None:
+                    continue
+                if kind.form == "flag":
+                    kind = Kind("scalar", bool)  # a field of a recipe is given a value, as in the YAML
+                default = field.default if field.default is not dataclasses.MISSING else None
+                if field.name in options:
+                    known, text, default = options[field.name]
+                    choices = dict.fromkeys((*known.choices, *kind.choices))
+                    kind = dataclasses.replace(known, choices=tuple(choices))
+                    texts.setdefault(field.name, text)
+                    texts[field.name] = text or texts[field.name]
+                options[field.name] = (kind, texts.get(field.name, ""), default)
+        for key, (kind, text, default) in options.items():
+            self._add_option(f"{name}.{key}", kind, text, default, group)
 
     def _prepare(self, args: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         """Check option names, split ``--a=b``, and take out what the parser has no word for: ``--target X:Y:Z`` and ``--model.options.KEY``."""
