@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
+from pocketvit.spec.hierarchy import LevelSpec as LevelSpec
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -25,15 +27,6 @@ class FileEntry(_Strict):
     sha256: str
 
 
-class TensorSpec(_Strict):
-    """An input or output of the model files."""
-
-    name: str
-    shape: list[int]
-    dtype: str
-    meaning: str = Field(description="Layout, range, unit and colour order in words.")
-
-
 class Variant(_Strict):
     """One way to run the model: a file in a runtime at a precision."""
 
@@ -43,16 +36,6 @@ class Variant(_Strict):
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
     metrics: dict[str, FiniteFloat] = Field(
         default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`."
-    )
-
-
-class LevelSpec(_Strict):
-    """One level of the label hierarchy."""
-
-    name: str
-    labels: list[str]
-    parents: list[int] | None = Field(
-        default=None, description="For each class its parent in the level before; none for the first level."
     )
 
 
