@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pocketvit.bench.timing import Timing
-from pocketvit.compress.table import split_entry
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError
 from pocketvit.export.artifact import pixel_model_of
@@ -95,11 +94,6 @@ def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "mode
     return write_file(runtime, pixel_model_of(trained), trained.preprocess.size, folder, stem)
 
 
-def step_names(recipe: Recipe) -> set[str]:
-    """Names of the recipe's steps."""
-    return {split_entry(entry)[0] for entry in recipe.compress.steps}
-
-
 def time_candidates(
     recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]
 ) -> list[tuple[Candidate, list[Row]]]:
@@ -132,7 +126,7 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, ob
     files = []
     for name in wanted_runtimes(recipe):
         built, runtime = export_float(trained, name, folder), RUNTIMES[name]
-        able = set(runtime.precisions(recipe.target.device)) & step_names(recipe)
+        able = set(runtime.precisions(recipe.target.device)) & set(recipe.compress.names)
         files += [built, *(replace(built, precision=p) for p in runtime.engine_precisions if p in able)]
     measurer = make_measurer(trained, splits, random)
     return [
@@ -161,7 +155,7 @@ def _timed_row(candidate: Candidate, entry: dict[str, object]) -> Row:
 
 def within_reach(rows: list[Row], recipe: Recipe) -> bool:
     """Whether the fastest timing meets the latency limit and the smallest file the size limit, with what steps can bring."""
-    limit, mb, steps = recipe.budget.latency_ms, recipe.budget.size_mb, step_names(recipe)
+    limit, mb, steps = recipe.budget.latency_ms, recipe.budget.size_mb, set(recipe.compress.names)
     hope = INT8_BOUND if "int8" in steps else 1.0
     fastest = min(row.latency(recipe.budget.percent) or 0.0 for row in rows)
     smallest = (

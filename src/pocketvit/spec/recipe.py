@@ -194,7 +194,8 @@ class TrainConfig:
 class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
-    steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
+    steps: tuple[str | dict[str, Any], ...] = ("int8", "bf16")
+    """Applied in order in each runtime that has them; each a name, or ``name: {setting: value}``."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
@@ -204,6 +205,11 @@ class CompressConfig:
     """At most so many of the ranked layers are put back in float; ``None`` tries all."""
     library_default: bool = True
     """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the steps, without their settings."""
+        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
 
     def __post_init__(self) -> None:
         _at_least("compress", self, 1, "calibration_images")
@@ -224,6 +230,8 @@ class SearchConfig:
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
     """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
+    prefer: Literal["quality", "speed", "size"] = "quality"
+    """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""
     eval_images: int | None = None
@@ -264,9 +272,9 @@ class Recipe:
                 "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
             )
         wanted, runtime = self.target.precision, self.target.runtime
-        if wanted not in ("any", "fp32", *self.compress.steps):
+        if wanted not in ("any", "fp32", *self.compress.names):
             raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.",
+                f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}.",
                 f"Add {wanted} to compress.steps, or leave target.precision at any.",
             )
         if (runtime == "onnxruntime" and wanted == "bf16") or (
