@@ -21,7 +21,7 @@ from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig, TaskConfig
 from pocketvit.spec.tasks import config_document, config_of
-from pocketvit.tasks import TASKS
+from pocketvit.tasks import TORCH_TASKS
 
 WEIGHTS, META = "model.safetensors", "model.json"
 
@@ -45,7 +45,7 @@ def build_task_model(
 ) -> nn.Module:
     """Architecture and heads with random weights."""
     backbone = build(model_spec.name, preprocess.size, model_spec.options)
-    return TASKS[task.name].build_head(backbone, levels)
+    return TORCH_TASKS[task.name].build(backbone, task, levels, preprocess)
 
 
 def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tensor] | None = None) -> None:

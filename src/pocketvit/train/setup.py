@@ -18,7 +18,7 @@ from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.artifact import shipped_names
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import Recipe
-from pocketvit.tasks import TASKS
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.classify import Classifier
 from pocketvit.train.checkpoint import WEIGHTS, Trained, build_task_model, find_checkpoint, load_checkpoint, read_meta
 from pocketvit.train.validate import freeze
@@ -35,7 +35,7 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
             f"model.name {recipe.model.name} does not do task.name {recipe.task.name}.",
             "Choose a variant of that task.",
         )
-    TASKS[recipe.task.name].check(recipe.preprocess)
+    TORCH_TASKS[recipe.task.name].check(recipe)
     if (
         recipe.task.name == "restore"
         and VARIANTS[recipe.model.name].sized
