@@ -8,15 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pocketvit.compress.steps import BY_NAME
 from pocketvit.data.collections import Splits
+from pocketvit.errors import UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS, RUNTIME_FORMAT
+from pocketvit.export.formats import exporter
 from pocketvit.fit.gate import Row
 from pocketvit.fit.measure import make_bench
 from pocketvit.models.build import variant_task
 from pocketvit.models.variants import VARIANTS
+from pocketvit.runtimes import RUNTIMES, check_target
 from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.target import ANY
 from pocketvit.train.setup import new_model
 
 SLACK = 1.1
@@ -67,8 +71,20 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
 
 
 def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
-    """The target's runtime, or all of the search where the target leaves it open."""
-    return recipe.search.runtimes if recipe.target.runtime == "any" else (recipe.target.runtime,)
+    """The target's runtime, or all of the search where the target leaves it open.
+
+    Raises:
+        UsageError: one does not exist, has no such device or precision on this machine, or no step leads to the precision.
+        MissingDependencyError: an engine is not installed.
+    """
+    target = recipe.target
+    chosen = recipe.search.runtimes if target.runtime == ANY else (target.runtime,)
+    named = ANY not in (target.runtime, target.precision)
+    for name in chosen:
+        check_target(replace(target, runtime=name, precision=target.precision if named else "fp32"))
+    if named and target.precision != "fp32" and (chosen[0], target.precision) not in BY_NAME:
+        raise UsageError(f"no step leads to {chosen[0]}:{target.precision}.", "Take another runtime or precision.")
+    return chosen
 
 
 def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem: str = "model") -> list[Built]:
@@ -76,7 +92,7 @@ def export_float(trained: object, runtimes: tuple[str, ...], folder: Path, stem:
     folder.mkdir(parents=True, exist_ok=True)
     pixel_model = pixel_model_of(trained)  # type: ignore[arg-type]
     size = trained.preprocess.size  # type: ignore[attr-defined]
-    return [EXPORTERS[RUNTIME_FORMAT[runtime]](pixel_model, size, folder, stem) for runtime in runtimes]
+    return [exporter(runtime)(pixel_model, size, folder, stem) for runtime in runtimes]
 
 
 def time_candidates(
@@ -122,24 +138,17 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, fl
     trained = new_model(random, splits.train.levels)
     trained.model.eval()
     files = export_float(trained, wanted_runtimes(recipe), folder)
-    if "bf16" in recipe.compress.steps:
-        files += [
-            Built(b.runtime, "bf16", b.path, b.companions)
-            for b in files
-            if b.runtime == "openvino" and openvino_has_bf16()
-        ]
+    files += [
+        Built(b.runtime, precision, b.path, b.companions)
+        for b in files
+        for precision in RUNTIMES[b.runtime].engine_precisions
+        if precision in recipe.compress.steps and precision in RUNTIMES[b.runtime].precisions(b.device)
+    ]
     timings = make_bench(trained, splits, random).time(files)
     return [
         {"runtime": b.runtime, "precision": b.precision, "p50": t.p50, "p90": t.p90, "mb": b.bytes / 1e6}
         for b, t in zip(files, timings, strict=True)
     ]
-
-
-def openvino_has_bf16() -> bool:
-    """Whether OpenVINO computes in bf16 on this processor."""
-    from openvino import Core
-
-    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def within_reach(rows: list[Row], recipe: Recipe) -> bool:

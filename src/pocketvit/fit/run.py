@@ -13,7 +13,7 @@ from rich.console import Console
 from pocketvit.data.cases import condition_name, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import NothingFitsError, UsageError
-from pocketvit.fit.candidates import Candidate, surely_fast, time_candidates, within_reach
+from pocketvit.fit.candidates import Candidate, surely_fast, time_candidates, wanted_runtimes, within_reach
 from pocketvit.fit.gate import Row, choose, floor_of, nearest_misses, shortfalls
 from pocketvit.fit.handover import OverBudget, hand_over, write_fit_report
 from pocketvit.fit.measure import Measurer, make_bench
@@ -74,6 +74,7 @@ def fit(
     given: dict[str, Any] = {"data": data, "model": model, "task": task, "preprocess": preprocess, "train": train}
     given |= {"compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
     resolved = r.load_recipe(recipe, {key: value for key, value in given.items() if value is not None} | overrides)
+    wanted_runtimes(resolved)  # what this machine cannot run is refused before anything is read
     default_name = Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name
     splits = load_splits(resolved.data, resolved.task.name)
     check_metric(resolved, splits)

@@ -16,6 +16,7 @@ from pocketvit.fit.candidates import export_float, wanted_runtimes
 from pocketvit.fit.gate import Row, floor_of, judge
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.result import FitReport
+from pocketvit.runtimes import RUNTIMES
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec import recipe as r
 from pocketvit.spec.budget import Budget, Floor
@@ -118,7 +119,7 @@ def _try(
     try:
         score = calibration.scorer(base.runtime) if label.startswith("int8") else None
         report = apply(step, base, calibration.inputs, score, folder)
-        if base.runtime == "openvino" and score is None:  # scoring has probed the file already
+        if RUNTIMES[base.runtime].risky and score is None:  # scoring has probed the file already
             probe(
                 report.built.path,
                 Target(base.runtime, report.built.precision, bench.recipe.target.threads),

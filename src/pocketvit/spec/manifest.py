@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.target import CPU, variant_key
 
 SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -41,9 +42,15 @@ class Variant(_Strict):
     precision: str
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
+    device: str = Field(default=CPU, description="Where it was proven; the file may run on other devices too.")
     metrics: dict[str, FiniteFloat] = Field(
         default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`."
     )
+
+    @property
+    def key(self) -> str:
+        """Name of the variant."""
+        return variant_key(self.runtime, self.precision, self.device)
 
 
 class LevelSpec(_Strict):
