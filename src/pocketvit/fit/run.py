@@ -86,7 +86,9 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     for line in start_notes(recipe):
         notes.append(line)
         notify(line)
-    metric = recipe.floor.metric or task_of(recipe.task.name).main(splits.val.levels, main_condition(recipe.data, recipe.task.name))
+    metric = recipe.floor.metric or task_of(recipe.task.name).main(
+        splits.val.levels, main_condition(recipe.data, recipe.task.name)
+    )
     better = task_of(recipe.task.name).metric(metric).higher_is_better
     trials = search(survivors, sure, splits, recipe, folder, notify, higher_is_better=better, quiet=quiet)
     out += [_lost(trial.key, stopped(trial)) for trial in trials if not trial.complete]

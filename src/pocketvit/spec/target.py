@@ -20,11 +20,6 @@ def variant_key(runtime: str, precision: str, device: str = CPU) -> str:
     return f"{runtime}:{precision}" + (f"@{device}" if device != CPU else "")
 
 
-def variant_key(runtime: str, precision: str, device: str = "cpu") -> str:
-    """How a variant of an artifact is named: ``onnxruntime:int8``, with ``@device`` where that is not the processor."""
-    return f"{runtime}:{precision}" + ("" if device == "cpu" else f"@{device}")
-
-
 @dataclass(frozen=True)
 class Target:
     """A runtime on a device with a precision and a thread count: ``onnxruntime:int8:2``, ``openvino:fp16@npu``.
@@ -70,11 +65,6 @@ class Target:
     def key(self) -> str:
         """Name of the variant that it runs (:func:`variant_key`)."""
         return variant_key(self.runtime, self.precision, self.device)
-
-    @property
-    def key(self) -> str:
-        """The variant that it runs: :func:`variant_key`."""
-        return variant_key(self.runtime, self.precision)
 
     def __str__(self) -> str:
         return f"{self.runtime}:{self.precision}:{self.threads}" + (f"@{self.device}" if self.device != CPU else "")
