@@ -1,4 +1,4 @@
-"""The command ``pocketvit fit``: images and a budget in, a proven artifact out, or an honest "nothing fits"."""
+"""What ``pocketvit fit`` does: images and a budget in, a proven artifact out, or an honest "nothing fits"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -23,63 +23,17 @@ from pocketvit.fit.training import train_survivors
 from pocketvit.spec import recipe as r
 from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.target import Target
 from pocketvit.train.runs import finish_run, open_run
 from pocketvit.verify.command import ChecksFailed
 
 
-def fit(
-    recipe: str | Path | r.Recipe,
-    *,
-    name: str | None = None,
-    runs: str = "runs",
-    quiet: bool = False,
-    data: r.DataConfig | None = None,
-    model: r.ModelConfig | None = None,
-    task: r.TaskConfig | None = None,
-    preprocess: Preprocess | None = None,
-    train: r.TrainConfig | None = None,
-    compress: r.CompressConfig | None = None,
-    budget: Budget | None = None,
-    floor: Floor | None = None,
-    target: Target | None = None,
-    search: r.SearchConfig | None = None,
-    **overrides: Any,
-) -> FitReport:
-    """Find, train, shrink, prove and hand over the best model within the budget; killed and started again it goes on.
-
-    Args:
-        recipe: YAML file, or a recipe made in Python.
-        name: run name; the recipe's file name by default.
-        runs: folder that holds the runs.
-        quiet: no progress on standard error.
-        data: fields that override the recipe's.
-        model: fields that override the recipe's.
-        task: fields that override the recipe's.
-        preprocess: fields that override the recipe's.
-        train: fields that override the recipe's.
-        compress: fields that override the recipe's.
-        budget: fields that override the recipe's.
-        floor: fields that override the recipe's.
-        target: fields that override the recipe's.
-        search: fields that override the recipe's.
-        overrides: single fields by dotted name, e.g. ``**{"budget.latency_ms": 33}``.
-
-    Raises:
-        UsageError: the recipe is wrong, or the run is finished.
-        DataError: data that cannot be used.
-        NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
-    """
-    given: dict[str, Any] = {"data": data, "model": model, "task": task, "preprocess": preprocess, "train": train}
-    given |= {"compress": compress, "budget": budget, "floor": floor, "target": target, "search": search}
-    resolved = r.load_recipe(recipe, {key: value for key, value in given.items() if value is not None} | overrides)
-    default_name = Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name
-    splits = load_splits(resolved.data, resolved.task.name)
-    check_metric(resolved, splits)
-    folder = open_run(resolved, name or default_name, runs)
+def run(recipe: r.Recipe, name: str, runs: str, quiet: bool) -> FitReport:
+    """Check the recipe against its data, open the run and do the four steps; see :func:`pocketvit.fit.command.fit`."""
+    splits = load_splits(recipe.data, recipe.task.name)
+    check_metric(recipe, splits)
+    folder = open_run(recipe, name, runs)
     console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(resolved, splits, folder, lambda line: console.print(line, markup=False), quiet)
+    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet)
 
 
 def check_metric(recipe: r.Recipe, splits: Splits) -> None:

@@ -1,4 +1,4 @@
-"""Step 3 of fit: shrink step by step behind the gain gate. Also the command ``pocketvit compress``, which does only this."""
+"""Step 3 of fit: shrink step by step behind the gain gate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from pocketvit.fit.calibration import Calibration, make_calibration
 from pocketvit.fit.candidates import export_float, wanted_runtimes
 from pocketvit.fit.gate import Row, floor_of, judge
 from pocketvit.fit.measure import Measurer
-from pocketvit.fit.result import FitReport
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec import recipe as r
-from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import Target
 
 DEFAULT_LABEL = "(library default)"
@@ -145,73 +142,3 @@ def _scored(bench: Measurer, row: Row) -> Row:
             f"floor.metric {bench.main_metric} is not measured here.", f"Take one of {', '.join(metrics)}."
         )
     return replace(row, metrics=metrics, metric=metrics[bench.main_metric])
-
-
-def compress(
-    recipe: str | Path | r.Recipe,
-    *,
-    checkpoint: str | None = None,
-    name: str | None = None,
-    runs: str = "runs",
-    quiet: bool = False,
-    data: r.DataConfig | None = None,
-    model: r.ModelConfig | None = None,
-    task: r.TaskConfig | None = None,
-    preprocess: Preprocess | None = None,
-    compress: r.CompressConfig | None = None,
-    budget: Budget | None = None,
-    floor: Floor | None = None,
-    target: Target | None = None,
-    search: r.SearchConfig | None = None,
-    **overrides: Any,
-) -> FitReport:
-    """Shrink a trained model behind the gain gate, without any training, and hand over the proven artifact.
-
-    Args:
-        recipe: YAML file, or a recipe made in Python; its data calibrate and judge.
-        checkpoint: weights to start from (checkpoint or run folder, .safetensors, shipped name); the recipe's model.weights by default.
-        name: run name; the recipe's file name and ``-compress`` by default.
-        runs: folder that holds the runs.
-        quiet: no progress on standard error.
-        data: fields that override the recipe's.
-        model: fields that override the recipe's.
-        task: fields that override the recipe's.
-        preprocess: fields that override the recipe's.
-        compress: fields that override the recipe's.
-        budget: fields that override the recipe's.
-        floor: fields that override the recipe's.
-        target: fields that override the recipe's.
-        search: fields that override the recipe's.
-        overrides: single fields by dotted name.
-
-    Raises:
-        UsageError: the recipe is wrong, names no weights, or the run is finished.
-        NothingFitsError: no file meets budget and floor.
-    """
-    from pocketvit.fit.run import fit
-
-    given = {
-        "data": data,
-        "model": model,
-        "task": task,
-        "preprocess": preprocess,
-        "compress": compress,
-        "budget": budget,
-        "floor": floor,
-        "target": target,
-        "search": search,
-    }
-    fixed: dict[str, Any] = (
-        {key: value for key, value in given.items() if value is not None}
-        | overrides
-        | {"train.epochs": 0, "search.models": [], "search.sizes": []}
-    )
-    if checkpoint is not None:
-        fixed["model.weights"] = checkpoint
-    resolved = r.load_recipe(recipe, fixed)
-    if resolved.model.weights is None:
-        raise UsageError(
-            "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
-        )
-    default_name = f"{Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name}-compress"
-    return fit(resolved, name=name or default_name, runs=runs, quiet=quiet)
