@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.overrides import resolve_recipe
@@ -12,9 +12,17 @@ from pocketvit.spec.recipe import Recipe
 if TYPE_CHECKING:
     from pocketvit.fit.result import FitReport
 
+Prefer = Literal["quality", "speed", "size"]
+
 
 def fit(
-    recipe: str | Path | Recipe, *, name: str | None = None, runs: str = "runs", quiet: bool = False, **overrides: Any
+    recipe: str | Path | Recipe,
+    *,
+    name: str | None = None,
+    runs: str = "runs",
+    prefer: Prefer | None = None,
+    quiet: bool = False,
+    **overrides: Any,
 ) -> FitReport:
     """Find, train, shrink, prove and hand over the best model within the budget; killed and started again it goes on.
 
@@ -23,6 +31,7 @@ def fit(
         name: name of the run and of the artifact; by default the recipe's file name, and the name that the recipe
             states.
         runs: folder that holds the runs.
+        prefer: what decides among files that meet budget and floor; ``search.prefer`` of the recipe by default.
         quiet: no progress on standard error.
         overrides: what differs from the recipe: sections (``budget={"latency_ms": 33}`` or ``budget=Budget(...)``), or
             fields by dotted name (``**{"budget.latency_ms": 33}``).
@@ -34,7 +43,7 @@ def fit(
     """
     from pocketvit.fit.run import run
 
-    resolved, run_name = resolve_recipe(recipe, name, overrides)
+    resolved, run_name = resolve_recipe(recipe, name, overrides | _preferred(prefer))
     return run(resolved, run_name, runs, quiet)
 
 
@@ -44,6 +53,7 @@ def compress(
     checkpoint: str | None = None,
     name: str | None = None,
     runs: str = "runs",
+    prefer: Prefer | None = None,
     quiet: bool = False,
     **overrides: Any,
 ) -> FitReport:
@@ -56,6 +66,7 @@ def compress(
         name: name of the run and of the artifact; by default the recipe's file name with ``-compress``, and the name
             that the recipe states.
         runs: folder that holds the runs.
+        prefer: what decides among files that meet budget and floor; ``search.prefer`` of the recipe by default.
         quiet: no progress on standard error.
         overrides: what differs from the recipe, as for ``fit``.
 
@@ -68,9 +79,13 @@ def compress(
     fixed: dict[str, Any] = {"train.epochs": 0, "search.models": [], "search.sizes": []}
     if checkpoint is not None:
         fixed["model.weights"] = checkpoint
-    resolved, run_name = resolve_recipe(recipe, name, overrides | fixed, "-compress")
+    resolved, run_name = resolve_recipe(recipe, name, overrides | _preferred(prefer) | fixed, "-compress")
     if resolved.model.weights is None:
         raise UsageError(
             "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
         )
     return run(resolved, run_name, runs, quiet)
+
+
+def _preferred(prefer: Prefer | None) -> dict[str, Any]:
+    return {"search.prefer": prefer} if prefer else {}

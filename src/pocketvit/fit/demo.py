@@ -14,8 +14,8 @@ from pocketvit.data.collections import load_collection
 from pocketvit.errors import MissingDependencyError, UsageError
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import read_image, write_image
-from pocketvit.spec.metrics import psnr
 from pocketvit.spec.recipe import Recipe, load_recipe
+from pocketvit.spec.tasks import config_document, task_of
 from pocketvit.train.runs import RECIPE
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
     _write_photos(sources)
     recipe = demo_recipe(sources, latency_ms)
     line = denoise_with_shipped(recipe, folder.parent / f"{name}-photos" / "denoised")
-    return replace(run(recipe, name, runs, quiet), notes=(line,))
+    report = run(recipe, name, runs, quiet)
+    return replace(report, notes=(line, *report.notes))
 
 
 def _is_demo(folder: Path) -> bool:
@@ -66,34 +67,31 @@ def _is_demo(folder: Path) -> bool:
 
 def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
     """Denoise the validation photographs with the shipped artifact, write the pictures, and say what was measured."""
-    out.mkdir(parents=True, exist_ok=True)
-    model = load(SHIPPED)
-    scores = []
-    for case in eval_cases(load_collection(recipe.data.val, recipe.data, "restore", "val"), recipe.data):
+    model, task = load(SHIPPED), task_of(recipe.task.name)
+    cases = list(eval_cases(load_collection(recipe.data.val, recipe.data, task.name, "val"), recipe.data))
+    evaluator = task.evaluator((), cases[0].condition)
+    noisy = task.baseline(cases, task.evaluator((), cases[0].condition))
+    for case in cases:
         result = model(case.image)
-        before, after = psnr(case.image, case.truth), psnr(result.image, case.truth)  # type: ignore[union-attr, arg-type]
-        scores.append((before, after))
+        evaluator.update(result, case.truth, case.condition)
         write_image(out / f"{case.path.stem}_noisy.png", case.image)
         write_image(out / f"{case.path.stem}_restored.png", result.draw(case.image))
-    noisy, restored = np.mean(scores, axis=0)
-    change = f"{noisy:.2f} dB -> {restored:.2f} dB"
-    return f"{SHIPPED} ({model.target}) on {len(scores)} photographs, noise of sigma 25: {change}; pictures in {out}"
+    restored = next(m for m in evaluator.metrics() if m.name == evaluator.main)
+    what = f"{SHIPPED} ({model.target}) on {len(cases)} photographs with added noise ({cases[0].condition})"
+    return f"{what}: {noisy.value:.2f} {noisy.unit} -> {restored.value:.2f} {restored.unit}; pictures in {out}"
 
 
 def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
     """Start from the shipped weights; no training, so that it takes minutes."""
+    from pocketvit.models.trained import find_checkpoint, read_meta
+
+    start = read_meta(find_checkpoint(SHIPPED))
     fields: dict[str, Any] = {
         "name": DEMO_NAME,
-        "data": {
-            "train": [str(photos / "train")],
-            "val": [str(photos / "val")],
-            "layout": "clean",
-            "sigma": [0, 50],
-            "eval_sigma": [25],
-        },
-        "model": {"name": "restorer_s", "weights": SHIPPED},
-        "task": {"name": "restore"},
-        "preprocess": {"resize": "tile", "size": [256, 256], "overlap": 16, "mean": [0, 0, 0], "std": [1, 1, 1]},
+        "data": {"train": [str(photos / "train")], "val": [str(photos / "val")], "layout": "clean"},
+        "model": {"name": start["model_spec"].name, "weights": SHIPPED},
+        "task": config_document(start["task"]),
+        "preprocess": start["preprocess"].to_dict(),
         "train": {"epochs": 0},
         "compress": {"steps": ["int8", "bf16"], "calibration_images": 8},
         "budget": {"latency_ms": latency_ms},
@@ -101,6 +99,7 @@ def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
         "search": {"runtimes": ["onnxruntime", "openvino"], "timing_seconds": 2.0},
         "licence_data": "photographs that scikit-image carries (public domain and CC0, see its data/README)",
     }
+    fields["data"] |= {"sigma": [0, 50], "eval_sigma": [25]}
     return load_recipe(None, fields)
 
 

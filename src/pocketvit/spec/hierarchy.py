@@ -6,11 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvit.errors import DataError
-from pocketvit.spec.manifest import LevelSpec
 
 Ints = NDArray[np.int64]
+
+
+class LevelSpec(BaseModel):
+    """One level of the label hierarchy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    labels: list[str]
+    parents: list[int] | None = Field(
+        default=None, description="For each class its parent in the level before; none for the first level."
+    )
 
 
 def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:

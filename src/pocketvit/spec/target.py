@@ -14,6 +14,11 @@ ANY = "any"
 """In a recipe: fit chooses."""
 
 
+def variant_key(runtime: str, precision: str, device: str = "cpu") -> str:
+    """How a variant of an artifact is named: ``onnxruntime:int8``, with ``@device`` where that is not the processor."""
+    return f"{runtime}:{precision}" + ("" if device == "cpu" else f"@{device}")
+
+
 @dataclass(frozen=True)
 class Target:
     """A runtime on this device with a precision and a thread count; written ``onnxruntime:int8:2``."""
@@ -46,6 +51,11 @@ class Target:
                 f"target {text!r} has too many parts.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2."
             )
         return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads)
+
+    @property
+    def key(self) -> str:
+        """The variant that it runs: :func:`variant_key`."""
+        return variant_key(self.runtime, self.precision)
 
     def __str__(self) -> str:
         return f"{self.runtime}:{self.precision}:{self.threads}"

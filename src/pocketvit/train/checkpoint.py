@@ -20,6 +20,7 @@ from pocketvit.spec.artifact import shipped_names, shipped_root
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig, TaskConfig
+from pocketvit.spec.tasks import config_document, config_of
 from pocketvit.tasks import TASKS
 
 WEIGHTS, META = "model.safetensors", "model.json"
@@ -57,7 +58,7 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, torch.Tenso
     }
     meta = {
         "model": TypeAdapter(ModelConfig).dump_python(trained.model_spec, mode="json"),
-        "task": TypeAdapter(TaskConfig).dump_python(trained.task, mode="json"),
+        "task": config_document(trained.task),
         "levels": [level.model_dump() for level in trained.levels],
         "preprocess": trained.preprocess.to_dict(),
         "info": trained.info,
@@ -96,7 +97,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         return {
             "model_spec": TypeAdapter(ModelConfig).validate_python(meta["model"]),
-            "task": TypeAdapter(TaskConfig).validate_python(meta["task"]),
+            "task": config_of(meta["task"]),
             "levels": tuple(LevelSpec.model_validate(level) for level in meta["levels"]),
             "preprocess": TypeAdapter(Preprocess).validate_python(meta["preprocess"]),
             "info": dict(meta.get("info", {})),
