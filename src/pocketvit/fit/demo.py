@@ -5,21 +5,21 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import MissingDependencyError, UsageError
-from pocketvit.fit.result import FitReport
-from pocketvit.fit.run import fit
-from pocketvit.models.trained import find_checkpoint, read_meta
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.spec.tasks import config_document, task_of
 from pocketvit.train.runs import RECIPE
+
+if TYPE_CHECKING:
+    from pocketvit.fit.result import FitReport
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "motorcycle_left")
 """Colour photographs that lie inside scikit-image's wheel; names that are not there are left out."""
@@ -31,7 +31,9 @@ LATENCY_MS = 400.0
 
 
 def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_MS, quiet: bool = False) -> FitReport:
-    """Denoise real photographs with the shipped denoiser, then fit it to a latency budget: timed, int8 and bf16 behind the gate, verified, chosen.
+    """Denoise real photographs with the shipped denoiser, then fit it to a latency budget.
+
+    It is timed in every runtime, made int8 and bf16 behind the gain gate, verified, and the best file is chosen.
 
     Args:
         runs: folder that holds the runs; an earlier demo run there is replaced.
@@ -43,6 +45,8 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
         NothingFitsError: the budget cannot be met on this machine.
         MissingDependencyError: scikit-image is not installed.
     """
+    from pocketvit.fit.run import run
+
     folder = Path(runs) / name
     if folder.exists() and not _is_demo(folder):
         raise UsageError(f"{folder} exists and is no demo run.", "Choose another --name.")
@@ -52,7 +56,7 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
     _write_photos(sources)
     recipe = demo_recipe(sources, latency_ms)
     line = denoise_with_shipped(recipe, folder.parent / f"{name}-photos" / "denoised")
-    report = fit(recipe, name=name, runs=runs, quiet=quiet)
+    report = run(recipe, name, runs, quiet)
     return replace(report, notes=(line, *report.notes))
 
 
@@ -79,6 +83,8 @@ def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
 
 def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
     """Start from the shipped weights; no training, so that it takes minutes."""
+    from pocketvit.models.trained import find_checkpoint, read_meta
+
     start = read_meta(find_checkpoint(SHIPPED))
     fields: dict[str, Any] = {
         "name": DEMO_NAME,

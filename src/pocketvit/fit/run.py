@@ -1,18 +1,16 @@
-"""The command ``pocketvit fit``: images and a budget in, a proven artifact out, or an honest "nothing fits"."""
+"""What ``pocketvit fit`` does: images and a budget in, a proven artifact out, or an honest "nothing fits"."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from pocketvit.data.cases import condition_name, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import UsageError
-from pocketvit.fit.choose import Prefer
 from pocketvit.fit.decide import decide, refuse, time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
 from pocketvit.fit.handover import ONLY_CHOSEN_ON
@@ -23,43 +21,19 @@ from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
 from pocketvit.fit.search import search, stopped
 from pocketvit.fit.shrink import planned_steps, shrink
-from pocketvit.spec.recipe import Recipe, load_recipe
+from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.runs import finish_run, open_run
 
 
-def fit(
-    recipe: str | Path | Recipe,
-    *,
-    name: str | None = None,
-    runs: str = "runs",
-    prefer: Prefer | None = None,
-    quiet: bool = False,
-    **overrides: Any,
-) -> FitReport:
-    """Find, train, shrink, prove and hand over the best model within the budget; killed and started again it goes on.
-
-    Args:
-        recipe: YAML file, or a recipe made in Python.
-        name: run name; the recipe's file name by default.
-        runs: folder that holds the runs.
-        prefer: what decides among files that meet budget and floor: quality (the default), speed or size.
-        quiet: no progress on standard error.
-        overrides: fields that replace the recipe's: sections, or single fields by dotted name.
-
-    Raises:
-        UsageError: the recipe is wrong, or the run is finished.
-        DataError: data that cannot be used.
-        NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
-    """
-    resolved = load_recipe(recipe, overrides | ({"search.prefer": prefer} if prefer else {}))
-    default_name = Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name
-    splits = load_splits(resolved.data, resolved.task.name)
-    check_recipe(resolved, splits)
-    folder = open_run(resolved, name or default_name, runs)
+def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
+    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+    splits = load_splits(recipe.data, recipe.task.name)
+    check_recipe(recipe, splits)
+    folder = open_run(recipe, name, runs)
     console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(resolved, splits, folder, lambda line: console.print(line, markup=False), quiet)
+    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
