@@ -15,7 +15,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.onnx import write
-from pocketvit.train.checkpoint import Trained
+from pocketvit.models.trained import Trained
 from tests.export.nets import classifier, inputs, restorer
 
 LOUD = "backbone.blocks.1.mlp.fc2"

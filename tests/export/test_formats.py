@@ -14,10 +14,10 @@ from pocketvit.export.formats import EXPORTERS
 from pocketvit.export.onnx import to_half_storage
 from pocketvit.export.parity import check_parity, compare, exceeded, run_file
 from pocketvit.export.wrap import PixelModel
+from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import Golden
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained
 from tests.export.nets import cases, classifier, inputs, restorer
 
 MODELS = {"classify": lambda: classifier(color="BGR"), "restore": restorer}

@@ -11,13 +11,13 @@ import numpy as np
 from pocketvit.data.collections import Splits
 from pocketvit.data.crops import training_sample
 from pocketvit.export.artifact import answers, pixel_model_of
+from pocketvit.models.trained import Trained
 from pocketvit.runtimes import open_session
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec.metrics import psnr
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
-from pocketvit.train.checkpoint import Trained
 
 MAX_RESTORE_IMAGES = 16
 """Tiles are large and hold many positions each: more of them only cost time."""

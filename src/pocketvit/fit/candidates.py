@@ -14,10 +14,9 @@ from pocketvit.export.built import Built
 from pocketvit.export.formats import EXPORTERS, RUNTIME_FORMAT
 from pocketvit.fit.gate import Row
 from pocketvit.fit.measure import make_bench
-from pocketvit.models.build import variant_task
-from pocketvit.models.variants import VARIANTS
+from pocketvit.models.build import architecture
 from pocketvit.spec.recipe import Recipe
-from pocketvit.train.setup import new_model
+from pocketvit.tasks.start import new_model
 
 SLACK = 1.1
 """A candidate stays while its fastest random-weight timing is within this factor of the limit: int8 may still help."""
@@ -46,7 +45,7 @@ def candidates(recipe: Recipe) -> list[Candidate]:
     """
     models = recipe.search.models or (recipe.model.name,)
     for name in models:
-        variant_task(name)
+        architecture(name)
     sizes = [(side, side) for side in recipe.search.sizes] or [recipe.preprocess.size]
     return [Candidate(model, size) for model in models for size in sizes]
 
@@ -57,7 +56,7 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
     model = recipe.model if same else replace(recipe.model, name=candidate.model, options={}, weights=None)
     overlap = min(recipe.preprocess.overlap, min(candidate.size) // 2)
     data = recipe.data
-    if recipe.task.name == "restore" and not candidate.model.startswith("timm:") and VARIANTS[candidate.model].sized:
+    if recipe.task.name == "restore" and architecture(candidate.model).sized:
         data = replace(
             data, patch=candidate.size[0]
         )  # its positions are those of one size, so it trains on crops of that size

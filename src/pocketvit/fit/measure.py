@@ -10,13 +10,13 @@ from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Splits
 from pocketvit.export.artifact import tensor_specs
 from pocketvit.export.built import Built
+from pocketvit.models.trained import Trained
 from pocketvit.runtimes.model import Model
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
-from pocketvit.train.checkpoint import Trained
 from pocketvit.verify.evaluate import score
 
 

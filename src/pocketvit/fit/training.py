@@ -16,11 +16,11 @@ from optuna.trial import TrialState
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError
 from pocketvit.fit.candidates import Candidate, recipe_for
+from pocketvit.models.trained import Trained
 from pocketvit.spec.recipe import Recipe
-from pocketvit.train.checkpoint import Trained
+from pocketvit.tasks.start import new_model
 from pocketvit.train.loop import train_model
 from pocketvit.train.progress import Reporter
-from pocketvit.train.setup import new_model
 
 
 def rungs(recipe: Recipe, count: int) -> list[int]:

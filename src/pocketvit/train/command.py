@@ -9,10 +9,10 @@ from typing import Any
 from pocketvit.data.collections import load_splits
 from pocketvit.spec import recipe as r
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.tasks.start import new_model
 from pocketvit.train.loop import train_model
 from pocketvit.train.progress import Reporter
 from pocketvit.train.runs import finish_run, open_run
-from pocketvit.train.setup import new_model
 
 
 @dataclass(frozen=True)

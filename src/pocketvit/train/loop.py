@@ -22,16 +22,17 @@ from pocketvit.data.collections import Splits
 from pocketvit.data.loader import batches_per_epoch, make_loader
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
+from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.recipe import Recipe, TrainConfig
 from pocketvit.tasks import TASKS
 from pocketvit.tasks.classify import balanced_weights
-from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import ask_teacher, load_teacher
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.setup import ask_teacher, load_teacher
 from pocketvit.train.state import STATE, Position, Run, resume, save_state
 from pocketvit.train.validate import validate
 
@@ -67,7 +68,7 @@ def train_model(
     """Train to the end of the recipe (or of ``stop_epoch``), going on where the folder's state left off; return the best model.
 
     Args:
-        trained: the start model from :func:`pocketvit.train.setup.new_model`; changed in place.
+        trained: the start model from :func:`pocketvit.tasks.start.new_model`; changed in place.
         splits: training and validation data.
         recipe: ``data``, ``task``, ``preprocess`` and ``train`` are used.
         folder: run folder; ``last``, ``best``, ``metrics.csv`` and ``curves.png`` are written there.

@@ -12,8 +12,8 @@ import torch
 from lightning.fabric import Fabric
 
 from pocketvit.errors import DataError
+from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.spec.recipe import Recipe
-from pocketvit.train.checkpoint import Trained, save_checkpoint
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import read_rows
 

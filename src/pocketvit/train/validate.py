@@ -12,12 +12,12 @@ from torch import nn
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
 from pocketvit.models.restorer import DenseDenoiser, Restorer
+from pocketvit.models.trained import Trained
 from pocketvit.spec.evaluators import Evaluator
 from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.preprocess import Pixels, prepare
 from pocketvit.spec.results import Classification, Level, Restored
 from pocketvit.spec.tiles import run_tiled
-from pocketvit.train.checkpoint import Trained
 
 
 @torch.inference_mode()
