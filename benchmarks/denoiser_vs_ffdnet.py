@@ -13,20 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
 
 from pocketvit.bench.timing import interleave, speedup
-from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
 from pocketvit.errors import PocketvitError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import exporter
+from pocketvit.models.trained import Trained
 from pocketvit.runtimes import open_session
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.target import Target
-from pocketvit.train.checkpoint import Trained, load_checkpoint
-from pocketvit.train.setup import new_model
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import new_model
 
 SIZE, THREADS = (321, 481), 2
 

@@ -14,11 +14,11 @@ from pocketvit.export.formats import exporter
 from pocketvit.export.onnx import to_half_storage
 from pocketvit.export.parity import check_parity, compare, exceeded, run_file
 from pocketvit.export.wrap import PixelModel
+from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES
 from pocketvit.spec.artifact import Golden
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained
 from tests.export.nets import cases, classifier, inputs, restorer
 
 FORMATS = [record.format for record in RUNTIMES.values()]

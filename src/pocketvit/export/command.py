@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.errors import UsageError
 from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
 from pocketvit.export.formats import exporter
 from pocketvit.export.parity import check_parity
-from pocketvit.models.layers.positions import resample_grid
+from pocketvit.models.trained import find_checkpoint
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained, build_task_model, find_checkpoint, load_checkpoint
+from pocketvit.tasks.load import at_size, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -120,32 +118,6 @@ def export(
             replace=replace_existing,
         )
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
-
-
-def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
-    """The same weights for another input size; position grids are resampled and baked in.
-
-    Raises:
-        UsageError: the architecture cannot take that size.
-    """
-    preprocess = replace(trained.preprocess, size=size)
-    model = build_task_model(trained.model_spec, trained.task, trained.levels, preprocess).eval()
-    state, old, new = dict(trained.model.state_dict()), dict(trained.model.named_modules()), dict(model.named_modules())
-    for path, module in new.items():
-        key = f"{path}.pos_embed".removeprefix(".")
-        if hasattr(module, "grid") and key in state and module.grid != old[path].grid:
-            state[key] = resample_grid(state[key], old[path].grid, module.grid, module.num_prefix)
-    try:
-        model.load_state_dict(state)
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
-            "Export at the size it was trained with.",
-        ) from error
-    return replace(trained, model=model, preprocess=preprocess)
 
 
 def recipe_of(checkpoint: str) -> Recipe | None:

@@ -56,10 +56,10 @@ def train(
         DataError: data that cannot be used.
     """
     from pocketvit.data.collections import load_splits
+    from pocketvit.tasks.start import new_model
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
     from pocketvit.train.runs import finish_run, open_run
-    from pocketvit.train.setup import new_model
 
     resolved, run_name = resolve_recipe(recipe, name, overrides)
     splits = load_splits(resolved.data, resolved.task.name)
