@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pocketvit.models.trained import Trained
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig
 from pocketvit.spec.tasks import config_of
-from pocketvit.train.checkpoint import Trained, build_task_model
+from pocketvit.tasks.load import build_task_model
 from tests.tiny import photo
 
 LEVELS = (

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
-from pocketvit.runtimes import open_session
+from pocketvit.runtimes import RUNTIMES, open_session
 from pocketvit.spec.artifact import Golden
 from pocketvit.spec.parity import PER_OUTPUT, compare_all, run_goldens, violations
 from pocketvit.spec.preprocess import Pixels
@@ -19,10 +19,11 @@ from pocketvit.spec.target import Target
 def run_file(built: Built, inputs: Pixels, names: Sequence[str], threads: int = 2) -> dict[str, NDArray[np.float32]]:
     """Outputs of an exported file for (N, H, W, 3) uint8 inputs, stacked by name.
 
-    TorchScript files do not know ``names``; their order counts.
+    Where the format knows no names (TorchScript), ``names`` are given in order.
     """
-    stacked = run_goldens(open_session(built.path, Target(built.runtime, built.precision, threads)), inputs)
-    return dict(zip(names, stacked.values(), strict=False)) if built.runtime == "torchscript" else stacked
+    session = open_session(built.path, Target(built.runtime, built.precision, threads, built.device))
+    stacked = run_goldens(session, inputs)
+    return stacked if RUNTIMES[built.runtime].named_outputs else dict(zip(names, stacked.values(), strict=False))
 
 
 def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], threads: int = 2) -> dict[str, float]:

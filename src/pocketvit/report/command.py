@@ -115,8 +115,7 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
         verdict="default" if is_default else "fits",
         reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
         chosen=is_default,
-        metric_low=row.low if row else None,
-        metric_high=row.high if row else None,
+        metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
         count=row.count if row else None,
     )
 

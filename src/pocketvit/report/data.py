@@ -38,17 +38,17 @@ class CandidateRow:
     reason: str = ""
     """One sentence: why."""
     chosen: bool = False
-    metric_low: float | None = None
-    """Lower end of the metric's 95 % interval."""
-    metric_high: float | None = None
+    metric_interval: tuple[float, float] | None = None
+    """95 % interval of ``metric``."""
+    p50_interval: tuple[float, float] | None = None
+    """95 % interval of ``p50_ms``."""
     count: int | None = None
     """Photos that the metric was measured on."""
 
     @property
     def interval(self) -> str:
         """``85.5 to 92.5, 296 photos``, as far as it is known."""
-        known = self.metric_low is not None and self.metric_high is not None
-        ends = [f"{figure(self.metric_low, digits=3)} to {figure(self.metric_high, digits=3)}"] if known else []
+        ends = [" to ".join(figure(x, digits=3) for x in self.metric_interval)] if self.metric_interval else []
         return ", ".join([*ends, f"{self.count} photos"]) if self.count else "".join(ends)
 
 
@@ -60,6 +60,7 @@ class ReportData:
     task: str
     metric_name: str
     metric_unit: str
+    higher_is_better: bool = True
     budget: dict[str, Any] = field(default_factory=dict)
     """Limits by name (``latency_ms``, ``percentile``, ``size_mb``, ``memory_mb``); ``None`` is no limit."""
     floor: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.runtimes import Session, open_session
+from pocketvit.runtimes import Session, open_session, runtime_of
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
@@ -30,6 +30,7 @@ class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
     ``model(image)`` is ``finish(infer(prepare(image)))``; the three parts are public so that they can be timed apart.
+    All of them may be called from many threads at once.
     """
 
     manifest: Manifest
@@ -120,8 +121,11 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]]``. By default the manifest's variant; where this machine cannot run it
-            (engine not installed, no such instructions) the first other variant that it can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
+            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+
+    Returns:
+        A model that may be called from many threads at once.
 
     Raises:
         UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
@@ -154,11 +158,12 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 def default_target(manifest: Manifest, variant: Variant) -> Target:
     """How a variant is run where nobody says: with the threads it was timed with."""
     threads = next((row.threads for row in manifest.benchmarks if row.variant == variant.key), Target.threads)
-    return Target(variant.runtime, variant.precision, threads)
+    return Target(variant.runtime, variant.precision, threads, variant.device)
 
 
 def open_variant(artifact: Artifact, target: Target) -> Model:
-    """Open the variant of ``artifact`` that ``target`` names."""
+    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none."""
+    runtime_of(target.runtime)
     variant = artifact.variant(target.key)
     check_variant_files(artifact, variant)
     file = artifact.path / variant.path

@@ -53,6 +53,8 @@ class DataConfig:
     """Folders or list files with training data; several are joined."""
     val: tuple[str, ...] = ()
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
+    test: tuple[str, ...] = ()
+    """Test data, scored once and never used to choose; empty has none."""
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
     ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
@@ -194,7 +196,8 @@ class TrainConfig:
 class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
-    steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
+    steps: tuple[str | dict[str, Any], ...] = ("int8", "bf16")
+    """Applied in order in each runtime that has them; each a name, or ``name: {setting: value}``."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
@@ -204,6 +207,11 @@ class CompressConfig:
     """At most so many of the ranked layers are put back in float; ``None`` tries all."""
     library_default: bool = True
     """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the steps, without their settings."""
+        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
 
     def __post_init__(self) -> None:
         _at_least("compress", self, 1, "calibration_images")
@@ -219,11 +227,13 @@ class SearchConfig:
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
     """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
-    runtimes: tuple[Literal["onnxruntime", "openvino", "torchscript"], ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
     """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
+    prefer: Literal["quality", "speed", "size"] = "quality"
+    """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""
     eval_images: int | None = None
@@ -263,16 +273,12 @@ class Recipe:
                 f"name {self.name!r} cannot name an artifact.",
                 "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
             )
-        wanted, runtime = self.target.precision, self.target.runtime
-        if wanted not in ("any", "fp32", *self.compress.steps):
+        wanted = self.target.precision
+        if wanted not in ("any", "fp32", *self.compress.names):
             raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.",
+                f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}.",
                 f"Add {wanted} to compress.steps, or leave target.precision at any.",
             )
-        if (runtime == "onnxruntime" and wanted == "bf16") or (
-            runtime == "torchscript" and wanted not in ("any", "fp32")
-        ):
-            raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""

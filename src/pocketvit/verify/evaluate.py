@@ -139,7 +139,7 @@ def eval(
     collection = load_collection([data], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if section.layout == "clean" else 1)
-    evaluator = task.evaluator(model.manifest.levels, main_condition(section))
+    evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:
         rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance)
