@@ -78,7 +78,7 @@ def train_model(
         reporter: shows progress.
 
     Raises:
-        UsageError: the teacher does not fit the task or its labels, or the task's settings do not fit the data.
+        UsageError: the teacher does not fit the task or its labels.
         DataError: a training image is damaged, or the disk is full.
         PocketvitError: out of memory, with the batch size to try.
     """
