@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention operator, pooling.
+"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention, pooling.
 
 Parameter names and numerics follow timm's ``vit_*``, so its weights load unchanged. The position grid is a constant of
 the size the model was built with; other sizes are resampled when weights are loaded, never inside ``forward``.
@@ -6,15 +6,17 @@ the size the model was built with; other sizes are resampled when weights are lo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
+from pocketvit.models.backbone import State
+from pocketvit.models.layers.attention import TOKEN_ATTENTION
 from pocketvit.models.layers.blocks import AttentionPool, Block
 from pocketvit.models.layers.patch_embed import PATCH_EMBEDDINGS, fold_patches, grid_of
-from pocketvit.models.layers.positions import sinusoidal
+from pocketvit.models.layers.positions import fit_table, sinusoidal
 
 Size = int | tuple[int, int]
 
@@ -24,8 +26,17 @@ def as_size(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+POOLS, POSITIONS = ("cls", "gap", "map"), ("learned", "sinusoidal")
+
+
 class ViT(nn.Module):
-    """Patches to tokens to one feature: (B, 3, H, W) float, normalised -> (B, embed_dim)."""
+    """Patches to tokens to one feature: (B, 3, H, W) float32, normalised -> (B, embed_dim).
+
+    Raises:
+        UsageError: a size that the patches do not divide, heads that do not divide the width, an unknown option.
+    """
+
+    feature_kind, any_size = "tokens", False
 
     def __init__(
         self,
@@ -40,19 +51,23 @@ class ViT(nn.Module):
         patch_embed: Literal["conv", "linear"] = "conv",
         positions: Literal["learned", "sinusoidal"] = "learned",
         attention: str = "full",
-        pool: Literal["cls", "gap", "map", "none"] = "cls",
+        pool: Literal["cls", "gap", "map"] = "cls",
         dropout: float = 0.0,
         final_norm: bool = True,
     ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise UsageError(
-                f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them."
-            )
-        self.image_size, self.patch_size, self.embed_dim, self.pool = as_size(image_size), patch_size, embed_dim, pool
-        self.channels = channels
+        for key, value, known in (
+            ("patch_embed", patch_embed, PATCH_EMBEDDINGS),
+            ("positions", positions, POSITIONS),
+            ("attention", attention, TOKEN_ATTENTION),
+            ("pool", pool, POOLS),
+        ):
+            if value not in known:
+                raise UsageError(f"{key} {value!r} is unknown.", f"Known: {', '.join(known)}.")
+        self.image_size, self.patch_size, self.in_channels = as_size(image_size), patch_size, channels
+        self.strides = (patch_size,)
         self.grid = grid_of(self.image_size, patch_size)
-        self.num_prefix = 1 if pool in ("cls", "none") else 0
+        self.num_prefix = int(pool == "cls")
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         self.patch_embed = PATCH_EMBEDDINGS[patch_embed](channels, embed_dim, patch_size)
         if self.num_prefix:
@@ -69,11 +84,22 @@ class ViT(nn.Module):
         self.attn_pool = AttentionPool(embed_dim, num_heads, mlp_ratio) if pool == "map" else None
         self.apply(_init_linear)
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens."""
+        return int(self.patch_embed.get_parameter("proj.weight").shape[0])
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of the tokens."""
+        return (self.embed_dim,)
+
     def tokens(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
         if tuple(image.shape[-2:]) != self.image_size:
+            height, width = self.image_size
             raise UsageError(
-                f"this model takes {self.image_size[0]}x{self.image_size[1]} images, not {image.shape[-2]}x{image.shape[-1]}.",
+                f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}.",
                 "Build it with another image_size.",
             )
         x = self.patch_embed(image)
@@ -84,6 +110,10 @@ class ViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, N, D)], the patches' tokens after the final norm."""
+        return [self.tokens(image)[:, self.num_prefix :]]
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
         x = self.tokens(image)
@@ -91,34 +121,68 @@ class ViT(nn.Module):
             return self.attn_pool(x)
         return x[:, 0] if self.num_prefix else x.mean(dim=1)
 
+    def resize_state(self, state: State, size: tuple[int, int] | None = None) -> State:
+        """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""
+        state = dict(state)
+        if "pos_embed" in state:
+            grid = grid_of(size or self.image_size, self.patch_size)
+            state["pos_embed"] = fit_table(state["pos_embed"], self.grid, grid, self.num_prefix)
+        kernel = "patch_embed.proj.weight"
+        if kernel in state and self.patch_embed.get_parameter(kernel.partition(".")[2]).dim() == 2:
+            state[kernel] = state[kernel].flatten(1)
+        return state
+
 
 class ViTRestorer(nn.Module):
     """A ViT that gives an image: (B, 3, H, W) in [0, 1] -> the same.
 
     ``decoder="patch"`` decodes every token to its own pixels on top of the input (LayerNorm, Linear D -> C*P^2, fold);
-    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W), kept as a reference variant.
+    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W): kept to compare with.
     """
 
-    def __init__(self, *, decoder: Literal["patch", "global"] = "patch", **vit: object) -> None:
+    feature_kind, any_size = "tokens", False
+
+    def __init__(self, *, decoder: Literal["patch", "global"] = "patch", **vit: Any) -> None:
         super().__init__()
-        options = {"final_norm": False, **vit, "pool": "cls" if decoder == "global" else "gap"}
-        self.vit = ViT(**options)  # type: ignore[arg-type]
-        self.decoder = decoder
+        if decoder not in ("patch", "global"):
+            raise UsageError(f"decoder {decoder!r} is unknown.", "Known: patch, global.")
+        self.vit = ViT(**{"final_norm": False, **vit, "pool": "cls" if decoder == "global" else "gap"})
+        self.decoder, self.strides = decoder, self.vit.strides
         height, width = self.vit.image_size
-        c, d = self.vit.channels, self.vit.embed_dim
+        c, d = self.vit.in_channels, self.vit.embed_dim
         self.decoder_norm = nn.LayerNorm(d)
         self.decoder_proj = nn.Linear(d, c * height * width if decoder == "global" else c * self.vit.patch_size**2)
         if decoder == "patch":
             nn.init.zeros_(self.decoder_proj.weight)
             nn.init.zeros_(self.decoder_proj.bias)
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens."""
+        return self.vit.embed_dim
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of the tokens."""
+        return self.vit.channels
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, N, D)], the patches' tokens."""
+        return self.vit.features(image)
+
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
         x = self.vit.tokens(image)
         if self.decoder == "global":
-            return self.decoder_proj(self.decoder_norm(x[:, 0])).unflatten(1, (self.vit.channels, *self.vit.image_size))
+            pixels = self.decoder_proj(self.decoder_norm(x[:, 0]))
+            return pixels.unflatten(1, (self.vit.in_channels, *self.vit.image_size))
         pixels = self.decoder_proj(self.decoder_norm(x))
-        return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.channels)
+        return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.in_channels)
+
+    def resize_state(self, state: State, size: tuple[int, int] | None = None) -> State:
+        """The ViT's positions for ``size``; the global decoder's output is of one size and stays."""
+        inner = {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
+        return state | {f"vit.{key}": value for key, value in self.vit.resize_state(inner, size).items()}
 
 
 def _init_linear(module: nn.Module) -> None:

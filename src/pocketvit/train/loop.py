@@ -24,16 +24,17 @@ from pocketvit.data.collections import Splits
 from pocketvit.data.loader import Batch, Loader, batches_per_epoch
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
+from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.spec.recipe import Recipe, TrainConfig
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, MetricSpec
 from pocketvit.tasks import TORCH_TASKS
-from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import ask_teacher, load_teacher
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.setup import ask_teacher, load_teacher
 from pocketvit.train.state import STATE, Position, Run, resume, save_state
 from pocketvit.train.validate import validate
 

@@ -13,8 +13,8 @@ from lightning.fabric import Fabric
 
 from pocketvit.errors import DataError
 from pocketvit.files import replacing
+from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.spec.recipe import Recipe
-from pocketvit.train.checkpoint import Trained, save_checkpoint
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import read_rows
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
+from pocketvit.models.trained import Trained
 from pocketvit.spec.preprocess import Pixels, prepare
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, Result
 from pocketvit.spec.tiles import run_tiled
 from pocketvit.tasks import TORCH_TASKS
-from pocketvit.train.checkpoint import Trained
 
 
 @torch.inference_mode()

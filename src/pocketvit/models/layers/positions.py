@@ -1,4 +1,4 @@
-"""Positions: learned or sinusoidal, as one table (1, tokens, D), interpolated ahead of time so that exports hold a constant."""
+"""Positions, learned or sinusoidal: one table (1, tokens, D), interpolated ahead of time: a constant of the export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Grid = tuple[int, int]
 
 
 def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
@@ -19,7 +21,7 @@ def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
     return table.float()[None]
 
 
-def resample_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
+def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
     """Bicubic, antialiased resampling of the grid part of a position table (as timm does); the ``prefix`` tokens stay.
 
     Args:
@@ -35,3 +37,29 @@ def resample_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], pre
     grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
     grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
     return torch.cat([head, grid.to(table.dtype)], dim=1)
+
+
+def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
+    """A table of another input size, or of other pooling, for the grid ``new`` and ``prefix`` class tokens.
+
+    Args:
+        table: (1, tokens, D), over the grid ``own`` where the number of tokens says so, else over a square one.
+        own: rows and columns of the network that asks.
+        new: rows and columns wanted.
+        prefix: class tokens wanted in front: those of the table are kept, a missing one is zero.
+
+    Returns:
+        (1, prefix + new_h * new_w, D); the table as it is where its grid cannot be told, for a shape check to report.
+    """
+    tokens = table.shape[1]
+    cells = {n: tokens - n for n in (prefix, 0, 1)}
+    found = [(own, n) for n, rest in cells.items() if rest == own[0] * own[1]]
+    found += [((math.isqrt(rest),) * 2, n) for n, rest in cells.items() if rest > 0 and math.isqrt(rest) ** 2 == rest]
+    if not found:
+        return table
+    old, had = found[0]
+    if had > prefix:
+        table, had = table[:, had - prefix :], prefix
+    elif had < prefix:
+        table, had = torch.cat([table.new_zeros(1, prefix - had, table.shape[2]), table], dim=1), prefix
+    return resample_grid(table, old, new, prefix)

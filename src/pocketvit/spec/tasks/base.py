@@ -1,4 +1,4 @@
-"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, and how it is shown.
+"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, pictures.
 
 The other half, of the same name, is in :mod:`pocketvit.tasks`. Nothing outside these two folders names a task.
 """
@@ -35,7 +35,7 @@ class TensorSpec(BaseModel):
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What the model must do. Each task has a subclass with fields of its own, which are those of the recipe's ``task``."""
+    """What the model must do. Each task has a subclass with fields of its own: the keys of the recipe's ``task``."""
 
     name: str = ""
     """A row of the table of tasks (``pocketvit.spec.tasks.TASKS``)."""
@@ -173,7 +173,8 @@ class Task:
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
     geometry: Literal["image", "pixels"]
-    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: crops of photo and truth go together."""
+    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
+    covered with tiles, and crops of photo and truth go together."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -203,11 +204,11 @@ class Task:
     panels: Callable[[Pixels, Result, NDArray[Any], Sequence[LevelSpec]], list[Panel]]
     """(input, answer, truth, levels) to pictures that are shown side by side."""
     writes: Literal["picture", "table"]
-    """What ``predict`` writes: a picture for each image (``Result.draw``), or one table of answers (``Result.cells``)."""
+    """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
     agreement: Callable[[Raw, Raw], float] | None = None
-    """Share in % of (N, ...) answers that are the same decision as a reference's; None where answers are no decisions."""
+    """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).
