@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.train import progress
+from pocketvit.train import loop, progress
 from pocketvit.train.progress import Reporter, clock
 
 from .helpers import classify_recipe, write_classes
@@ -17,11 +17,14 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None, list[tu
     shown: list[tuple[str, int | None, list[tuple[int, str]]]] = []
 
     @contextmanager
-    def track(label: str, total: int | None) -> Iterator[Callable[..., None]]:
-        shown.append((label, total, []))
-        yield lambda count=1, note="": shown[-1][2].append((count, note))
+    def track(label: str, total: int | None, *, quiet: bool = False) -> Iterator[Callable[..., None]]:
+        advances: list[tuple[int, str]] = []
+        if not quiet:
+            shown.append((label, total, advances))
+        yield lambda count=1, note="": advances.append((count, note))
 
-    monkeypatch.setattr(progress, "track", track)
+    for module in (progress, loop):
+        monkeypatch.setattr(module, "track", track)
     return shown
 
 

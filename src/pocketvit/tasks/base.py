@@ -29,7 +29,7 @@ class TorchTask:
 
     build: Callable[[nn.Module, Any, Sequence[LevelSpec], Preprocess], nn.Module]
     """(backbone, the recipe's ``task``, label hierarchy, preprocessing) to the whole network, from normalised float32
-    (B, 3, H, W) to what ``loss``, ``distil`` and ``graph_output`` take; ``UsageError`` where they do not go together."""
+    (B, 3, H, W) to what ``loss``, ``distil`` and ``graph_output`` take; ``UsageError`` where they do not fit."""
     loss: Callable[[Any, Tensor, Any, Any], Tensor]
     """(the network's output, ``targets``, the recipe's ``task``, ``state``) to a scalar."""
     distil: Callable[[Any, Any, float], Tensor]

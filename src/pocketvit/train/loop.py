@@ -25,6 +25,7 @@ from pocketvit.data.loader import Batch, Loader, batches_per_epoch
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained, save_checkpoint
+from pocketvit.progress import track
 from pocketvit.spec.recipe import Recipe, TrainConfig
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, MetricSpec
@@ -263,7 +264,7 @@ def _better(metric: MetricSpec, value: float | None, best: float | None) -> bool
 def _validate(run: Run, splits: Splits, evaluator: Evaluator, reporter: Reporter) -> dict[str, float]:
     count = len(splits.val.items) * (len(run.recipe.data.eval_sigma) if splits.val.degraded else 1)
     average = run.ema.applied(run.trained.model) if run.ema else nullcontext()
-    with reporter.track("validate", count) as advance, average:
+    with track("validate", count, quiet=reporter.quiet) as advance, average:
         return validate(run.trained, eval_cases(splits.val, run.recipe.data), evaluator, advance)
 
 

@@ -49,7 +49,7 @@ class Reporter:
             left = seconds / max(share - start, 1e-9) * (1 - share)
             return f"{self._rate:.0f} images/s  loss {loss:.4f}  {clock(left)} left of the run"
 
-        with self.track(name, batches) as step:
+        with track(name, batches, quiet=self.quiet) as step:
             step(done)
 
             def advance(batches: int, images: int, loss: float, share: float) -> None:
@@ -57,15 +57,6 @@ class Reporter:
                 images_seen += images
                 step(batches, note(loss, share))
 
-            yield advance
-
-    @contextmanager
-    def track(self, label: str, total: int | None) -> Iterator[Callable[..., None]]:
-        """:func:`pocketvit.progress.track`, unless quiet."""
-        if self.quiet:
-            yield lambda count=1, note="": None
-            return
-        with track(label, total) as advance:
             yield advance
 
     def end_epoch(self, row: dict[str, Any], metric: str) -> None:
