@@ -26,6 +26,7 @@ from pocketvit.tasks.start import new_model
 from pocketvit.train import loop
 from pocketvit.train.history import read_rows
 from pocketvit.train.loop import resolve_precision, train_model
+from pocketvit.train.state import STATE
 
 from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
@@ -112,7 +113,7 @@ def test_patience_does_not_count_the_extra_validation_of_a_rung(
 def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 2})
     run(recipe, tmp_path / "plain", stop_epoch=1)
-    assert torch.load(tmp_path / "plain" / "last" / loop.STATE, weights_only=True)["precision"] == {}
+    assert torch.load(tmp_path / "plain" / "last" / STATE, weights_only=True)["precision"] == {}
     # No fp16 on a CPU: the precision plugin of fp32 plays one that has a state.
     given: list[dict[str, float]] = []
     monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0, "growth_interval": 2000})
@@ -133,7 +134,7 @@ def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> 
     given = f"{str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True"
     code = f"import pocketvit; pocketvit.train({given})"
     process = subprocess.Popen([sys.executable, "-c", code])
-    state = tmp_path / "killed" / "last" / loop.STATE
+    state = tmp_path / "killed" / "last" / STATE
     killed_at = None
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -322,7 +323,7 @@ def test_a_loss_of_nan_stops_with_advice(tmp_path: Path) -> None:
 def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None:
     recipe = restore_recipe(write_photos(tmp_path / "d"), **{"train.epochs": 1})
     run(recipe, tmp_path / "run", stop_epoch=1)
-    (tmp_path / "run" / "last" / loop.STATE).write_bytes(b"not a state")
+    (tmp_path / "run" / "last" / STATE).write_bytes(b"not a state")
     with pytest.raises(DataError, match="cannot be used"):
         run(recipe, tmp_path / "run")
     file = tmp_path / "d" / "00.png"
@@ -339,7 +340,7 @@ def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = restore_recipe(write_photos(tmp_path / "d"), **{"train.epochs": 2})
     run(recipe, tmp_path / "run", stop_epoch=1)
-    before = (tmp_path / "run" / "last" / loop.STATE).read_bytes()
+    before = (tmp_path / "run" / "last" / STATE).read_bytes()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -347,6 +348,6 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(DataError, match="No space left"):
         run(recipe, tmp_path / "run")
-    assert (tmp_path / "run" / "last" / loop.STATE).read_bytes() == before
+    assert (tmp_path / "run" / "last" / STATE).read_bytes() == before
     monkeypatch.undo()
     assert run(recipe, tmp_path / "run").info["epochs"] >= 1

@@ -10,14 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import Splits
@@ -36,10 +35,8 @@ from pocketvit.train.ema import Ema
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.state import STATE, Position, Run, resume, save_state
+from pocketvit.train.state import Run, resume, save_state
 from pocketvit.train.validate import validate
-
-__all__ = ["STATE", "Position", "Run", "resolve_precision", "train_model"]
 
 
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
@@ -101,13 +98,14 @@ def train_model(
     run = Run(recipe, folder, trained, make_optimizer(model, settings), average)
     resume(run, fabric)
     if not run.position.done:
-        forward, optimizer = fabric.setup(_compiled(model) if settings.compile else model, run.optimizer)
+        network: Any = torch.compile(model) if settings.compile else model
+        forward, optimizer = fabric.setup(network, run.optimizer)
         if teacher:
             teacher.model.to(fabric.device)
         step = _make_step(fabric, forward, optimizer, run, task_state, teacher)
         end = min(settings.epochs, stop_epoch or settings.epochs)
         run.start()
-        with Loader(splits.train, recipe.data, recipe.preprocess, settings) as loader:
+        with closing(Loader(splits.train, recipe.data, recipe.preprocess, settings)) as loader:
             while run.position.epoch < end and not run.position.done:
                 _epoch(run, splits, loader, step, fabric, reporter or Reporter(quiet=True), end)
     best = load_checkpoint(folder / "best")
@@ -120,11 +118,6 @@ def _fabric(settings: TrainConfig) -> Fabric:
     cuda = torch.cuda.is_available()
     precision: Any = resolve_precision(settings, cuda)
     return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    compiled: Any = torch.compile(model)
-    return compiled  # type: ignore[no-any-return]
 
 
 Step = Callable[[list[Batch]], float]

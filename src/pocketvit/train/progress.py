@@ -31,14 +31,9 @@ class Reporter:
 
     @contextmanager
     def epoch(self, epoch: int, epochs: int | None, batches: int, done: int, start: float) -> Iterator[Advance]:
-        """A bar for an epoch of ``batches`` batches.
+        """A bar for ``epoch``, counted from 0, of ``epochs`` (``None`` for a run by time, which ends in mid epoch).
 
-        Args:
-            epoch: counted from 0.
-            epochs: how many there will be; ``None`` for a run by time, which ends in mid epoch.
-            batches: batches of the epoch.
-            done: how many of them are behind it.
-            start: share of the run that is behind it.
+        ``done`` of its ``batches`` and the share ``start`` of the run are behind it.
         """
         began, images_seen = time.monotonic(), 0
         name = f"{self.label} epoch {epoch + 1}" + (f"/{epochs}" if epochs else "")
