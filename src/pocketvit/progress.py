@@ -11,8 +11,8 @@ DELAY_SECONDS = 2.0
 
 
 @contextmanager
-def track(label: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each finished part.
+def track(label: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Yield ``advance(count=1, note="")`` to call after each finished part, or ``count`` of them; the note is shown.
 
     The bar appears after two seconds, and only where standard error is a terminal; it goes away when the work is done.
 
@@ -21,7 +21,7 @@ def track(label: str, total: int | None) -> Iterator[Callable[[], None]]:
         total: number of parts, ``None`` if unknown.
     """
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda count=1, note="": None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,18 +32,19 @@ def track(label: str, total: int | None) -> Iterator[Callable[[], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}/s"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task, began, done, shown = bar.add_task(label, total=total, rate="-"), time.monotonic(), 0, False
+    task, began, done, shown = bar.add_task(label, total=total, rate="-", note=""), time.monotonic(), 0, False
 
-    def advance() -> None:
+    def advance(count: int = 1, note: str = "") -> None:
         nonlocal done, shown
-        done += 1
+        done += count
         seconds = time.monotonic() - began
         if not shown and seconds > DELAY_SECONDS:
             bar.start()
             shown = True
-        bar.update(task, completed=done, rate=f"{done / max(seconds, 1e-9):.3g}")
+        bar.update(task, completed=done, rate=f"{done / max(seconds, 1e-9):.3g}", note=note)
 
     try:
         yield advance

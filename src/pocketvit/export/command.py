@@ -103,7 +103,7 @@ def export(
     collection = load_collection(settings.val or settings.train, settings, trained.task.name, "val", trained.levels)
     count = goldens or (32 if trained.task.name == "classify" else 6)
     golden = make_golden(trained, _main_cases(collection, settings, count), count)
-    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings)).main
+    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings, trained.task.name)).main
     with tempfile.TemporaryDirectory() as scratch:
         built = [
             EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model")

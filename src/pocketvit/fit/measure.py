@@ -35,7 +35,7 @@ class Measurer:
         """Name of the metric that decides."""
         return (
             self.recipe.floor.metric
-            or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data)).main
+            or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data, self.recipe.task.name)).main
         )
 
     def cases(self) -> Iterator[Case]:
@@ -52,7 +52,7 @@ class Measurer:
 
     def score(self, built: Built, on_image: Callable[[], None] | None = None) -> dict[str, float]:
         """All metrics of a file on the validation cases."""
-        evaluator = make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data))
+        evaluator = make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data, self.recipe.task.name))
         return score(self.open(built), self.cases(), evaluator, on_image)
 
     def time(self, files: Sequence[Built]) -> list[Timing]:

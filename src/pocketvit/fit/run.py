@@ -89,7 +89,7 @@ def check_metric(recipe: r.Recipe, splits: Splits) -> None:
     if recipe.task.name == "classify":
         names = [f"{level.name}.top1" for level in splits.val.levels] + [f"{splits.val.levels[-1].name}.top5"]
     else:
-        middle = main_condition(recipe.data)
+        middle = main_condition(recipe.data, recipe.task.name)
         conditions = [f"@{condition_name(recipe.data, sigma)}" for sigma in recipe.data.eval_sigma] if middle else [""]
         names = [f"{kind}{condition}" for condition in conditions for kind in ("psnr", "ssim")]
     if recipe.floor.metric not in names:

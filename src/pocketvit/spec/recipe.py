@@ -51,6 +51,8 @@ class DataConfig:
     """Folders or list files with training data; several are joined."""
     val: tuple[str, ...] = ()
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
+    test: tuple[str, ...] = ()
+    """Test data, scored once and never used to choose; empty has none."""
     layout: Literal["clean", "pairs", "classes", "list", "sidd", "gopro"] = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each; ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
     class_names: str | None = None
