@@ -21,7 +21,10 @@ def python(code: str) -> str:
 
 def test_importing_the_package_is_quick_and_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "onnxruntime", "pydantic", "rich")
-    code = f"import time; t = time.process_time(); import pocketvit; d = time.process_time() - t; import sys; print(d, *(m for m in {heavy!r} if m in sys.modules))"
+    code = (
+        "import time; t = time.process_time(); import pocketvit; d = time.process_time() - t; "
+        f"import sys; print(d, *(m for m in {heavy!r} if m in sys.modules))"
+    )
     seconds, *imported = min((python(code) for _ in range(3)), key=lambda line: float(line.split()[0])).split()
     assert imported == []
     assert float(seconds) < 0.3
