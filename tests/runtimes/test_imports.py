@@ -33,3 +33,8 @@ def test_importing_the_package_is_quick_and_imports_nothing_heavy() -> None:
 def test_small_device_modules_import_no_torch_and_no_engine() -> None:
     heavy = ("torch", "torchvision", "timm", "lightning", "openvino", "onnxruntime", "onnx", "skimage", "rich")
     assert python(f"import {', '.join(SMALL)}, sys; print(*(m for m in {heavy!r} if m in sys.modules))") == ""
+
+
+def test_one_engine_is_opened_without_the_others() -> None:
+    code = "import pocketvit, sys; pocketvit.load('denoise-color', 'onnxruntime:fp32')"
+    assert python(f"{code}; print(*(m for m in ('torch', 'openvino') if m in sys.modules))") == ""
