@@ -1,4 +1,4 @@
-"""CONTRIBUTING's "one file and one row": each row of its table, added from test code; and no two files import each other.
+"""CONTRIBUTING's "one file and one row": each row of its table from test code; and no two files import each other.
 
 The rows of a model, a task, a runtime and a compression step are tested where they live.
 """
@@ -112,7 +112,7 @@ def test_a_package_that_is_really_missing_exits_6(tmp_path: Path) -> None:
 
 
 def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
-    """The files of the package that a file imports, within functions too; what is only for type checkers is left out."""
+    """The files of the package that a file imports, within functions too, but not what is only for type checkers."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     only_types = {
         id(inner)
