@@ -20,11 +20,12 @@ from pocketvit.fit.gate import Row
 from pocketvit.fit.handover import bench_rows, lineage, metric_rows
 from pocketvit.fit.measure import make_bench
 from pocketvit.fit.shrink import shrink
+from pocketvit.models.trained import find_checkpoint, save_checkpoint
 from pocketvit.spec.artifact import shipped_root
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import load_recipe
-from pocketvit.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.verify.command import verify
 

@@ -1,11 +1,11 @@
-"""Writing files in one step: a reader, or a killed process, finds the old file or the new one and never a part of it."""
+"""Writing files in one step: readers, and killed processes, find the old file or the new one and never a part of it."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pocketvit.errors import DataError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` with the same suffix; it takes the place of ``path`` when the block ends well.
+    """Yield a temporary path beside ``path`` with the same suffix; it replaces ``path`` when the block ends well.
 
     Raises:
         DataError: the folder cannot be made or written, or the disk is full; what stood at ``path`` is intact.
@@ -25,12 +25,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         what = f"{path}: cannot be written ({error.strerror or error})."
         raise DataError(what, "Check the path, free space and permissions.") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # a path below a file cannot even be looked at
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

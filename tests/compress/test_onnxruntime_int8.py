@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from pocketvit.models.trained import Trained
 
 from pocketvit.compress import onnxruntime_int8 as int8
 from pocketvit.compress.layers import collect, find_layers, prepare
@@ -17,6 +16,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.onnx import write
+from pocketvit.models.trained import Trained
 from tests.compress.helpers import apply, context, mean_error, planned, reports
 from tests.export.nets import classifier, inputs, restorer
 

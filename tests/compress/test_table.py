@@ -16,7 +16,7 @@ from pocketvit.compress.table import attempts, plan_steps
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import TOLERANCES, make_golden, pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS
+from pocketvit.export.formats import exporter
 from pocketvit.export.parity import check_parity, compare, run_file
 from pocketvit.spec.artifact import Golden
 from tests.compress.helpers import apply, context, planned
@@ -32,7 +32,7 @@ def golden() -> Golden:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     trained, folder = classifier(), tmp_path_factory.mktemp("float")
     return {
-        name: EXPORTERS[name](pixel_model_of(trained), trained.preprocess.size, folder, "net")
+        name: exporter(name)(pixel_model_of(trained), trained.preprocess.size, folder, "net")
         for name in ("onnx", "openvino")
     }
 
@@ -102,7 +102,7 @@ def test_nncf_errors(files: dict[str, Built], golden: Golden, tmp_path: Path) ->
 @pytest.mark.slow
 def test_nncf_on_a_restorer(tmp_path: Path) -> None:
     trained = restorer((32, 48))
-    built = EXPORTERS["openvino"](pixel_model_of(trained), (32, 48), tmp_path, "net")
+    built = exporter("openvino")(pixel_model_of(trained), (32, 48), tmp_path, "net")
     pictures = inputs(trained, 4)
     report = apply(NncfInt8(), built, pictures, None, tmp_path, "restore")
     answers = [run_file(b, pictures, ["restored"])["restored"] for b in (built, report.built)]

@@ -33,20 +33,20 @@ def test_poisson_conditions_say_so(tmp_path: Path) -> None:
     collection = load_collection([str(clean_folder(tmp_path, 1, height=96, width=96))], data, "restore", "val")
     cases = list(eval_cases(collection, data))
     assert [case.condition for case in cases] == ["sigma0shot0.01", "sigma10shot0.01", "sigma20shot0.01"]
-    assert main_condition(data) == "sigma10shot0.01"
+    assert main_condition(data, "restore") == "sigma10shot0.01"
     errors = [np.std(case.image.astype(float) - case.truth) for case in cases]
     assert errors[0] == pytest.approx(255 * np.sqrt(0.01 * cases[0].truth.mean() / 255), rel=0.1)
     assert errors[0] < errors[1] < errors[2]
 
 
 def test_main_condition_is_the_middle_sigma_of_clean_photos() -> None:
-    assert main_condition(DataConfig()) == "sigma25"
-    assert main_condition(DataConfig(eval_sigma=(12.5,))) == "sigma12.5"
-    assert main_condition(DataConfig(layout="pairs")) == ""
-    assert main_condition(DataConfig(layout="classes")) == ""
+    assert main_condition(DataConfig(), "restore") == "sigma25"
+    assert main_condition(DataConfig(eval_sigma=(12.5,)), "restore") == "sigma12.5"
+    assert main_condition(DataConfig(layout="pairs"), "restore") == ""
+    assert main_condition(DataConfig(layout="classes"), "classify") == ""
     for wrong in ((), (15.0, -1.0)):
         with pytest.raises(UsageError, match="eval_sigma"):
-            main_condition(DataConfig(eval_sigma=wrong))
+            main_condition(DataConfig(eval_sigma=wrong), "restore")
 
 
 def test_pairs_and_labels_come_as_they_are(tmp_path: Path) -> None:

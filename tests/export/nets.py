@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pocketvit.models.trained import Trained
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig, TaskConfig
-from pocketvit.train.checkpoint import Trained, build_task_model
+from pocketvit.tasks.load import build_task_model
 from tests.tiny import photo
 
 LEVELS = (

@@ -10,16 +10,18 @@ import torch
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.export.artifact import answers, make_golden, pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS
+from pocketvit.export.formats import exporter
 from pocketvit.export.onnx import to_half_storage
 from pocketvit.export.parity import check_parity, compare, exceeded, run_file
 from pocketvit.export.wrap import PixelModel
+from pocketvit.models.trained import Trained
+from pocketvit.runtimes import RUNTIMES
 from pocketvit.spec.artifact import Golden
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained
 from tests.export.nets import cases, classifier, inputs, restorer
 
+FORMATS = [record.format for record in RUNTIMES.values()]
 MODELS = {"classify": lambda: classifier(color="BGR"), "restore": restorer}
 
 
@@ -33,14 +35,11 @@ def exported(
     return (
         trained,
         golden,
-        {
-            name: write(pixel_model_of(trained), trained.preprocess.size, folder, "net")
-            for name, write in EXPORTERS.items()
-        },
+        {name: exporter(name)(pixel_model_of(trained), trained.preprocess.size, folder, "net") for name in FORMATS},
     )
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_format_gives_the_trained_models_answers(
     exported: tuple[Trained, Golden, dict[str, Built]], format: str
 ) -> None:

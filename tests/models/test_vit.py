@@ -48,7 +48,7 @@ def test_norm_sizes_inside_a_base_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, row in VARIANTS.items() if row.task == "classify" and "base" not in n and "large" not in n]
+    "name", [n for n, row in VARIANTS.items() if row.gives == "features" and "base" not in n and "large" not in n]
 )
 def test_every_small_classifier_gives_one_feature_per_image(name: str) -> None:
     model = build(name, (64, 64)).eval()

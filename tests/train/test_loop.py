@@ -16,11 +16,11 @@ from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import DataError, PocketvitError, UsageError
 from pocketvit.spec.metrics import psnr
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import new_model
 from pocketvit.train import loop
-from pocketvit.train.checkpoint import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.train.loop import resolve_precision, train_model
-from pocketvit.train.setup import new_model
 
 from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
 

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 import pocketvit
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import UsageError
-from pocketvit.models.build import variant_task
+from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import ask_teacher, load_teacher, new_model
 from pocketvit.train import loop
-from pocketvit.train.checkpoint import Trained, load_checkpoint, save_checkpoint
-from pocketvit.train.setup import ask_teacher, load_teacher, new_model
 from pocketvit.train.validate import run_batch
 
 from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
@@ -106,7 +106,7 @@ def test_a_teacher_of_another_task_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_restorer_of_one_size_cannot_teach_patches_of_another(tmp_path: Path) -> None:
-    name = next(name for name, variant in VARIANTS.items() if variant.sized and variant_task(name) == "restore")
+    name = next(name for name, variant in VARIANTS.items() if variant.sized and variant.gives == "image")
     recipe = restore_recipe(tmp_path, **{"train.teacher": str(tmp_path / "teacher")})
     student = new_model(restore_recipe(tmp_path), ())
     save_checkpoint(tmp_path / "teacher", replace(student, model_spec=ModelConfig(name)))

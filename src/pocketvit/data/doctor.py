@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pocketvit.data import layouts
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import write_json
+from pocketvit.progress import track
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 """Folder name -> split, to tell copies within a split from copies that leak from one into another."""
 _SHOWN = 8
 
@@ -88,13 +78,8 @@ class DoctorReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        plain["duplicates"] = [
-            {"paths": list(d.paths), "same": d.same, "across": list(d.across)} for d in self.duplicates
-        ]
-        return {
-            "ok": self.ok,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()},
-        }
+        plain["duplicates"] = [vars(group) for group in self.duplicates]
+        return {"ok": self.ok, **plain}
 
     def render(self) -> str:
         """Lines for people: each kind of finding with its number and the first few files."""
@@ -113,9 +98,8 @@ class DoctorReport:
         lines += _section("folders without images", list(self.empty_folders))
         if len(self.classes) > 1:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
-            lines.append(
-                f"{len(self.classes)} classes or folders, from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
-            )
+            span = f"from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
+            lines.append(f"{len(self.classes)} classes or folders, {span}")
         if self.quarantine:
             lines.append(f"{len(self.damaged)} damaged files are left out from now on: {', '.join(self.quarantine)}")
         elif self.damaged:
@@ -138,12 +122,13 @@ def doctor(
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
-    """Decode every image and report damaged, mislabelled, duplicate, tiny, huge and turned ones, and the images per class.
+    """Decode every image; report damaged, mislabelled, duplicate, tiny, huge and turned ones, and images per class.
 
     Args:
         data: folder, or list file with one image path a line.
-        others: further folders or lists (validation, test) that are inspected with it; copies between them are reported.
-        quarantine: list damaged files in ``pocketvit-quarantine.txt`` in the data folder; all readers then leave them out. Nothing is moved or deleted.
+        others: further folders or lists (validation, test) to inspect with it; copies between them are reported.
+        quarantine: list damaged files in ``pocketvit-quarantine.txt`` in the data folder; all readers then leave them
+            out. Nothing is moved or deleted.
         small: images with a side below so many pixels are reported as tiny.
         huge_megapixels: images with more pixels are reported as huge.
         workers: threads; all cores by default.
@@ -153,7 +138,8 @@ def doctor(
         The report; its ``exit_code`` is 3 if damaged images are left.
 
     Raises:
-        DataError: a folder is missing or holds no image, or a list names files that do not exist.
+        DataError: a folder is missing or holds no image, a list names files that do not exist, or ``out`` or a
+            quarantine list cannot be written.
         UsageError: a limit or the number of workers makes no sense.
     """
     if small < 0 or huge_megapixels <= 0 or (workers is not None and workers < 1):
@@ -184,7 +170,7 @@ def doctor(
         quarantine=tuple(str(file) for file in lists),
     )
     if out is not None:
-        _write(Path(out), report)
+        write_json(Path(out), report.to_dict())
     return report
 
 
@@ -229,42 +215,12 @@ def _entries(root: Path) -> list[tuple[Path, str]]:
 
 
 def _inspect(files: list[Path], workers: int) -> list[Finding]:
-    with ThreadPoolExecutor(workers) as pool, _progress(len(files)) as advance:
-        findings = []
+    findings = []
+    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
         for finding in pool.map(inspect_file, files):
             findings.append(finding)
-            advance(len(findings))
+            advance()
     return findings
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on standard error that appears after two seconds."""
-    columns = (
-        TextColumn("doctor"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("doctor", total=total, rate=0.0)
-    began, shown = time.monotonic(), False
-
-    def advance(done: int) -> None:
-        nonlocal shown
-        elapsed = time.monotonic() - began
-        if not shown and elapsed > 2 and done < total:
-            bar.start()
-            shown = True
-        if shown:
-            bar.update(task, completed=done, rate=done / elapsed)
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()
 
 
 def _duplicates(findings: Sequence[Finding], files: dict[Path, Path], roots: Sequence[Path]) -> Iterator[Duplicates]:
@@ -301,27 +257,8 @@ def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
 
 
 def _quarantine(roots: Sequence[Path], files: dict[Path, Path], damaged: Sequence[Finding]) -> list[Path]:
-    written = []
-    for root in roots:
-        mine = [finding.path for finding in damaged if files[finding.path] == root]
-        if mine:
-            try:
-                written.append(write_list(folder_of(root), mine))
-            except OSError as error:
-                raise DataError(
-                    f"{folder_of(root)}: the quarantine list cannot be written ({error.strerror}).",
-                    "Make the folder writable.",
-                ) from error
-    return written
-
-
-def _write(path: Path, report: DoctorReport) -> None:
-    try:
-        path.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}).", "Name a file in a writable folder with --out."
-        ) from error
+    by_root = {root: [finding.path for finding in damaged if files[finding.path] == root] for root in roots}
+    return [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
 
 
 def _section(title: str, entries: Sequence[str]) -> list[str]:

@@ -30,12 +30,13 @@ def level_names(count: int) -> list[str]:
 
 
 def read_class_names(file: Path) -> ClassNames:
-    """Read a CSV with the columns fine name, fine id, coarse name, coarse id by position; only two columns are flat labels.
+    """Read a CSV with fine name, fine id, coarse name, coarse id, by position; only two columns are flat labels.
 
     A header line (no number in the second column) is skipped; further columns are ignored. Classes are ordered by id.
 
     Raises:
-        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two parents.
+        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
+            parents.
     """
     rows = _read_csv(file)
     count = 2 if len(rows[0][1]) >= 4 else 1
@@ -72,7 +73,8 @@ def encode(
 
     Args:
         rows: label texts, coarsest first, as many for each row.
-        known: class list that translates ids and names; without it the classes are those found, sorted (numbers by value).
+        known: class list that translates ids and names; without it the classes are those found, sorted (numbers by
+            value).
         levels: hierarchy to encode into, matched by class name.
 
     Raises:

@@ -69,7 +69,10 @@ def read_pairs(root: Path, split: str) -> Found:
 
 
 def read_sidd(root: Path, split: str) -> Found:
-    """SIDD sRGB (Abdelhamed et al. 2018): ``Data/<scene>/GT_SRGB_0xx.PNG`` and ``NOISY_SRGB_0xx.PNG``; scenes without both are left out."""
+    """SIDD sRGB (Abdelhamed et al. 2018): ``Data/<scene>/GT_SRGB_0xx.PNG`` and ``NOISY_SRGB_0xx.PNG``.
+
+    Scenes without both are left out.
+    """
     _need_folder(root)
     data = root / "Data" if (root / "Data").is_dir() else root
     rows, incomplete = [], []
@@ -90,8 +93,9 @@ def read_sidd(root: Path, split: str) -> Found:
 
 
 def read_gopro(root: Path, split: str) -> Found:
-    """GoPro (Nah et al. 2016): ``[train|test/]<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png``; ``blur`` is taken, else ``blur_gamma``.
+    """GoPro (Nah et al. 2016): ``[train|test/]<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png``.
 
+    ``blur`` is taken, else ``blur_gamma``.
     Where the root holds ``train`` and ``test``, the one that goes with ``split`` is read (``val`` reads ``test``).
     """
     _need_folder(root)
@@ -119,7 +123,10 @@ def read_gopro(root: Path, split: str) -> Found:
 
 
 def read_classes(root: Path, split: str) -> Found:
-    """One folder per class; if every image lies exactly two folders deep, they are ``coarse/fine``. Deeper images belong to the first folder."""
+    """One folder per class; if every image lies exactly two folders deep, they are ``coarse/fine``.
+
+    Deeper images belong to the first folder.
+    """
     files = list_images(root)
     parts = [path.relative_to(root).parts[:-1] for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
@@ -129,7 +136,7 @@ def read_classes(root: Path, split: str) -> Found:
             "Put every image into the folder of its class.",
         )
     two = all(len(folders) == 2 for folders in parts)
-    # Fine names may repeat below other coarse ones, so the fine label is the whole path; `labels` shortens it where it can.
+    # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
     return [
         Entry(path, None, (p[0], f"{p[0]}/{p[1]}") if two else (p[0],), str(path))
         for path, p in zip(files, parts, strict=True)
@@ -137,9 +144,9 @@ def read_classes(root: Path, split: str) -> Found:
 
 
 def read_list(root: Path, split: str) -> Found:
-    """Lines ``path, fine, coarse`` or ``path, label``; three and more labels are coarsest first (Yoga-82). Paths are relative to the list.
+    """Lines ``path, fine, coarse`` or ``path, label``; three and more labels are coarsest first (Yoga-82).
 
-    Files that do not exist are an error that names the first and their number.
+    Paths are relative to the list. Files that do not exist are an error that names the first and their number.
     """
     lines = _read_lines(root)
     width = len(lines[0][1])

@@ -1,4 +1,4 @@
-"""The list of files that readers leave out: ``pocketvit-quarantine.txt``, written by the doctor, one relative path a line."""
+"""The list of files that readers leave out: ``pocketvit-quarantine.txt`` by the doctor, one relative path a line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvit.errors import DataError
+from pocketvit.files import write_text
 
 FILE_NAME = "pocketvit-quarantine.txt"
 
@@ -38,13 +39,15 @@ def read_list(file: Path) -> list[Path]:
 
 
 def write_list(folder: Path, files: Sequence[Path]) -> Path:
-    """Add ``files`` to the folder's quarantine list and return its path; entries that are there stay."""
+    """Add ``files`` to the folder's quarantine list and return its path; entries that are there stay.
+
+    Raises:
+        DataError: the list cannot be read or written.
+    """
     target = folder / FILE_NAME
     entries = set(read_list(target)) if target.exists() else set()
     entries |= {file.resolve() for file in files}
     lines = sorted(Path(os.path.relpath(path, folder.resolve())).as_posix() for path in entries)
-    target.write_text(
-        "\n".join(["# Files that pocketvit leaves out; delete a line to use the file again.", *lines, ""]),
-        encoding="utf-8",
-    )
+    head = "# Files that pocketvit leaves out; delete a line to use the file again."
+    write_text(target, "\n".join([head, *lines, ""]))
     return target

@@ -16,12 +16,12 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.wrap import INPUT, PixelModel, example
+from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_folder, write_golden, write_manifest
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained
 
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""

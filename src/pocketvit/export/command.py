@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.errors import UsageError
 from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
-from pocketvit.export.formats import EXPORTERS
+from pocketvit.export.formats import exporter
 from pocketvit.export.parity import check_parity
-from pocketvit.models.layers.positions import resample_grid
+from pocketvit.models.trained import find_checkpoint
 from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained, build_task_model, find_checkpoint, load_checkpoint
+from pocketvit.tasks.load import at_size, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,9 @@ def export(
         VerificationError: a file does not give the trained model's answers.
     """
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    unknown = [f for f in formats if f not in EXPORTERS]
-    if unknown or not formats:
-        raise UsageError(
-            f"unknown format {unknown[0]!r}." if unknown else "no format is named.",
-            f"Take any of {', '.join(EXPORTERS)}.",
-        )
+    if not formats:
+        raise UsageError("no format is named.", "Take e.g. onnx.")
+    writers = [exporter(name) for name in dict.fromkeys(formats)]
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained = load_checkpoint(checkpoint)
@@ -105,12 +100,9 @@ def export(
     collection = load_collection(settings.val or settings.train, settings, trained.task.name, "val", trained.levels)
     count = goldens or (32 if trained.task.name == "classify" else 6)
     golden = make_golden(trained, _main_cases(collection, settings, count), count)
-    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings)).main
+    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings, trained.task.name)).main
     with tempfile.TemporaryDirectory() as scratch:
-        built = [
-            EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model")
-            for f in dict.fromkeys(formats)
-        ]
+        built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
         limits = TOLERANCES[trained.task.name]
         variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
@@ -126,32 +118,6 @@ def export(
             replace=replace_existing,
         )
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
-
-
-def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
-    """The same weights for another input size; position grids are resampled and baked in.
-
-    Raises:
-        UsageError: the architecture cannot take that size.
-    """
-    preprocess = replace(trained.preprocess, size=size)
-    model = build_task_model(trained.model_spec, trained.task, trained.levels, preprocess).eval()
-    state, old, new = dict(trained.model.state_dict()), dict(trained.model.named_modules()), dict(model.named_modules())
-    for path, module in new.items():
-        key = f"{path}.pos_embed".removeprefix(".")
-        if hasattr(module, "grid") and key in state and module.grid != old[path].grid:
-            state[key] = resample_grid(state[key], old[path].grid, module.grid, module.num_prefix)
-    try:
-        model.load_state_dict(state)
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
-            "Export at the size it was trained with.",
-        ) from error
-    return replace(trained, model=model, preprocess=preprocess)
 
 
 def recipe_of(checkpoint: str) -> Recipe | None:

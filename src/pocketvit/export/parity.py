@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT
-from pocketvit.runtimes import open_session
+from pocketvit.runtimes import RUNTIMES, open_session
 from pocketvit.spec.artifact import Golden
 from pocketvit.spec.target import Target
 
@@ -37,11 +37,11 @@ def compare(outputs: Arrays, expected: Arrays) -> dict[str, float]:
 def run_file(
     built: Built, inputs: Iterable[NDArray[np.uint8]], names: Sequence[str], threads: int = 2
 ) -> dict[str, NDArray[np.float32]]:
-    """Outputs of an exported file for (H, W, 3) uint8 inputs, stacked by name. TorchScript files do not know ``names``; their order counts."""
-    session = open_session(built.path, Target(built.runtime, built.precision, threads))
+    """Outputs of an exported file for (H, W, 3) uint8 inputs, stacked by name; ``names`` in order where the file has none."""
+    session = open_session(built.path, Target(built.runtime, built.precision, threads, built.device))
     rows = [session.run({INPUT: image[None]}) for image in inputs]
     stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return dict(zip(names, stacked.values(), strict=False)) if built.runtime == "torchscript" else stacked
+    return stacked if RUNTIMES[built.runtime].named_outputs else dict(zip(names, stacked.values(), strict=False))
 
 
 def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], threads: int = 2) -> dict[str, float]:

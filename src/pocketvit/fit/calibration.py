@@ -11,6 +11,7 @@ from pocketvit.compress.step import Context
 from pocketvit.data.crops import training_sample
 from pocketvit.export.built import Built
 from pocketvit.fit.measure import Measurer
+from pocketvit.runtimes.model import PIXELS
 from pocketvit.runtimes.probe import probe
 
 MAX_CROPS = 16
@@ -41,7 +42,7 @@ def make_context(measurer: Measurer, runtime: str, folder: Path) -> Context:
         probe(path, model.target, inputs[0].shape[:2])
         evaluator = task.evaluator(trained.levels, "")
         for pixels, truth in zip(inputs, truths, strict=True):
-            evaluator.update(model.finish(model.session.run({model.input_name: pixels[None]})), truth)
+            evaluator.update(model.finish(model.session.run({PIXELS: pixels[None]})), truth)
         value = next(m.value for m in evaluator.metrics() if m.name == evaluator.main)
         return value if task.metric(evaluator.main).higher_is_better else -value
 

@@ -69,7 +69,8 @@ def choose(rows: Sequence[Row], limits: Limits, prefer: Prefer = "quality") -> t
     left = pareto(usable_rows(rows, limits), limits)
     if not left:
         return None, "nothing meets budget and floor"
-    percent, said = limits.budget.percent, []
+    percent = limits.budget.percent
+    said: list[str] = []
     ways = {
         "quality": lambda row: goodness(row, limits),
         "speed": lambda row: -(row.latency(percent) or float("inf")),

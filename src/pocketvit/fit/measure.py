@@ -55,7 +55,7 @@ class Measurer:
 
     def evaluator(self) -> Evaluator:
         """A new evaluator for the validation cases."""
-        return self.task.evaluator(self.trained.levels, main_condition(self.recipe.data))
+        return self.task.evaluator(self.trained.levels, main_condition(self.recipe.data, self.task.name))
 
     def cases(self, part: Collection | None = None) -> Iterator[Case]:
         """Cases of the validation data (or of ``part``), decoded as they are asked for; the same for every file."""

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pocketvit.bench.timing import Timing
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import write_file
+from pocketvit.export.formats import exporter
 from pocketvit.files import write_json
 from pocketvit.fit.measure import make_measurer
 from pocketvit.fit.rows import Row
@@ -91,7 +92,7 @@ def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
 def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "model") -> Built:
     """The float file of a runtime."""
     folder.mkdir(parents=True, exist_ok=True)
-    return write_file(runtime, pixel_model_of(trained), trained.preprocess.size, folder, stem)
+    return exporter(runtime)(pixel_model_of(trained), trained.preprocess.size, folder, stem)
 
 
 def time_candidates(
@@ -119,7 +120,7 @@ def time_candidates(
     return found
 
 
-def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, object]]:
+def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, Any]]:
     random = replace(recipe, model=replace(recipe.model, weights=None))
     trained = new_model(random, splits.train.levels)
     trained.model.eval()
@@ -141,11 +142,11 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, ob
     ]
 
 
-def _timed_row(candidate: Candidate, entry: dict[str, object]) -> Row:
+def _timed_row(candidate: Candidate, entry: dict[str, Any]) -> Row:
     """A row of a random-weight timing; it has no metric, and its file says nothing."""
-    runtime, precision, timing = str(entry["runtime"]), str(entry["precision"]), Timing(tuple(entry["times_ms"]))  # type: ignore[arg-type]
+    runtime, precision, timing = str(entry["runtime"]), str(entry["precision"]), Timing(tuple(entry["times_ms"]))
     settings = {"bytes": entry["bytes"]}
-    height, width = entry["image"]  # type: ignore[misc]
+    height, width = entry["image"]
     reason = f"{timing.p50:.3g} ms on {height}x{width} with random weights"
     name = f"{candidate.key} {runtime}:{precision}"
     return Row(

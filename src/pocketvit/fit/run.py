@@ -43,7 +43,7 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
     wanted = recipe.floor.metric
     if wanted is None:
         return
-    task, middle = task_of(recipe.task.name), main_condition(recipe.data)
+    task, middle = task_of(recipe.task.name), main_condition(recipe.data, recipe.task.name)
     conditions = [f"@{condition_name(recipe.data, sigma)}" for sigma in recipe.data.eval_sigma] if middle else [""]
     levels = [f"{level.name}." for level in splits.val.levels] or [""]
     names = [f"{level}{spec.name}{condition}" for condition in conditions for level in levels for spec in task.metrics]
@@ -60,7 +60,9 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     for line in start_notes(recipe):
         notes.append(line)
         notify(line)
-    metric = recipe.floor.metric or task_of(recipe.task.name).main(splits.val.levels, main_condition(recipe.data))
+    metric = recipe.floor.metric or task_of(recipe.task.name).main(
+        splits.val.levels, main_condition(recipe.data, recipe.task.name)
+    )
     better = task_of(recipe.task.name).metric(metric).higher_is_better
     trials = search(survivors, sure, splits, recipe, folder, notify, higher_is_better=better, quiet=quiet)
     out += [_lost(trial.key, stopped(trial)) for trial in trials if not trial.complete]

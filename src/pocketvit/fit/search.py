@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from pocketvit.data.collections import Splits
@@ -90,7 +91,7 @@ def open_study(folder: Path, recipe: Recipe, higher_is_better: bool) -> optuna.S
     logging.getLogger("alembic").setLevel(logging.WARNING)
     file = folder / STUDY
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=recipe.search.rung_epochs, reduction_factor=2)
-    direction = "maximize" if higher_is_better else "minimize"
+    direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
     try:
         return optuna.create_study(
             storage=f"sqlite:///{file}", study_name="fit", direction=direction, load_if_exists=True, pruner=pruner

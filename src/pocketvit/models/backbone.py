@@ -1,4 +1,4 @@
-"""What every task stands on. ``VARIANTS`` and ``timm:`` models all keep this protocol; a contract test holds each row to it."""
+"""What every task stands on: one protocol, which all rows of ``VARIANTS`` and all ``timm:`` models keep."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+Size = tuple[int, int]
+"""Height and width."""
 FeatureKind = Literal["maps", "tokens"]
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """An ``nn.Module`` on normalised images (B, 3, H, W) float32; its declarations hold for the network as it is, narrowed or not."""
+    """An ``nn.Module`` on normalised images (B, 3, H, W) float32. A test holds every row to what it declares."""
 
     feature_kind: FeatureKind
-    """What :meth:`features` gives: maps (B, C, h, w), or tokens (B, h * w, C) of the grid in row order, without class tokens."""
+    """Maps (B, C, h, w), or tokens (B, h * w, C) of the grid in row order, without class tokens."""
     strides: tuple[int, ...]
     """Of each feature, finest first: h and w are those of the image over the stride, rounded up."""
     any_size: bool
@@ -39,8 +41,8 @@ class Backbone(Protocol):
         """(B, 3, H, W) -> (B, embed_dim), or an image (B, 3, H, W) in [0, 1] where the architecture gives images."""
         ...
 
-    def resize_state(self, state: State, size: tuple[int, int]) -> State:
-        """The state of this network, or of one of another input size, for a network built at ``size`` (height, width).
+    def resize_state(self, state: State, size: Size | None = None) -> State:
+        """A state of this network, of any input size, for a network built at ``size`` (by default this one).
 
         Grids of positions are resampled; whatever does not depend on the size stays as it is.
         """
@@ -48,7 +50,7 @@ class Backbone(Protocol):
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The backbone inside a task's model: its attribute ``backbone``, or the model itself where the task adds nothing."""
+    """The backbone inside a task's model: its attribute ``backbone``, or the model itself where nothing is added."""
     inner = getattr(model, "backbone", model)
     assert isinstance(inner, nn.Module)
     return inner
@@ -59,6 +61,6 @@ class AnySize:
 
     any_size = True
 
-    def resize_state(self, state: State, size: tuple[int, int]) -> State:
+    def resize_state(self, state: State, size: Size | None = None) -> State:
         """As it is."""
         return state

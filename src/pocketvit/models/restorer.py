@@ -1,6 +1,6 @@
-"""A hybrid restoration transformer that was chosen by timing: dense convolutions where pixels are many, attention where they are few.
+"""A hybrid restorer, chosen by timing: dense convolutions where pixels are many, attention where they are few.
 
-The image is pixel-unshuffled (work at 1/2 resolution and below), passes an encoder of convolution blocks, a bottleneck of
+The image is pixel-unshuffled (work at 1/2 resolution and below), passes an encoder of convolutions, a bottleneck of
 channel and window attention between convolution blocks, and a decoder with additive skips; the network predicts the
 residual. Depthwise convolutions and attention at full token count are left out: they keep the matrix units idle.
 """
@@ -30,7 +30,7 @@ def _map_block(kind: str, width: int, window: int) -> nn.Module:
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:
-    """Continued at the right and bottom to multiples. Replication works for images of any size; reflection needs more."""
+    """Continued at the right and bottom to multiples. Replication works for any size; reflection needs more pixels."""
     pad_h, pad_w = -image.shape[-2] % multiple, -image.shape[-1] % multiple
     return F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
 
@@ -85,7 +85,7 @@ class Restorer(AnySize, nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Width of each level."""
-        return tuple(int(layer.weight.shape[0]) for layer in (self.stem, *self.down))  # type: ignore[union-attr]
+        return tuple(int(layer.get_parameter("weight").shape[0]) for layer in (self.stem, *self.down))
 
     @property
     def embed_dim(self) -> int:
@@ -131,7 +131,7 @@ class DenseDenoiser(AnySize, nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of the stack."""
-        return int(self.body[-1].weight.shape[1])
+        return int(self.body[-1].get_parameter("weight").shape[1])
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Networks that a step has narrowed: a freshly built one is cut to the recorded shape of every parameter.
 
-Heads, hidden units, channels, the embedding width and whole blocks may be missing. What they are wired to is not recorded:
+Heads, hidden units, channels, the embedding width and whole blocks may be missing. What they are wired to is not said:
 ``forward`` of a layer has to follow its weights (attention reads the number of heads from them).
 """
 
@@ -21,7 +21,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 
 def fit_shapes(model: nn.Module, shapes: Shapes) -> nn.Module:
-    """Cut ``model`` in place to ``shapes``, as :func:`shapes_of` gave them for a narrowed network of the same architecture.
+    """Cut ``model`` in place to ``shapes``: those of a narrowed network of the same architecture (:func:`shapes_of`).
 
     Parameters and buffers of another shape are replaced by empty ones, absent parameters (a bias) by ``None``, absent
     members of a list of blocks are removed at its end and replaced by ``nn.Identity`` inside it. Nothing is copied: a

@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention operator, pooling.
+"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention, pooling.
 
 Parameter names and numerics follow timm's ``vit_*``, so its weights load unchanged. The position grid is a constant of
 the size the model was built with; other sizes are resampled when weights are loaded, never inside ``forward``.
@@ -30,7 +30,7 @@ POOLS, POSITIONS = ("cls", "gap", "map"), ("learned", "sinusoidal")
 
 
 class ViT(nn.Module):
-    """Patches to tokens to one feature: (B, 3, H, W) float, normalised -> (B, embed_dim). A :class:`~..backbone.Backbone`.
+    """Patches to tokens to one feature: (B, 3, H, W) float32, normalised -> (B, embed_dim).
 
     Raises:
         UsageError: a size that the patches do not divide, heads that do not divide the width, an unknown option.
@@ -87,7 +87,7 @@ class ViT(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of the tokens."""
-        return int(self.patch_embed.proj.weight.shape[0])
+        return int(self.patch_embed.get_parameter("proj.weight").shape[0])
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -121,15 +121,14 @@ class ViT(nn.Module):
             return self.attn_pool(x)
         return x[:, 0] if self.num_prefix else x.mean(dim=1)
 
-    def resize_state(self, state: State, size: tuple[int, int]) -> State:
-        """Positions for ``size``, a missing or spare class token included; a convolution's patch weights laid out as ours."""
+    def resize_state(self, state: State, size: tuple[int, int] | None = None) -> State:
+        """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""
         state = dict(state)
         if "pos_embed" in state:
-            state["pos_embed"] = fit_table(
-                state["pos_embed"], self.grid, grid_of(size, self.patch_size), self.num_prefix
-            )
+            grid = grid_of(size or self.image_size, self.patch_size)
+            state["pos_embed"] = fit_table(state["pos_embed"], self.grid, grid, self.num_prefix)
         kernel = "patch_embed.proj.weight"
-        if kernel in state and self.patch_embed.proj.weight.dim() == 2:
+        if kernel in state and self.patch_embed.get_parameter(kernel.partition(".")[2]).dim() == 2:
             state[kernel] = state[kernel].flatten(1)
         return state
 
@@ -138,7 +137,7 @@ class ViTRestorer(nn.Module):
     """A ViT that gives an image: (B, 3, H, W) in [0, 1] -> the same.
 
     ``decoder="patch"`` decodes every token to its own pixels on top of the input (LayerNorm, Linear D -> C*P^2, fold);
-    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W), kept as a reference variant.
+    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W): kept to compare with.
     """
 
     feature_kind, any_size = "tokens", False
@@ -180,7 +179,7 @@ class ViTRestorer(nn.Module):
         pixels = self.decoder_proj(self.decoder_norm(x))
         return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.in_channels)
 
-    def resize_state(self, state: State, size: tuple[int, int]) -> State:
+    def resize_state(self, state: State, size: tuple[int, int] | None = None) -> State:
         """The ViT's positions for ``size``; the global decoder's output is of one size and stays."""
         inner = {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
         return state | {f"vit.{key}": value for key, value in self.vit.resize_state(inner, size).items()}

@@ -37,6 +37,10 @@ class CandidateRow:
     reason: str = ""
     """One sentence: why."""
     chosen: bool = False
+    metric_interval: tuple[float, float] | None = None
+    """95 % interval of ``metric``."""
+    p50_interval: tuple[float, float] | None = None
+    """95 % interval of ``p50_ms``."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class ReportData:
     task: str
     metric_name: str
     metric_unit: str
+    higher_is_better: bool = True
     budget: dict[str, Any] = field(default_factory=dict)
     """Limits by name (``latency_ms``, ``percentile``, ``size_mb``, ``memory_mb``); ``None`` is no limit."""
     floor: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.runtimes import Session, open_session
+from pocketvit.runtimes import Session, open_session, runtime_of
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.images import ImageLike, read_image
@@ -38,6 +38,7 @@ class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
     ``model(image)`` is ``finish(infer(prepare(image)))``; the three parts are public so that they can be timed apart.
+    All of them may be called from many threads at once.
     """
 
     manifest: Manifest
@@ -144,8 +145,11 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]]``. By default the manifest's variant; where this machine cannot run it
-            (engine not installed, no such instructions) the first other variant that it can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
+            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+
+    Returns:
+        A model that may be called from many threads at once.
 
     Raises:
         UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
@@ -177,14 +181,14 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:
     """How a variant is run where nobody says: with the threads it was timed with."""
-    key = f"{variant.runtime}:{variant.precision}"
-    threads = next((row.threads for row in manifest.benchmarks if row.variant == key), Target.threads)
-    return Target(variant.runtime, variant.precision, threads)
+    threads = next((row.threads for row in manifest.benchmarks if row.variant == variant.key), Target.threads)
+    return Target(variant.runtime, variant.precision, threads, variant.device)
 
 
 def open_variant(artifact: Artifact, target: Target) -> Model:
-    """Open the variant of ``artifact`` that ``target`` names."""
-    variant = artifact.variant(f"{target.runtime}:{target.precision}")
+    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none."""
+    runtime_of(target.runtime)
+    variant = artifact.variant(target.key)
     check_variant_files(artifact, variant)
     file = artifact.path / variant.path
     return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)

@@ -75,16 +75,17 @@ class Artifact:
     manifest: Manifest
 
     def variant(self, key: str | None = None) -> Variant:
-        """The variant ``runtime:precision`` (default: the manifest's).
+        """The variant ``runtime:precision[@device]`` (default: the manifest's); the processor's where a device has none.
 
         Raises:
             UsageError: the artifact holds no such variant.
         """
         wanted = key or self.manifest.default
-        for variant in self.manifest.variants:
-            if f"{variant.runtime}:{variant.precision}" == wanted:
-                return variant
-        have = ", ".join(f"{v.runtime}:{v.precision}" for v in self.manifest.variants)
+        for key in (wanted, wanted.partition("@")[0]):
+            for variant in self.manifest.variants:
+                if variant.key == key:
+                    return variant
+        have = ", ".join(variant.key for variant in self.manifest.variants)
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, 
 
 from pocketvit.spec.hierarchy import LevelSpec as LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.target import variant_key
+from pocketvit.spec.target import CPU, variant_key
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 
@@ -36,11 +36,11 @@ class Variant(_Strict):
     precision: str
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
+    device: str = Field(default=CPU, description="Where it was proven; the file may run on other devices too.")
     metrics: dict[str, FiniteFloat] = Field(
         default={},
         description="Metrics measured on this very variant, by name; `metrics` of the manifest says on what.",
     )
-    device: str = "cpu"
 
     @property
     def key(self) -> str:

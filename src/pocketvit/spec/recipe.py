@@ -53,6 +53,8 @@ class DataConfig:
     """Folders or list files with training data; several are joined."""
     val: tuple[str, ...] = ()
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
+    test: tuple[str, ...] = ()
+    """Test data, scored once and never used to choose; empty has none."""
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
     ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
@@ -225,7 +227,7 @@ class SearchConfig:
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
     """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
-    runtimes: tuple[Literal["onnxruntime", "openvino", "torchscript"], ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
@@ -271,16 +273,12 @@ class Recipe:
                 f"name {self.name!r} cannot name an artifact.",
                 "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
             )
-        wanted, runtime = self.target.precision, self.target.runtime
+        wanted = self.target.precision
         if wanted not in ("any", "fp32", *self.compress.names):
             raise UsageError(
                 f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}.",
                 f"Add {wanted} to compress.steps, or leave target.precision at any.",
             )
-        if (runtime == "onnxruntime" and wanted == "bf16") or (
-            runtime == "torchscript" and wanted not in ("any", "fp32")
-        ):
-            raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""

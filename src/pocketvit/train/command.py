@@ -16,17 +16,25 @@ class TrainReport:
 
     folder: Path
     info: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What was left out of the data or looks odd in it, one sentence each."""
     exit_code: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {"run": str(self.folder), "checkpoint": str(self.folder / "best"), **self.info}
+        return {
+            "run": str(self.folder),
+            "checkpoint": str(self.folder / "best"),
+            **self.info,
+            "notes": list(self.notes),
+        }
 
     def render(self) -> str:
         """Lines for people."""
-        metrics = "\n".join(f"  {name}: {value:.4g}" for name, value in self.info.get("metrics", {}).items())
-        work = f"{self.info.get('images_seen', 0)} images seen, {self.info.get('minutes', 0):.1f} minutes"
-        return f"best checkpoint: {self.folder / 'best'} ({work})\n{metrics}"
+        seen, minutes = self.info.get("images_seen", 0), self.info.get("minutes", 0)
+        metrics = [f"  {name}: {value:.4g}" for name, value in self.info.get("metrics", {}).items()]
+        head = f"best checkpoint: {self.folder / 'best'} ({seen} images seen, {minutes:.1f} minutes)"
+        return "\n".join((head, *metrics, *(f"note: {note}" for note in self.notes)))
 
 
 def train(
@@ -48,10 +56,10 @@ def train(
         DataError: data that cannot be used.
     """
     from pocketvit.data.collections import load_splits
+    from pocketvit.tasks.start import new_model
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
     from pocketvit.train.runs import finish_run, open_run
-    from pocketvit.train.setup import new_model
 
     resolved, run_name = resolve_recipe(recipe, name, overrides)
     splits = load_splits(resolved.data, resolved.task.name)
@@ -59,4 +67,4 @@ def train(
     folder = open_run(resolved, run_name, runs)
     best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
     finish_run(folder, best.info)
-    return TrainReport(folder, best.info)
+    return TrainReport(folder, best.info, splits.notes)

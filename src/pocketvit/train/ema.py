@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """shadow = d * shadow + (1 - d) * weights, with d = min(decay, (1 + t) / (10 + t)) so that early averages are not stale."""
+    """shadow = d * shadow + (1 - d) * weights; d = min(decay, (1 + t) / (10 + t)) keeps early averages fresh."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0

@@ -1,15 +1,14 @@
-"""Run folders: the resolved recipe, the environment, and the rule that a run resumes but never overwrites a finished one."""
+"""Run folders: the resolved recipe, the environment, and the rule that a run resumes but a finished one stays."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import write_json, write_text
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe, load_recipe
 
@@ -44,13 +43,7 @@ def finish_run(folder: Path, summary: dict[str, Any]) -> None:
     Raises:
         DataError: the folder cannot be written.
     """
-    try:
-        _replace(folder / FINISHED, json.dumps(summary, indent=1))
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}).",
-            "Check free space and permissions, then run the same command again.",
-        ) from error
+    write_json(folder / FINISHED, summary)
 
 
 def _enter(folder: Path, recipe: Recipe) -> Path:
@@ -68,17 +61,10 @@ def _enter(folder: Path, recipe: Recipe) -> Path:
             return folder
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "environment.json", json.dumps(environment() | {"seed": recipe.train.seed}, indent=1))
+        write_json(folder / "environment.json", environment() | {"seed": recipe.train.seed})
     # The recipe comes last: where it lies, the folder is ready to be resumed.
-    _replace(folder / RECIPE, yaml.safe_dump(document, sort_keys=False))
+    write_text(folder / RECIPE, yaml.safe_dump(document, sort_keys=False))
     return folder
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write in one step, so that a killed run leaves the old file or the new one and never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import Port, installed, open_session
+from pocketvit.runtimes import Port, check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
@@ -188,9 +188,9 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
     Raises:
         UsageError, MissingDependencyError: this machine cannot run it.
     """
-    key = f"{target.runtime}:{target.precision}"
+    key = target.key
     try:
-        if target.runtime == "openvino" and installed("openvino"):  # seen to end the process on files that are valid
+        if check_target(target).risky:
             probe(artifact.path / artifact.variant(key).path, target, artifact.manifest.preprocess.size)
         model = open_variant(artifact, target)
         limits = parity.tolerances(artifact.manifest, target.precision)
@@ -297,16 +297,14 @@ def _control(name: str, outcome: str, key: str) -> Check:
 def _damaged_outcome(
     artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]
 ) -> str:
-    """Why a copy with damaged weights is refused; empty if it is not."""
+    """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse: our own errors get through."""
+    files = [artifact.path / name for name in (variant.path, *variant.companions)]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(
-            variant.runtime, [artifact.path / name for name in (variant.path, *variant.companions)], Path(scratch)
-        )
+        copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
         try:
-            session = open_session(copy, target, artifact.manifest)
-            outputs = parity.run_goldens(session, golden.inputs)
-        except Exception as error:  # whatever the engine says to a damaged file, it is a refusal
-            return f"it does not run: {type(error).__name__}"
+            outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
+        except VerificationError as error:
+            return f"it does not run: {error.what.rstrip('.')}"
     return _first(parity.parity_violations(artifact.manifest, outputs, golden, limits))
 
 

@@ -161,7 +161,7 @@ def eval(
     collection = load_collection([data], section, task, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if section.layout == "clean" else 1)
-    evaluator = make_evaluator(task, model.manifest.levels, main_condition(section))
+    evaluator = make_evaluator(task, model.manifest.levels, main_condition(section, task))
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:
         rows, count = _run(model, eval_cases(collection, section, limit), evaluator, advance)

@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
 
 
 class LinearAttention(SelfAttention):
-    """phi(Q) (phi(K)^T V), phi = elu + 1, linear in N (Katharopoulos et al. 2020, eq. 6-7); parameters as full attention."""
+    """phi(Q) (phi(K)^T V), phi = elu + 1, linear in N (Katharopoulos et al. 2020, eq. 6-7)."""
 
     def mix(self, q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor) -> Tensor:
         """(B, h, N, d) three times -> (B, h, N, d)."""
@@ -65,7 +65,7 @@ class LinearAttention(SelfAttention):
 
 
 class WindowAttention(nn.Module):
-    """Full attention and MLP inside windows of ``window`` x ``window`` positions of a map (as in SwinIR, without shift).
+    """Full attention and MLP inside windows of ``window`` x ``window`` positions of a map (as in SwinIR, not shifted).
 
     Maps that are no multiple of the window are padded by zeros at the right and bottom with sizes known at export.
     The convolutions around the block carry information between windows.
@@ -94,7 +94,7 @@ class WindowAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Transposed attention over channels, linear in pixels (Restormer, Zamir et al. 2022, eq. 1), no depthwise convolutions."""
+    """Attention over channels, linear in pixels (Restormer, Zamir et al. 2022, eq. 1), no depthwise convolutions."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()

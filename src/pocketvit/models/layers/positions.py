@@ -1,4 +1,4 @@
-"""Positions, learned or sinusoidal: one table (1, tokens, D), interpolated ahead of time so that exports hold a constant."""
+"""Positions, learned or sinusoidal: one table (1, tokens, D), interpolated ahead of time: a constant of the export."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
 
 
 def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
-    """A position table (1, tokens, D) of another input size, or of other pooling, for the grid ``new`` and ``prefix`` class tokens.
+    """A table of another input size, or of other pooling, for the grid ``new`` and ``prefix`` class tokens.
 
     Args:
-        table: its grid is ``own`` where the number of tokens says so, else it must be square, with or without one class token.
+        table: (1, tokens, D), over the grid ``own`` where the number of tokens says so, else over a square one.
         own: rows and columns of the network that asks.
         new: rows and columns wanted.
         prefix: class tokens wanted in front: those of the table are kept, a missing one is zero.

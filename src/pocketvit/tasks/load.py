@@ -1,0 +1,94 @@
+"""Trained models from disk: the backbone with the head of its task, cut to the recorded shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.models.backbone import backbone_of
+from pocketvit.models.build import build, read_safetensors
+from pocketvit.models.shapes import Shapes, fit_shapes, shapes_of
+from pocketvit.models.trained import META, WEIGHTS, Trained, find_checkpoint, read_meta, read_shapes
+from pocketvit.spec.manifest import LevelSpec
+from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.recipe import ModelConfig
+from pocketvit.spec.tasks.base import TaskConfig
+from pocketvit.tasks import TORCH_TASKS
+
+
+def build_task_model(
+    model_spec: ModelConfig, task: TaskConfig, levels: tuple[LevelSpec, ...], preprocess: Preprocess
+) -> nn.Module:
+    """Architecture and heads with random weights, as the architecture's row has them.
+
+    Raises:
+        UsageError: unknown name or option, or a size that the architecture cannot take.
+    """
+    backbone = build(model_spec.name, preprocess.size, model_spec.options)
+    return TORCH_TASKS[task.name].build(backbone, task, levels, preprocess)
+
+
+def load_checkpoint(source: str | Path) -> Trained:
+    """Rebuild a trained model, narrowed as it was, in evaluation mode on the CPU.
+
+    Raises:
+        UsageError: no checkpoint there.
+        DataError: damaged files, or weights that do not belong to the description.
+    """
+    folder = find_checkpoint(source)
+    meta, shapes = read_meta(folder), read_shapes(folder)
+    state = read_safetensors(folder / WEIGHTS)
+    try:
+        if shapes and {name: list(shape) for name, shape in shapes.items()} != shapes_of(state):
+            raise RuntimeError("the shapes it records are others")
+        model = build_task_model(meta["model_spec"], meta["task"], meta["levels"], meta["preprocess"])
+        fill(model, state, shapes)
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]}).",
+            "Copy the checkpoint again.",
+        ) from error
+    return Trained(model=model.eval(), **meta)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], shapes: Shapes) -> None:
+    """Load ``state`` into a freshly built model, which is cut to ``shapes`` first where there are any.
+
+    Raises:
+        RuntimeError: the state has other names or shapes than the model.
+    """
+    if shapes:
+        fit_shapes(model, shapes)
+    model.load_state_dict(state)
+
+
+def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
+    """The same weights for another input size; position grids are resampled and baked in.
+
+    Raises:
+        UsageError: the architecture cannot take that size.
+    """
+    preprocess = replace(trained.preprocess, size=size)
+    model = build_task_model(trained.model_spec, trained.task, trained.levels, preprocess).eval()
+    state = trained.model.state_dict()
+    backbone = backbone_of(trained.model)
+    prefix = "" if backbone is trained.model else "backbone."
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    resized = backbone.resize_state(inner, size)  # type: ignore[operator]
+    state |= {prefix + key: value for key, value in resized.items()}
+    try:
+        fill(model, state, shapes_of(state))
+        with torch.no_grad():
+            model(torch.zeros(1, 3, *size))
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
+            "Export at the size it was trained with.",
+        ) from error
+    return replace(trained, model=model, preprocess=preprocess)
