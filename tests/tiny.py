@@ -58,7 +58,7 @@ def _graph(nodes: list[Any], inputs: Any, outputs: list[Any], weights: dict[str,
 
 
 def restore_onnx(path: Path, size: tuple[int, int] = TILE, blur: float = 0.4) -> Path:
-    """``restored`` = a 3x3 blur of each channel, mixed ``blur`` to ``1 - blur`` with the pixel; channels are weighted apart."""
+    """``restored`` = a 3x3 blur of each channel, mixed ``blur`` to ``1 - blur`` with the pixel; each its own."""
     height, width = size
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     for c, strength in enumerate((blur, blur / 2, blur / 4)):

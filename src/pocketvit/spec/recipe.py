@@ -110,7 +110,7 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
-    """Start from a local .safetensors (timm's names too), a checkpoint folder, a shipped artifact's name, or ``timm``."""
+    """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
 
 
 @dataclass(frozen=True)
