@@ -18,6 +18,9 @@ from pocketvit.export.card import write_card
 from pocketvit.export.check import check_parity
 from pocketvit.export.formats import exporter
 from pocketvit.models.trained import Trained
+from pocketvit.report.data import CandidateRow, ReportData
+from pocketvit.report.html import limits
+from pocketvit.report.plots import pareto_plot
 from pocketvit.runtimes.model import load
 from pocketvit.spec.artifact import Artifact, read_golden, write_manifest
 from pocketvit.spec.images import write_image
@@ -89,6 +92,12 @@ def test_report_and_card(artifact: Artifact, tmp_path: Path) -> None:
     text = resolve("report")(str(artifact.path), out=str(tmp_path / "r.html")).path.read_text(encoding="utf-8")
     assert text.count("<figure>") == 6
     assert "error 1.20 steps (1.00 to 1.40, 6 photos) of onnxruntime:fp32" in text
+    assert "down is better" in pareto_plot(
+        [CandidateRow("a", 1.2, 3.0, 4.0, 1.0, None, "fits")], metric_label="error", higher_is_better=False
+    )
+    assert limits(ReportData("t", "mean_colour", "error", "steps", floor={"value": 2.0, "max_drop": None})) == [
+        "error at most 2 steps"
+    ]
     card = write_card(artifact.manifest)
     assert "says the mean colour of photographs" in card
     assert "1.20 steps (1.00 to 1.40)" in card

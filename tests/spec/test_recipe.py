@@ -69,7 +69,6 @@ def test_unknown_override_is_named() -> None:
         ("budget: {latency_ms: -1}", "budget.latency_ms"),
         ("data: {sigma: [50, 10]}", "data.sigma"),
         ("data: {val_share: 1}", "val_share"),
-        ("compress: {steps: [int4]}", "compress.steps"),
         ("- a\n- b", "not a list"),
         ("a: [", "not valid YAML"),
         ("train: 3", "train"),

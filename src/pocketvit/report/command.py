@@ -89,7 +89,7 @@ def artifact_report(artifact: Artifact) -> ReportData:
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
-        metric_unit=TASKS[manifest.task].metric(manifest.main_metric).unit,
+        metric_unit=next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), ""),
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
         pictures=golden_pictures(manifest, read_golden(artifact)),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},

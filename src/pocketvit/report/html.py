@@ -66,15 +66,21 @@ def limits(data: ReportData) -> list[str]:
             percentile = f" {data.budget.get('percentile', 'p50')}" if key == "latency_ms" else ""
             words.append(f"{name}{percentile} at most {data.budget[key]:g} {unit}")
     name = data.floor.get("metric") or data.metric_name
-    spec = TASKS[data.task].metric(name) if data.task in TASKS else None
-    better = spec is None or spec.higher_is_better
-    unit = spec.unit if spec else data.metric_unit
+    better = _higher_is_better(data)
+    unit = data.metric_unit
     if data.floor.get("value") is not None:
         words.append(f"{name} at {'least' if better else 'most'} {data.floor['value']:g} {unit}".rstrip())
     if data.floor.get("max_drop") is not None:
         drop = f"{data.floor['max_drop']:g} {unit}".rstrip()
         words.append(f"{name} at most {drop} {'below' if better else 'above'} the float model")
     return words
+
+
+def _higher_is_better(data: ReportData) -> bool:
+    try:
+        return TASKS[data.task].metric(data.metric_name).higher_is_better
+    except KeyError:  # a training run, or a report without figures
+        return True
 
 
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
@@ -105,6 +111,7 @@ def _pareto(data: ReportData, theme: Any) -> str | None:
         latency_limit=data.budget.get("latency_ms"),
         floor=data.floor.get("value"),
         percentile=percentile,
+        higher_is_better=_higher_is_better(data),
         theme=theme,
     )
 

@@ -57,6 +57,7 @@ def pareto_plot(
     latency_limit: float | None = None,
     floor: float | None = None,
     percentile: str = "p50",
+    higher_is_better: bool = True,
     theme: Theme = LIGHT,
 ) -> str | None:
     """Metric against latency as SVG: numbered points in the order of ``candidates``, budget and floor as lines.
@@ -76,7 +77,8 @@ def pareto_plot(
         return None
     figure, axes = _figure(theme, 7.2, 4.2)
     low, high = _visible_range(points, floor)
-    front = [(x, y) for x, y in pareto_front([(p.x, p.y) for p in points]) if y >= low]
+    sign = 1 if higher_is_better else -1
+    front = [(x, sign * y) for x, y in pareto_front([(p.x, sign * p.y) for p in points]) if sign * y >= low]
     axes.plot(
         [x for x, _ in front],
         [y for _, y in front],
@@ -116,7 +118,7 @@ def pareto_plot(
             transform=axes.get_yaxis_transform(),
         )
     axes.set_xlabel(f"latency {percentile}, ms (left is better)")
-    axes.set_ylabel(f"{metric_label} (up is better)")
+    axes.set_ylabel(f"{metric_label} ({'up' if higher_is_better else 'down'} is better)")
     return _svg(figure)
 
 
