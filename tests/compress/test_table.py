@@ -14,11 +14,13 @@ from pocketvit.compress.openvino_int8 import NncfInt8
 from pocketvit.compress.qdq import activation_parameters, fake, fit_weight, weight_parameters
 from pocketvit.compress.table import attempts, plan_steps
 from pocketvit.errors import DataError, UsageError
-from pocketvit.export.artifact import TOLERANCES, make_golden, pixel_model_of
+from pocketvit.export.artifact import make_golden, pixel_model_of
 from pocketvit.export.built import Built
+from pocketvit.export.check import check_parity, run_file
 from pocketvit.export.formats import exporter
-from pocketvit.export.parity import check_parity, compare, run_file
 from pocketvit.spec.artifact import Golden
+from pocketvit.spec.parity import compare_all
+from pocketvit.spec.tasks import TASKS
 from tests.compress.helpers import apply, context, planned
 from tests.export.nets import cases, classifier, inputs, restorer
 
@@ -44,7 +46,7 @@ def test_bf16_is_the_same_files_under_another_precision(
     assert report.built == Built("openvino", "bf16", files["openvino"].path, files["openvino"].companions)
     assert list(tmp_path.iterdir()) == []
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        assert check_parity(report.built, golden, TOLERANCES["classify"]["bf16"])["max_abs"] > 1e-5
+        assert check_parity(report.built, golden, TASKS["classify"].tolerances["bf16"])["max_abs"] > 1e-5
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
@@ -52,7 +54,7 @@ def test_fp16_stores_half(files: dict[str, Built], golden: Golden, tmp_path: Pat
     report = apply(Fp16(), files[format], [], None, tmp_path)
     assert (report.step, report.built.precision, report.built.runtime) == ("fp16", "fp16", files[format].runtime)
     assert report.built.bytes < 0.75 * files[format].bytes
-    assert check_parity(report.built, golden, TOLERANCES["classify"]["fp16"])["max_abs"] > 0
+    assert check_parity(report.built, golden, TASKS["classify"].tolerances["fp16"])["max_abs"] > 0
     assert report.scores == ()
 
 
@@ -62,7 +64,7 @@ def nncf_answers(
     folder.mkdir()
     report = apply(NncfInt8(**options), files["openvino"], list(golden.inputs), None, folder)  # type: ignore[arg-type]
     graph = openvino.Core().read_model(str(report.built.path))
-    found = compare(run_file(report.built, golden.inputs, list(golden.outputs)), golden.outputs)
+    found = compare_all(run_file(report.built, golden.inputs, list(golden.outputs)), golden.outputs)
     return report.built, found, sum(op.get_type_name() == "FakeQuantize" for op in graph.get_ops())
 
 

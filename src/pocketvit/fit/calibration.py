@@ -11,8 +11,8 @@ from pocketvit.compress.step import Context
 from pocketvit.data.crops import training_sample
 from pocketvit.export.built import Built
 from pocketvit.fit.measure import Measurer
-from pocketvit.runtimes.model import PIXELS
 from pocketvit.runtimes.probe import probe
+from pocketvit.spec.preprocess import PIXELS
 
 MAX_CROPS = 16
 """Tiles are large and hold many positions each: more of them only cost time."""

@@ -140,6 +140,14 @@ class Manifest(_Strict):
         default={}, description="Data, images seen, minutes, machine and recipe of the training run."
     )
 
+    def text(self, row: MetricRow, count: int = 0) -> str:
+        """A metric's value for people, with unit and interval; ``count`` photos are named where it is positive."""
+        try:
+            spec = TASKS[self.task].metric(row.name)
+        except KeyError:  # of a version that measured something else
+            return f"{row.value:.4g} {row.unit}".rstrip()
+        return spec.text(row.value, row.low, row.high, count)
+
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("task")
     @classmethod

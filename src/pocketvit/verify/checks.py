@@ -15,11 +15,12 @@ from pocketvit.errors import DataError, MissingDependencyError, UsageError, Veri
 from pocketvit.runtimes import Port, check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
+from pocketvit.spec import parity
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
 from pocketvit.spec.manifest import TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
-from pocketvit.verify import parity, perturb
+from pocketvit.verify import perturb
 
 TELLING = 2.0
 """By how much wrong inputs must move the answers away from the goldens to be told from the file's own rounding."""
@@ -168,12 +169,11 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
         return
     refusals: list[UsageError | MissingDependencyError] = []
     for variant in artifact.manifest.variants:
-        key = f"{variant.runtime}:{variant.precision}"
         try:
             yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls)
         except (UsageError, MissingDependencyError) as error:
             refusals.append(error)
-            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", key, skipped=True)
+            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", variant.key, skipped=True)
     if len(refusals) == len(artifact.manifest.variants):
         raise (
             refusals[0]
@@ -259,7 +259,7 @@ def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key
             figures,
         )
     figures = parity.task_figures(model.manifest, outputs, golden)
-    wrong = parity.violations(figures, limits, ("metric_drop", "min_agreement"))
+    wrong = parity.violations(figures, limits, parity.PER_TASK)
     summary = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
     yield Check(
         "metric", not wrong, f"the metric on the goldens fell: {'; '.join(wrong)}" if wrong else summary, key, figures

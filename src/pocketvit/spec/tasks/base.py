@@ -60,6 +60,13 @@ class MetricSpec:
         """The tie on ``count`` answers: for a rate at least one image."""
         return max(self.tie, 100.0 / count) if self.rate and count else self.tie
 
+    def text(self, value: float, low: float | None = None, high: float | None = None, count: int = 0) -> str:
+        """The value for people, with unit, interval and photos where known: ``89.5 % (85.5 to 92.5, 296 photos)``."""
+        digits = 1 if self.rate else max(2, math.ceil(-math.log10(self.tie or 1)))
+        interval = [] if low is None or high is None else [f"{low:.{digits}f} to {high:.{digits}f}"]
+        inside = ", ".join([*interval, *([f"{count} photos"] if count else [])])
+        return f"{value:.{digits}f} {self.unit}".rstrip() + (f" ({inside})" if inside else "")
+
     def loss(self, value: float, reference: float) -> float:
         """By how much ``value`` is worse than ``reference`` (negative where it is better), in ``unit``."""
         return reference - value if self.higher_is_better else value - reference
