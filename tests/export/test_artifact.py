@@ -105,8 +105,10 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
         "environment": {"cpu": "Test CPU"},
     }
     create_artifact(
-        trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"), default="openvino:bf16", main_metric="coarse.top1", lineage=steps,
-        metrics=rows, benchmarks=[BenchRow(variant="openvino:bf16", threads=2, **timed)], licence=Licence(weights="MIT", data="CC0"), training={"photos": 12},
+        trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"),
+        default="openvino:bf16", main_metric="coarse.top1", lineage=steps,
+        metrics=rows, benchmarks=[BenchRow(variant="openvino:bf16", threads=2, **timed)],
+        licence=Licence(weights="MIT", data="CC0"), training={"photos": 12},
         tolerances={"bf16": {"max_abs": 0.125}},
     )  # fmt: skip
     artifact = read_artifact(tmp_path / "a")
@@ -195,7 +197,7 @@ def test_twice_the_same_variant_and_existing_folder_are_errors(tmp_path: Path) -
 
 
 def test_complexity_counts_attention_products() -> None:
-    # Per block 12 D^2 N + 2 N^2 D, plus patches (64*3 -> 32) and heads; 32x40 with patches of 8 are 20 tokens and the class token.
+    # Per block 12 D^2 N + 2 N^2 D, plus patches (64*3 -> 32) and heads; 32x40 in patches of 8 are 20 tokens and one.
     n, d = 21, 32
     want = 2 * (12 * d * d * n + 2 * n * n * d) + 20 * 192 * d + d * (2 + 3)
     assert complexity(classifier())["macs"] == want

@@ -140,7 +140,8 @@ def test_impossible_values_name_their_key(tmp_path: Path, text: str, key: str) -
 def test_values_at_the_edge_are_accepted(tmp_path: Path) -> None:
     text = """
 name: a.B_c-1
-train: {epochs: 0, patience: 1, threads: 1, minutes: 0.1, crop_scale: [1, 1], betas: [0, 0.9], clip_norm: null, min_lr: 1, jitter: 0, randaugment_magnitude: 0, weight_decay: 0}
+train: {epochs: 0, patience: 1, threads: 1, minutes: 0.1, crop_scale: [1, 1], betas: [0, 0.9], clip_norm: null,
+        min_lr: 1, jitter: 0, randaugment_magnitude: 0, weight_decay: 0}
 compress: {calibration_images: 1, max_float_layers: 0, min_speedup: 0.5, steps: []}
 search: {trials: 1, rung_epochs: 1, eval_images: 1, sizes: [1]}
 task: {level_weights: [0, 1]}

@@ -66,8 +66,8 @@ def make_golden(
     """Run the trained float model on real inputs.
 
     Of a model with a fixed input, inputs are prepared images, and the first three come from ``sources`` (the images,
-    shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size, and ``sources`` is empty since tiles
-    are not resized. Outputs are rounded as the task's golden policy says, so that they pack.
+    shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size, and ``sources`` is empty since
+    tiles are not resized. Outputs are rounded as the task's golden policy says, so that they pack.
 
     Args:
         trained: the model.
@@ -194,7 +194,8 @@ def create_artifact(
         variants = _copy_files(built, folder, metrics)
         write_golden(folder, golden)
         fields: dict[str, Any] = {
-            "name": name, "version": version, "task": task.name, "architecture": architecture, "levels": list(trained.levels), "preprocess": trained.preprocess,
+            "name": name, "version": version, "task": task.name, "architecture": architecture,
+            "levels": list(trained.levels), "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),
             "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
@@ -218,7 +219,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
 
 
 def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
-    """Copy each source once; files of different sources get different names, pairs such as .xml and .bin keep one stem."""
+    """Copy each source once; different sources get different names, pairs such as .xml and .bin keep one stem."""
     stems: dict[Path, str] = {}
     variants = []
     for item in built:

@@ -10,7 +10,7 @@ from pocketvit.spec.tasks import TASKS
 
 
 def write_card(manifest: Manifest) -> str:
-    """Markdown of the card; every figure in it comes from the manifest and names the variant and data it was measured with."""
+    """Markdown of the card; figures come from the manifest and name the variant and data they were measured with."""
     m = manifest
     parts = [
         f"# {m.name} {m.version}",

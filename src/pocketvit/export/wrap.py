@@ -1,4 +1,4 @@
-"""The graph that is exported: pixels in, answers out. Normalisation, channel order, softmax, clamp and layout are inside.
+"""The graph that is exported: pixels in, answers out, with normalisation, channel order and layout inside.
 
 Everything in it is static: shapes are Python integers when the graph is captured, so that no engine has to guess.
 """

@@ -1,4 +1,4 @@
-"""What a report is made of, and how it is kept in the run folder (``report.json`` and ``pictures/``) to be drawn again."""
+"""What a report is made of, and how a run keeps it (``report.json`` and ``pictures/``) to be drawn again."""
 
 from __future__ import annotations
 

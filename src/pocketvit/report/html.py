@@ -1,4 +1,4 @@
-"""One self-contained HTML file: no scripts, no fonts, no address outside itself; light and dark by the reader's setting."""
+"""One self-contained HTML file: no scripts, fonts or outside addresses; light and dark by the reader's setting."""
 
 from __future__ import annotations
 

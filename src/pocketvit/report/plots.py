@@ -59,9 +59,12 @@ def pareto_plot(
     percentile: str = "p50",
     theme: Theme = LIGHT,
 ) -> str | None:
-    """Metric against latency as SVG: numbered points in the order of ``candidates``, marker area grows with the file, the chosen one highlighted, budget and floor as lines.
+    """Metric against latency as SVG: numbered points in the order of ``candidates``, budget and floor as lines.
 
-    Points far below the others stand on the lower edge with their value, so that one broken candidate does not squash the rest.
+    The marker's area grows with the file; the chosen one is highlighted.
+
+    Points far below the others stand on the lower edge with their value, so that one broken candidate does not squash
+    the rest.
     Candidates without a metric or a latency are left out; ``None`` if nothing is left.
     """
     points = [
@@ -126,7 +129,7 @@ class _Point:
 
 
 def _visible_range(points: Sequence[_Point], floor: float | None) -> tuple[float, float]:
-    """Metric range to show: down to the worst candidate, but not much further below the best than floor and chosen point lie."""
+    """Metric range to show: down to the worst candidate, but not much below where floor and chosen point lie."""
     ys = [p.y for p in points]
     best = max(ys)
     anchors = [floor] if floor is not None else []
@@ -202,7 +205,7 @@ def read_curves(path: Path) -> tuple[str, dict[str, tuple[list[float], list[floa
 
 
 def curves_plot(path: Path, *, theme: Theme = LIGHT) -> str | None:
-    """Training curves of a CSV as SVG: losses in the upper panel, everything that is a metric below; ``None`` if there is nothing to draw."""
+    """Training curves of a CSV as SVG, losses above, metrics below; ``None`` if there is nothing to draw."""
     x_name, curves = read_curves(path)
     skip = ("lr", "seconds", "minutes", "images", "time", "rate")
     losses = {name: xy for name, xy in curves.items() if "loss" in name}

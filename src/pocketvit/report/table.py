@@ -21,7 +21,10 @@ def candidates_table(
     title: str | None = None,
     reasons: bool = False,
 ) -> Table:
-    """A rich table: candidate, metric, ms p50/p90, MB, verdict (with its reason on a line below if ``reasons``). The memory column appears where it was measured."""
+    """A rich table: candidate, metric, ms p50/p90, MB, verdict (with its reason on a line below if ``reasons``).
+
+    The memory column appears where it was measured.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", header_style="bold", pad_edge=False)
     table.add_column("candidate", overflow="fold")
     table.add_column(f"{metric_name}{f' {metric_unit}' if metric_unit else ''}", justify="right", no_wrap=True)

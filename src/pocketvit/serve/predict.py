@@ -101,18 +101,14 @@ class PredictReport:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        for column in (
-            "image",
-            "answer" if self.task in TASKS and TASKS[self.task].writes == "table" else "written to",
-            "ms",
-        ):
+        for column in ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms"):
             table.add_column(column, overflow="fold")
         for row in self.predictions[:TABLE_ROWS]:
             table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
-        lines.append(
-            f"{len(self.predictions)} images in {self.seconds:.1f} s with {self.artifact} ({self.variant}){f', all answers in {self.table}' if self.table else ''}."
-        )
+        written = f", all answers in {self.table}" if self.table else ""
+        how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant})"
+        lines.append(f"{len(self.predictions)} images in {how}{written}.")
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {failure.reason}" for failure in self.failures]
@@ -137,7 +133,8 @@ def predict(
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         images: files, folders (searched through) and globs.
-        out: folder to write to, ``predictions`` by default; or a file: .png and the like for one image, .csv or .json for answers.
+        out: folder to write to, ``predictions`` by default; or a file: .png and the like for one image, .csv or .json
+            for answers.
         target: runtime:precision[:threads]; by default the artifact's own.
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).

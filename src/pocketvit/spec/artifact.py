@@ -62,7 +62,7 @@ class Golden:
     outputs: Mapping[str, NDArray[np.float32]]
     """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
     sources: tuple[NDArray[np.uint8], ...]
-    """A few images as they were before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
+    """A few images before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
     truth: NDArray[np.generic]
     """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
     preprocess: Preprocess
@@ -76,7 +76,7 @@ class Artifact:
     manifest: Manifest
 
     def variant(self, key: str | None = None) -> Variant:
-        """The variant ``runtime:precision[@device]`` (default: the manifest's); the processor's where a device has none.
+        """The variant ``runtime:precision[@device]`` (default: the manifest's); the processor's for want of one.
 
         Raises:
             UsageError: the artifact holds no such variant.
@@ -106,7 +106,7 @@ def shipped_names() -> list[str]:
 
 
 def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
-    """Folder of an artifact: a shipped name, an artifact folder, a run folder that holds one, or a ``.pvit`` file (unpacked to a cache).
+    """Folder of an artifact: a shipped name, an artifact or run folder, or a ``.pvit`` file (unpacked to a cache).
 
     Raises:
         UsageError: there is no such thing.
@@ -224,13 +224,14 @@ def check_variant_files(artifact: Artifact, variant: Variant) -> None:
 
 
 def file_fault(folder: Path, entry: FileEntry) -> str:
-    """What is wrong with a file that the manifest lists: missing, truncated, too long or changed; empty where nothing is."""
+    """What is wrong with a listed file: missing, truncated, too long or changed; empty where nothing is."""
     path = folder / entry.path
     if not path.is_file():
         return f"{entry.path} is missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"{entry.path} is {'truncated' if size < entry.bytes else 'too long'}: {size} bytes, the manifest says {entry.bytes}"
+        fault = "truncated" if size < entry.bytes else "too long"
+        return f"{entry.path} is {fault}: {size} bytes, the manifest says {entry.bytes}"
     return (
         "" if sha256(path) == entry.sha256 else f"{entry.path} was changed: its sha256 is not the one in the manifest"
     )

@@ -61,7 +61,7 @@ def decide(scores: Sequence[NDArray[np.float32]], paths: Ints) -> Ints:
 
 
 def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
-    """Height of the lowest common ancestor of prediction and truth in the label tree, per sample (Bertinetto et al. 2020).
+    """Height of the lowest common ancestor of prediction and truth in the label tree (Bertinetto et al. 2020).
 
     Args:
         predicted: (N, levels) classes, coarsest first.

@@ -84,7 +84,7 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{name}: {width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS // 1_000_000}.",
+            f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}.",
             "Cut it into parts first.",
         )
     if width == 0 or height == 0:

@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB over all channels of two (H, W, 3) uint8 images; ``inf`` where they are equal."""
+    """Peak signal-to-noise ratio in dB over all channels of two (H, W, 3) uint8 images; ``inf`` where equal."""
     error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
 
@@ -31,10 +31,10 @@ def _blur_valid(channel: NDArray[np.float64], kernel: NDArray[np.float64]) -> ND
 
 
 def ssim(image: Pixels, reference: Pixels) -> float:
-    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, population covariance, mean over RGB.
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian of sigma 1.5, population covariance, mean over RGB.
 
     Equal to ``skimage.metrics.structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    channel_axis=2, data_range=255)``, which also leaves out a border of five pixels. Images need at least 11 pixels a side.
+    channel_axis=2, data_range=255)``, which also leaves out a border of five pixels. Images need 11 pixels a side.
     """
     kernel, c1, c2 = _gaussian(), (0.01 * 255) ** 2, (0.03 * 255) ** 2
     scores = []

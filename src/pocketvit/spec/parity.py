@@ -92,7 +92,7 @@ def golden_metric(task: Task, levels: Sequence[LevelSpec], outputs: Raw, truth: 
 
 
 def task_figures(manifest: Manifest, outputs: Raw, golden: Golden) -> dict[str, float]:
-    """The metric on the goldens, its loss against the trained model, and where answers are decisions the share of equal ones."""
+    """The metric on the goldens, its loss against the trained model, and of decisions the share of equal ones."""
     task, levels = TASKS[manifest.task], manifest.levels
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return {"metric": float("nan"), "metric_drop": float("nan"), "min_agreement": float("nan")}

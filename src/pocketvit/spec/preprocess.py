@@ -33,7 +33,7 @@ class Preprocess:
     """How an image becomes the model's input.
 
     ``resize``: ``crop`` scales the short side to ``size / crop_pct`` and cuts the centre (timm's evaluation transform);
-    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with tiles of ``size``.
+    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with such tiles.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -79,7 +79,7 @@ def resize(
     interpolation: str = "bicubic",
     box: tuple[float, float, float, float] | None = None,
 ) -> Pixels:
-    """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut first."""
+    """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut."""
     height, width = size
     if box is None and image.shape[:2] == (height, width):
         return image

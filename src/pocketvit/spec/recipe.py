@@ -110,7 +110,7 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
-    """Start from: a local .safetensors (timm's names are understood), a checkpoint folder, a shipped artifact's name, or ``timm``."""
+    """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
 
 
 @dataclass(frozen=True)
@@ -201,12 +201,12 @@ class CompressConfig:
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
-    """A step stays if its p50 is at least so many times better, or its file ``min_shrink`` times smaller, side by side."""
+    """A step stays if its p50 is at least so many times better, or its file ``min_shrink`` times smaller."""
     min_shrink: float = 1.5
     max_float_layers: int | None = None
     """At most so many of the ranked layers are put back in float; ``None`` tries all."""
     library_default: bool = True
-    """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+    """Also build, score and report the library's default static int8, as a rejected candidate to compare with."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -291,7 +291,8 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
 
     Args:
         source: YAML file, a recipe, or ``None`` for the defaults.
-        overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields; dataclasses too.
+        overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields;
+            dataclasses too.
 
     Raises:
         UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.

@@ -31,7 +31,7 @@ def count_tiles(height: int, width: int, size: tuple[int, int], overlap: int) ->
 
 
 def axis_weights(positions: list[int], tile: int) -> list[NDArray[np.float32]]:
-    """Blend weights (tile,) of each tile along one axis: linear ramps over the overlaps; at every pixel they sum to 1."""
+    """Blend weights (tile,) of each tile along one axis: linear ramps over the overlaps; everywhere they sum to 1."""
     total = np.zeros(positions[-1] + tile, np.float32)
     ramps = []
     for index, start in enumerate(positions):

@@ -1,4 +1,4 @@
-"""The checks of an artifact, in order: files, preprocessing, goldens, then each variant: opening, shapes, parity, negative controls."""
+"""The checks of an artifact: files, preprocessing, goldens; of each variant: opening, shapes, parity, controls."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run_checks(
 
 
 def check_files(artifact: Artifact) -> Iterator[Check]:
-    """Every file of the manifest is there with its size and checksum, and every file a variant needs is in the manifest."""
+    """Every listed file is there with its size and checksum, and every file that a variant needs is listed."""
     listed = {entry.path for entry in artifact.manifest.files}
     for entry in artifact.manifest.files:
         fault = file_fault(artifact.path, entry)
@@ -111,15 +111,14 @@ def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
 def check_golden_shapes(artifact: Artifact, golden: Golden) -> Check:
     """Names, shapes and dtypes of the goldens fit the manifest, and they hold no NaN."""
     manifest, count = artifact.manifest, len(golden.inputs)
+    size, names = map(str, manifest.preprocess.size), sorted(x.name for x in manifest.outputs)
     wrong = []
     if count == 0 or golden.inputs.dtype != np.uint8 or golden.inputs.shape[1:] != (*manifest.preprocess.size, 3):
         wrong.append(
-            f"the golden inputs are {golden.inputs.dtype} {golden.inputs.shape}, not uint8 (N, {manifest.preprocess.size[0]}, {manifest.preprocess.size[1]}, 3)"
+            f"the golden inputs are {golden.inputs.dtype} {golden.inputs.shape}, not uint8 (N, {', '.join(size)}, 3)"
         )
-    if set(golden.outputs) != {x.name for x in manifest.outputs}:
-        wrong.append(
-            f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {sorted(x.name for x in manifest.outputs)}"
-        )
+    if sorted(golden.outputs) != names:
+        wrong.append(f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {names}")
     for spec in manifest.outputs:
         value = golden.outputs.get(spec.name)
         if value is not None and value.shape != (count, *spec.shape[1:]):
@@ -154,11 +153,8 @@ def check_sources(spec: Preprocess, golden: Golden) -> Check:
             )
         difference = np.abs(made.astype(np.int16) - golden.inputs[index])
         if difference.any():
-            return Check(
-                name,
-                False,
-                f"preprocessing golden source {index} differs from the stored input by up to {difference.max()} in {np.count_nonzero(difference)} values",
-            )
+            by = f"by up to {difference.max()} in {np.count_nonzero(difference)} values"
+            return Check(name, False, f"preprocessing golden source {index} differs from the stored input {by}")
     return Check(name, True, f"{len(golden.sources)} source images give the stored inputs exactly")
 
 
@@ -222,15 +218,16 @@ def check_ports(model: Model, key: str) -> Check:
 def _differences(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) -> list[str]:
     if set(have) != {x.name for x in stated}:
         return [f"the file has {kind}s {sorted(have)}, the manifest names {sorted(x.name for x in stated)}"]
+    found = ((x, have[x.name]) for x in stated)
     return [
-        f"{kind} {x.name} of the file is {have[x.name].dtype} {have[x.name].shape}, the manifest says {x.dtype} {tuple(x.shape)}"
-        for x in stated
-        if have[x.name] != Port(tuple(x.shape), x.dtype) and have[x.name].shape is not None
+        f"{kind} {x.name} of the file is {port.dtype} {port.shape}, the manifest says {x.dtype} {tuple(x.shape)}"
+        for x, port in found
+        if port != Port(tuple(x.shape), x.dtype) and port.shape is not None
     ]
 
 
 def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
-    """Outputs are finite and, one by one, those of the trained model within the limits; the metric on the goldens holds."""
+    """Outputs are finite and those of the trained model within the limits; the metric on the goldens holds."""
     outputs = parity.run_goldens(model.session, golden.inputs)
     shapes = [
         f"{name} is {outputs[name].shape}, the golden {value.shape}"
@@ -297,7 +294,7 @@ def _control(name: str, outcome: str, key: str) -> Check:
 def _damaged_outcome(
     artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]
 ) -> str:
-    """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse: our own errors get through."""
+    """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse, our errors get through."""
     files = [artifact.path / name for name in (variant.path, *variant.companions)]
     with tempfile.TemporaryDirectory() as scratch:
         copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
@@ -311,7 +308,7 @@ def _damaged_outcome(
 def _wrong_input_outcome(model: Model, golden: Golden, limits: Mapping[str, float], inputs: Pixels) -> str:
     """How answers to wrongly prepared inputs give themselves away; empty if they do not.
 
-    They violate a limit, or, where the limits are loose (int8 is judged by its metric, and easy tasks survive much), they
+    They violate a limit, or, where the limits are loose (int8 is judged by its metric, easy tasks survive much), they
     are at least ``TELLING`` times as far from the goldens as the answers to the right inputs.
     """
     wrong = parity.run_goldens(model.session, inputs)

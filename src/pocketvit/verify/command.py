@@ -135,7 +135,7 @@ def verify(
 
 
 def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
-    """Write the result into the manifest, in one step; ``False`` for package data and folders that cannot be written."""
+    """Write the result into the manifest; ``False`` for package data and folders that cannot be written."""
     if artifact.path.resolve().is_relative_to(shipped_root().resolve()) or not os.access(artifact.path, os.W_OK):
         return False
     rows = [

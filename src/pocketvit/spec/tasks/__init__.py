@@ -1,4 +1,4 @@
-"""The device side of the tasks, one record each; ``pocketvit.tasks.TORCH_TASKS`` is the torch side, of the same names."""
+"""The device side of the tasks, one record each; ``pocketvit.tasks.TORCH_TASKS`` holds the torch side by name."""
 
 from __future__ import annotations
 
