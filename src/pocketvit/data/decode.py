@@ -34,10 +34,8 @@ def read_item(collection: Collection, item: Item) -> Decoded:
         ) from error
     if clean is not None and clean.shape != image.shape:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
-        raise DataError(
-            f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}.",
-            "Remove the pair or cut both to one size.",
-        )
+        what = f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}."
+        raise DataError(what, "Remove the pair or cut both to one size.")
     return image, clean
 
 

@@ -52,15 +52,11 @@ def read_class_names(file: Path) -> ClassNames:
             try:
                 name, identity = columns[2 * k], int(columns[2 * k + 1])
             except (IndexError, ValueError) as error:
-                raise DataError(
-                    f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}.",
-                    "Write fine name, fine id, coarse name, coarse id.",
-                ) from error
+                what = f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}."
+                raise DataError(what, "Write fine name, fine id, coarse name, coarse id.") from error
             if names[k].setdefault(identity, name) != name:
-                raise DataError(
-                    f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}.",
-                    "Give every class its own id.",
-                )
+                what = f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}."
+                raise DataError(what, "Give every class its own id.")
             ids.append(identity)
         if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
             raise DataError(
@@ -86,10 +82,8 @@ def encode(
     depth = len(rows[0].labels)
     for row in rows:
         if len(row.labels) != depth:
-            raise DataError(
-                f"{row.origin}: {len(row.labels)} labels where others have {depth}.",
-                "Label all images at the same levels.",
-            )
+            what = f"{row.origin}: {len(row.labels)} labels where others have {depth}."
+            raise DataError(what, "Label all images at the same levels.")
     if known is not None:
         codes = _look_up(rows, known.tables, known.levels, str(known.file))
         if not levels:
@@ -109,10 +103,8 @@ def _look_up(
     codes: Codes = []
     for row in rows:
         if len(row.labels) != len(tables):
-            raise DataError(
-                f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.",
-                "Use data with the same levels.",
-            )
+            what = f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}."
+            raise DataError(what, "Use data with the same levels.")
         for text, table, level in zip(row.labels, tables, levels, strict=True):
             if text not in table:
                 what = f"{row.origin}: {level.name} class {text!r} is not among {source}."

@@ -47,11 +47,7 @@ def read_pairs(root: Path, split: str) -> Found:
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     for word, partner in PAIR_WORDS.items():
         if word in folders and partner in folders:
-            first, second = (
-                {_key(path, side): path for path in files if side in path.parents}
-                for side in (folders[word], folders[partner])
-            )
-            return _match(first, second, root), []
+            return _match(_keyed(files, folders[word]), _keyed(files, folders[partner]), root), []
     degraded: dict[Any, Path] = {}
     truth: dict[Any, Path] = {}
     for path in files:
@@ -87,9 +83,9 @@ def read_sidd(root: Path, split: str) -> Found:
         raise DataError(
             f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG.", "Name the folder that holds Data/."
         )
-    return rows, [
-        f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."
-    ] if incomplete else []
+    if not incomplete:
+        return rows, []
+    return rows, [f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."]
 
 
 def read_gopro(root: Path, split: str) -> Found:
@@ -103,22 +99,14 @@ def read_gopro(root: Path, split: str) -> Found:
     base = part if part.is_dir() else root
     rows: list[Entry] = []
     for sharp in sorted(base.rglob("sharp")):
-        blur = next(
-            (folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()), None
-        )
-        if blur is None:
-            raise DataError(
-                f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/.",
-                "Copy the sequence again or remove it.",
-            )
-        rows += _match(
-            {_key(x, blur): x for x in list_images(blur)}, {_key(x, sharp): x for x in list_images(sharp)}, sharp.parent
-        )
+        blur = [folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()]
+        if not blur:
+            what = f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/."
+            raise DataError(what, "Copy the sequence again or remove it.")
+        rows += _match(_keyed(list_images(blur[0]), blur[0]), _keyed(list_images(sharp), sharp), sharp.parent)
     if not rows:
-        raise DataError(
-            f"{base}: holds no sequence folder with blur/ and sharp/.",
-            "Name the folder that holds train/ and test/, or one of them.",
-        )
+        what = f"{base}: holds no sequence folder with blur/ and sharp/."
+        raise DataError(what, "Name the folder that holds train/ and test/, or one of them.")
     return rows, []
 
 
@@ -131,16 +119,12 @@ def read_classes(root: Path, split: str) -> Found:
     parts = [path.relative_to(root).parts[:-1] for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
     if loose:
-        raise DataError(
-            f"{loose[0]}: lies in no class folder ({len(loose)} such files).",
-            "Put every image into the folder of its class.",
-        )
+        what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
+        raise DataError(what, "Put every image into the folder of its class.")
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
-    return [
-        Entry(path, None, (p[0], f"{p[0]}/{p[1]}") if two else (p[0],), str(path))
-        for path, p in zip(files, parts, strict=True)
-    ], []
+    texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
+    return [Entry(path, None, text, str(path)) for path, text in zip(files, texts, strict=True)], []
 
 
 def read_list(root: Path, split: str) -> Found:
@@ -153,14 +137,10 @@ def read_list(root: Path, split: str) -> Found:
     rows = []
     for number, columns in lines:
         if len(columns) != width or width < 2 or not all(columns):
-            raise DataError(
-                f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one.",
-                "Write every line as path, fine, coarse or path, label.",
-            )
-        levels = tuple(columns[1:])
-        rows.append(
-            Entry(root.parent / columns[0], None, levels[::-1] if width == 3 else levels, f"{root}, line {number}")
-        )
+            what = f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one."
+            raise DataError(what, "Write every line as path, fine, coarse or path, label.")
+        levels = tuple(columns[:0:-1] if width == 3 else columns[1:])
+        rows.append(Entry(root.parent / columns[0], None, levels, f"{root}, line {number}"))
     _present([row.path for row in rows], root)
     return rows, []
 
@@ -199,10 +179,8 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
 def _present(paths: list[Path], origin: Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(
-            f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.",
-            f"Paths are relative to {origin.parent}.",
-        )
+        what = f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}."
+        raise DataError(what, f"Paths are relative to {origin.parent}.")
     return paths
 
 
@@ -211,8 +189,9 @@ def _need_folder(root: Path) -> None:
         raise DataError(f"{root}: no such folder.", "Check the path.")
 
 
-def _key(path: Path, base: Path) -> str:
-    return path.relative_to(base).with_suffix("").as_posix().lower()
+def _keyed(files: list[Path], base: Path) -> dict[str, Path]:
+    """Files below ``base`` by their path from there, without suffix and case."""
+    return {path.relative_to(base).with_suffix("").as_posix().lower(): path for path in files if base in path.parents}
 
 
 def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:

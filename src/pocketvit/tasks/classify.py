@@ -53,10 +53,8 @@ def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preproc
         UsageError: ``config.level_weights`` has not one entry for each level.
     """
     if config.level_weights and len(config.level_weights) != len(levels):
-        raise UsageError(
-            f"task.level_weights has {len(config.level_weights)} entries for {len(levels)} levels.",
-            f"Give one weight each for {', '.join(level.name for level in levels)}.",
-        )
+        what = f"task.level_weights has {len(config.level_weights)} entries for {len(levels)} levels."
+        raise UsageError(what, f"Give one weight each for {', '.join(level.name for level in levels)}.")
     return Classifier(backbone, [len(level.labels) for level in levels])
 
 

@@ -114,10 +114,8 @@ def resume(run: Run, fabric: Fabric) -> None:
             fabric.strategy.precision.load_state_dict(scaler)
         run.position = Position(**state["position"])
     except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]}).",
-            "Undo the change of the recipe, or choose another --name.",
-        ) from error
+        what = f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]})."
+        raise DataError(what, "Undo the change of the recipe, or choose another --name.") from error
     at = run.position
     rows = read_rows(run.folder / "metrics.csv")
     run.rows = [row for row in rows if row["step"] <= at.step and row["epoch"] <= at.epoch]
