@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
 
 from pocketvit.bench.timing import interleave, speedup
-from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
 from pocketvit.errors import PocketvitError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS
+from pocketvit.export.formats import exporter
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import open_session
 from pocketvit.runtimes.probe import probe
@@ -34,7 +34,7 @@ SIZE, THREADS = (321, 481), 2
 
 def files_of(trained: Trained, folder: Path, stem: str, images: list[np.ndarray]) -> list[Built]:
     """Every file of one model: both engines in fp32, OpenVINO in bf16, int8 of both."""
-    onnx, openvino = (EXPORTERS[name](pixel_model_of(trained), SIZE, folder, stem) for name in ("onnx", "openvino"))
+    onnx, openvino = (exporter(name)(pixel_model_of(trained), SIZE, folder, stem) for name in ("onnx", "openvino"))
     files = [onnx, openvino, Built("openvino", "bf16", openvino.path, openvino.companions)]
     files.append(
         apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), compensate=False), onnx, images, None, folder).built

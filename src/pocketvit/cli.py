@@ -1,4 +1,4 @@
-"""The command line: one table (``pocketvit.commands.COMMANDS``), each function imported only when its command is called.
+"""The command line: one table (``pocketvit.commands.COMMANDS``), each function imported when its command is called.
 
 This file holds what all commands share: the list of commands, ``--json``, ``-q``, ``-v``, how a returned report is
 printed and how an error becomes two lines and an exit code. Parsers are derived in ``pocketvit.arguments``. Only the
@@ -20,44 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvit import __version__
-from pocketvit.commands import COMMANDS, resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError
 
-DESCRIPTIONS = {
-    "fit": "images and a budget in, a verified artifact out",
-    "train": "train or fine-tune one model from a recipe",
-    "eval": "metrics of an artifact on a data set",
-    "compress": "shrink a trained model step by step behind the gain gate",
-    "export": "trained checkpoint to an artifact",
-    "verify": "check an artifact against its goldens, checksums and negative controls",
-    "bench": "latency, throughput, memory and size of an artifact, or of two side by side",
-    "predict": "run an artifact on images, folders or globs",
-    "report": "HTML report of a run or an artifact",
-    "doctor": "decode every image of a data set and list what is wrong with it",
-    "demo": "denoise real photographs and run a small fit, without arguments",
-}
-"""One line for each command, kept here so that ``--help`` imports nothing."""
-
-EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "timm": "train",
-    "lightning": "train",
-    "pytorch_lightning": "train",
-    "torchmetrics": "train",
-    "safetensors": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "optuna": "train",
-    "nncf": "train",
-    "skimage": "train",
-    "openvino": "openvino",
-    "matplotlib": "report",
-    "jinja2": "report",
-}
-"""Importable package -> the extra of pocketvit that installs it."""
-
 INTERRUPTED, BROKEN_PIPE = 130, 141
+DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
+"""Importable package -> the name that it is installed by, where the two differ."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +55,10 @@ FLAGS_HELP = """every command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (0 done, 2 usage, 3 data, 4 verification, 5 nothing fits, 6 missing dependency, 1 else)."""
+    """Run one command and return its exit code.
+
+    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 1 anything else.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     flags, rest = split_flags(args)
     try:
@@ -120,20 +91,17 @@ def _dispatch(flags: Flags, args: list[str]) -> int:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {DESCRIPTIONS[name]}" for name in COMMANDS]
-    return "\n".join(
-        [
-            "usage: pocketvit COMMAND ...",
-            "",
-            "Images and a budget in, a vision transformer that is proven to fit out.",
-            "",
-            "commands:",
-            *lines,
-            "",
-        ]
-    ) + (
-        f"\n{FLAGS_HELP}\n\n`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."
-    )
+    lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""usage: pocketvit COMMAND ...
+
+Images and a budget in, a vision transformer that is proven to fit out.
+
+commands:
+{lines}
+
+{FLAGS_HELP}
+
+`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."""
 
 
 def _run(name: str, args: list[str], flags: Flags) -> int:
@@ -144,10 +112,10 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
             f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.",
         )
     with _stdout_to_stderr(flags.json), _silent_stderr(flags.quiet):
-        function = resolve(name)
+        function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
-        arguments = Arguments(name, function, FLAGS_HELP)
+        arguments = Arguments(name, function, COMMANDS[name].sections, FLAGS_HELP)
         report = None if flags.help else function(**arguments.parse(args))
     if flags.help:
         print(arguments.help())
@@ -172,7 +140,7 @@ def _show(report: Any, flags: Flags) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` in plain JSON types: reports through their ``to_dict``, arrays as lists, paths as text, NaN and infinity as null."""
+    """``value`` in plain JSON types: reports as their ``to_dict``, arrays as lists, paths as text, NaN as null."""
     if hasattr(value, "to_dict"):
         return jsonable(value.to_dict())
     if isinstance(value, dict):
@@ -199,11 +167,31 @@ def _guarded(action: Callable[[], int], flags: Flags) -> int:
         raise
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in EXTRAS:
-            return _fail(MissingDependencyError.of(package, EXTRAS[package]), flags)
+        if extra := extra_of(package):
+            return _fail(MissingDependencyError.of(package, extra), flags)
         return _fail(_internal(error), flags)
     except Exception as error:
         return _fail(_internal(error), flags)
+
+
+def extra_of(package: str) -> str | None:
+    """The smallest extra of pocketvit that installs an importable package; ``None`` where none does.
+
+    They are read from the metadata of the installed pocketvit, which come from ``pyproject.toml``.
+    """
+    import importlib.metadata
+    import re
+    from collections import Counter
+
+    try:
+        lines = importlib.metadata.requires("pocketvit") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [match.groups() for line in lines if (match := re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", line))]
+    sizes = Counter(extra for _, extra in found)
+    wanted = DISTRIBUTIONS.get(package, package).replace("_", "-").lower()
+    extras = [extra for name, extra in found if name.lower() == wanted and extra not in ("all", "dev")]
+    return min(extras, key=lambda extra: sizes[extra], default=None)
 
 
 def _internal(error: Exception) -> PocketvitError:
@@ -232,7 +220,7 @@ def _fail(error: PocketvitError, flags: Flags) -> int:
 
 @contextlib.contextmanager
 def _stdout_to_stderr(active: bool) -> Iterator[None]:
-    """Send everything that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
+    """Send all that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
     if not active:
         yield
         return

@@ -12,7 +12,7 @@ from pocketvit.export.card import write_card
 from pocketvit.spec.artifact import read_artifact, read_golden, sha256
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
 from pocketvit.spec.preprocess import prepare
-from pocketvit.spec.tolerances import TOLERANCES
+from pocketvit.spec.tasks import TASKS
 from tests.export.nets import Case, cases, classifier, restorer
 from tests.tiny import photo
 
@@ -124,7 +124,7 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
         ("openvino", "bf16", "net.xml", ["net.bin"]),
     ]
     assert m.variants[2].metrics == {"fine.top1": 81.25}
-    assert m.tolerances["bf16"] == {**TOLERANCES["classify"]["bf16"], "max_abs": 0.125}
+    assert m.tolerances["bf16"] == {**TASKS["classify"].tolerances["bf16"], "max_abs": 0.125}
     assert m.architecture["parameters"] == sum(p.numel() for p in trained.model.parameters())
     assert [o.shape for o in m.outputs] == [[1, 2], [1, 3]]
     assert {e.path for e in m.files} == {"net.onnx", "net.xml", "net.bin", "golden.npz", "card.md"}
@@ -132,7 +132,7 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_golden(artifact).outputs["probs_fine"], golden.outputs["probs_fine"])
     card = (artifact.path / "card.md").read_text()
     wanted = [
-        "81.25 %",
+        "81.2 %",
         "centre crop",
         "tiny (val, 4 images)",
         "rejected",

@@ -101,7 +101,7 @@ def test_position_grid_is_resampled_for_another_size() -> None:
 def test_mismatch_leaves_nothing(
     checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(command.TOLERANCES["restore"], "fp32", {"max_abs": 1e-9})
+    monkeypatch.setitem(command.TASKS["restore"].tolerances, "fp32", {"max_abs": 1e-9})
     with pytest.raises(VerificationError) as error:
         export(str(checkpoints / "restore"), str(tmp_path / "a"), data=str(photos / "clean"))
     assert error.value.exit_code == 4

@@ -173,7 +173,7 @@ def test_answers_as_csv_and_json(classifier: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
-        ("restore", {"csv": True}, "csv goes with classification"),
+        ("restore", {"csv": True}, "csv goes with answers in a table"),
         ("classify", {"out": "a.png"}, "is a picture"),
         ("classify", {"out": "a.json", "csv": True}, "csv is on"),
         ("classify", {"top": 0}, "top must be"),

@@ -16,7 +16,9 @@ def test_target_text_round_trip() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("tpu", "unknown runtime 'tpu'"),
+        ("t u", "no plain word"),
+        ("openvino@", "no plain word"),
+        ("openvino@a@b", "no plain word"),
         ("openvino:int3", "unknown precision 'int3'"),
         ("openvino:fp32:x", "no thread count"),
         ("openvino:fp32:0", "at least 1"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketvit.bench.load import quiet
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
 from pocketvit.errors import UsageError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WARMUP = 3
+PARTS = ("total", "pre", "infer", "post")
 INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
@@ -77,24 +79,15 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        plain = (
-            "name",
-            "variant",
-            "engine",
-            "threads",
-            "device",
-            "coverage",
-            "runs_per_image",
-            "disk_bytes",
-            "macs",
-            "parameters",
-            "images_per_s",
-        )
-        timings = {part: getattr(self, part).to_dict() for part in ("total", "pre", "infer", "post")}
+        plain = {key: value for key, value in vars(self).items() if key not in ("fresh", "image_shape", *PARTS)}
         return (
-            {key: getattr(self, key) for key in plain}
-            | timings
-            | {"image_shape": list(self.image_shape), "fresh_process": vars(self.fresh) if self.fresh else None}
+            plain
+            | {part: getattr(self, part).to_dict() for part in PARTS}
+            | {
+                "images_per_s": self.images_per_s,
+                "image_shape": list(self.image_shape),
+                "fresh_process": vars(self.fresh) if self.fresh else None,
+            }
         )
 
 
@@ -136,7 +129,8 @@ class BenchReport:
         if self.ratio is not None:
             low, high = self.ratio.ci95
             lines.append(
-                f"The second is {self.ratio.p50:.2f} times as fast as the first (95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
+                f"The second is {self.ratio.p50:.2f} times as fast as the first "
+                f"(95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
             )
         env = self.environment
         lines.append(
@@ -149,19 +143,19 @@ class BenchReport:
 def _rows(result: Result) -> list[tuple[str, str]]:
     """Label and value of each line of the table."""
     total, fresh = result.total, result.fresh
-    low, high = total.ci95
+    size, runs = f"{result.image_shape[0]}x{result.image_shape[1]}", result.runs_per_image
+
+    def timed(percentile: int) -> tuple[str, str]:
+        low, high = total.interval(percentile)
+        return f"p{percentile} of {size}", f"{total.percentile(percentile):.2f} ms ({low:.2f} to {high:.2f})"
+
     return [
         ("engine", result.engine),
         ("threads", str(result.threads)),
         ("device", result.device),
-        ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items())),
-        (
-            "image",
-            f"{result.image_shape[0]}x{result.image_shape[1]}, {result.runs_per_image} run{'s' if result.runs_per_image != 1 else ''}",
-        ),
-        ("p50", f"{total.p50:.2f} ms ({low:.2f} to {high:.2f})"),
-        ("p90", f"{total.p90:.2f} ms"),
-        ("p99", f"{total.p99:.2f} ms"),
+        ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items()) or "-"),
+        ("image", f"{size}, {runs} run{'s' if runs != 1 else ''}"),
+        *(timed(percentile) for percentile in (50, 90, 99)),
         (
             "pre / inference / post",
             " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms",
@@ -196,7 +190,7 @@ def bench(
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         other: second artifact to compare with; the first one again where only ``other_target`` is given.
-        target: runtime:precision[:threads] of the first; by default its own.
+        target: runtime:precision[:threads][@device] of the first; by default its own.
         other_target: the same for the second.
         image: image file to time with.
         size: HEIGHTxWIDTH of a synthetic image instead; 480x640 by default.
@@ -217,6 +211,7 @@ def bench(
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
     watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
+    busy = quiet(0)
     with track("bench", None) as advance:
         timings = interleave(
             {name: _counted(watch, advance) for name, watch in watches.items()},
@@ -229,7 +224,7 @@ def bench(
     ]
     results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
     ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
-    return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio)))
+    return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
 
 
 def _counted(watch: Stopwatch, advance: Any) -> Any:
@@ -244,14 +239,10 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
     model, info = watch.model, watch.model.session.info
     pre, infer, post = (Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist())
     architecture = model.manifest.architecture
-    files = (
-        [model.file]
-        if model.variant is None
-        else [model.path / name for name in (model.variant.path, *model.variant.companions)]
-    )
+    names = (model.variant.path, *model.variant.companions) if model.variant else (model.file.name,)
     return Result(
         name=model.manifest.name,
-        variant=f"{model.target.runtime}:{model.target.precision}",
+        variant=model.target.key,
         engine=f"{info.engine} {info.version}",
         threads=info.threads,
         device=info.device,
@@ -262,20 +253,21 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
         pre=pre,
         infer=infer,
         post=post,
-        disk_bytes=sum(file.stat().st_size for file in files),
+        disk_bytes=sum((model.path / name).stat().st_size for name in names),
         fresh=fresh,
         macs=architecture.get("macs"),
         parameters=architecture.get("parameters"),
     )
 
 
-def _warnings(results: tuple[Result, ...], ratio: Ratio | None) -> list[str]:
-    found = []
+def _warnings(results: tuple[Result, ...], ratio: Ratio | None, busy: str = "") -> list[str]:
+    found = [f"the machine was busy: {busy}."] if busy else []
     for result in results:
         if result.total.wide:
             low, high = result.total.ci95
             found.append(
-                f"the times of {result.name} {result.variant} scatter widely (middle half within {100 * result.total.spread:.0f} % of p50, interval {low:.2f} to {high:.2f} ms); "
+                f"the times of {result.name} {result.variant} scatter widely (middle half within "
+                f"{100 * result.total.spread:.0f} % of p50, interval {low:.2f} to {high:.2f} ms); "
                 "close other programs or time longer."
             )
         if result.threads > available_cores():

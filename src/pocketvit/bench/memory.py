@@ -1,4 +1,4 @@
-"""What a fresh process needs to load an artifact and answer once: peak resident memory and the time until it can answer.
+"""What a fresh process needs to load an artifact and answer once: peak resident memory, and time until it can answer.
 
 A process that has trained or exported before holds memory of its own, so the figure is taken in a new one. The child
 reads ``VmHWM``, which starts anew with the program; ``ru_maxrss`` would carry over the parent's peak.
@@ -79,7 +79,7 @@ def fresh_run(
         "size": size,
     }
     run = subprocess.run(
-        [sys.executable, "-m", "pocketvit.bench.memory", json.dumps(request)],
+        [sys.executable, "-P", "-m", "pocketvit.bench.memory", json.dumps(request)],  # -P: not what lies in this folder
         capture_output=True,
         text=True,
         check=False,
@@ -94,7 +94,7 @@ def fresh_run(
 
 
 def synthetic(size: tuple[int, int]) -> Pixels:
-    """A (height, width, 3) uint8 picture of waves and noise, always the same; made by repetition, so that making it takes no memory worth measuring."""
+    """A (height, width, 3) uint8 picture, always the same: waves and noise, repeated so that it takes no memory."""
     y, x = np.mgrid[0:256, 0:256]
     waves = (
         128

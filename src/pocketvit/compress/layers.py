@@ -136,7 +136,11 @@ def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
 
 
 def collect(
-    graph: onnx.ModelProto, layers: Sequence[Layer], images: Iterable[NDArray[np.uint8]], seed: int = 0
+    graph: onnx.ModelProto,
+    layers: Sequence[Layer],
+    images: Iterable[NDArray[np.uint8]],
+    threads: int = 2,
+    seed: int = 0,
 ) -> dict[str, Stats]:
     """Run the float model on calibration images and record ranges (per channel for tokens) and sample rows of every layer's input.
 
@@ -151,7 +155,7 @@ def collect(
     observed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in have
     )
-    runner, rng = session(observed), np.random.default_rng(seed)
+    runner, rng = session(observed, threads), np.random.default_rng(seed)
     images = list(images)
     if not images:
         raise DataError("there are no calibration images.", "Give some training images.")

@@ -12,13 +12,13 @@ from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.errors import UsageError
 from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
-from pocketvit.export.formats import EXPORTERS
-from pocketvit.export.parity import check_parity
+from pocketvit.export.check import check_parity
+from pocketvit.export.formats import exporter
 from pocketvit.models.trained import find_checkpoint
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
-from pocketvit.spec.tolerances import TOLERANCES
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Task
 from pocketvit.tasks.load import at_size, load_checkpoint
 
 
@@ -46,9 +46,9 @@ class ExportReport:
         """A few lines for people."""
         lines = [f"{self.path}: input {self.size[0]}x{self.size[1]}, checked on {self.goldens} real images."]
         for key, row in self.variants.items():
-            lines.append(
-                f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}, least cosine {row['min_cosine']:.6f}"
-            )
+            differences = f"largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}"
+            size = f"{row['bytes'] / 1e6:7.2f} MB"
+            lines.append(f"  {key:20s} {size}   {differences}, least cosine {row['min_cosine']:.6f}")
         return "\n".join(lines)
 
 
@@ -73,9 +73,9 @@ def export(
         out: folder of the artifact to create.
         formats: any of onnx, openvino, torchscript; the first is the default variant.
         size: height and width of the input, instead of those it was trained with.
-        data: folder or list with labelled images (classify) or photos (restore) for the goldens; by default the run's validation data.
+        data: folder or list with real images of the task's kind for the goldens; by default the run's validation data.
         layout: how ``data`` is laid out: clean, pairs, classes, list, sidd or gopro.
-        goldens: number of golden images; 32 for classify, 6 for restore.
+        goldens: number of golden images; by default as many as suit the task (classify 32, restore 6).
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.
         licence_data: terms of the training data, for manifest and card; by default those of the run's recipe.
@@ -87,29 +87,24 @@ def export(
         VerificationError: a file does not give the trained model's answers.
     """
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    unknown = [f for f in formats if f not in EXPORTERS]
-    if unknown or not formats:
-        raise UsageError(
-            f"unknown format {unknown[0]!r}." if unknown else "no format is named.",
-            f"Take any of {', '.join(EXPORTERS)}.",
-        )
+    if not formats:
+        raise UsageError("no format is named.", "Take e.g. onnx.")
+    writers = [exporter(name) for name in dict.fromkeys(formats)]
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained = load_checkpoint(checkpoint)
     if size is not None:
         trained = at_size(trained, (int(size[0]), int(size[1])))
     recipe = recipe_of(checkpoint)
-    settings = _data_settings(data, layout, trained.task.name, recipe)
-    collection = load_collection(settings.val or settings.train, settings, trained.task.name, "val", trained.levels)
-    count = goldens or (32 if trained.task.name == "classify" else 6)
+    task = TASKS[trained.task.name]
+    settings = _data_settings(data, layout, task, recipe)
+    collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
+    count = goldens or task.golden.count
     golden = make_golden(trained, _main_cases(collection, settings, count), count)
-    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings, trained.task.name)).main
+    metric = task.main(trained.levels, main_condition(settings, task.name))
     with tempfile.TemporaryDirectory() as scratch:
-        built = [
-            EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model")
-            for f in dict.fromkeys(formats)
-        ]
-        limits = TOLERANCES[trained.task.name]
+        built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
+        limits = task.tolerances
         variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
@@ -135,16 +130,16 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     return None
 
 
-def _data_settings(data: str | None, layout: str | None, task: str, recipe: Recipe | None) -> DataConfig:
+def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
             raise UsageError(
                 "there are no images to hold the files against.", "Name a folder of real images with --data."
             )
         return recipe.data
-    known = recipe.data if recipe is not None and recipe.task.name == task else DataConfig()
-    chosen = layout or (known.layout if recipe is not None else "clean" if task == "restore" else "classes")
-    return replace(known, train=(data,), val=(), layout=chosen)  # type: ignore[arg-type]
+    known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
+    chosen = layout or (known.layout if recipe is not None else task.layouts[0])
+    return replace(known, train=(data,), val=(), layout=chosen)
 
 
 def _main_cases(collection: Collection, settings: DataConfig, count: int) -> Iterator[Case]:

@@ -20,7 +20,7 @@ OPSET = 20
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
-    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); see :class:`~pocketvit.export.wrap.PixelModel` for the outputs.
+    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); outputs: :class:`~pocketvit.export.wrap.PixelModel`.
 
     Raises:
         VerificationError: the graph is not valid ONNX or has another shape than asked for.
@@ -31,14 +31,9 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     shapes = {
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)
     }
-    if (
-        shapes.get(INPUT) != [1, *size, 3]
-        or list(shapes)[1:] != pixel_model.output_names
-        or any(0 in shape for shape in shapes.values())
-    ):
-        what = (
-            f"the exported graph has {shapes}, not one static {size[0]}x{size[1]} input and {pixel_model.output_names}."
-        )
+    names = [INPUT, *pixel_model.output_names]
+    if shapes.get(INPUT) != [1, *size, 3] or list(shapes) != names or any(0 in shape for shape in shapes.values()):
+        what = f"the exported graph has {shapes}, not {names} with one static {size[0]}x{size[1]} input."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     onnx.save(graph, path)
     return Built("onnxruntime", "fp32", path)
@@ -68,7 +63,7 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Name nodes and weights after their modules, and drop the exporter's own metadata (source lines of this machine)."""
+    """Name nodes and weights after their modules; drop the exporter's own metadata (source lines of this machine)."""
     taken: Counter[str] = Counter()
     weights = {x.name for x in graph.graph.initializer}
     renamed: dict[str, str] = {}

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.errors import DataError
+from pocketvit.files import write_json
+from pocketvit.spec.tasks.base import Panel as Panel
 
 REPORT_JSON, PICTURES = "report.json", "pictures"
-Panel = tuple[str, NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class CandidateRow:
     reason: str = ""
     """One sentence: why."""
     chosen: bool = False
+    metric_interval: tuple[float, float] | None = None
+    """95 % interval of ``metric``."""
+    p50_interval: tuple[float, float] | None = None
+    """95 % interval of ``p50_ms``."""
+    count: int | None = None
+    """Photos that the metric was measured on."""
+
+    @property
+    def interval(self) -> str:
+        """``85.5 to 92.5, 296 photos``, as far as it is known."""
+        ends = [" to ".join(figure(x, digits=3) for x in self.metric_interval)] if self.metric_interval else []
+        return ", ".join([*ends, f"{self.count} photos"]) if self.count else "".join(ends)
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,11 @@ class ReportData:
     task: str
     metric_name: str
     metric_unit: str
+    higher_is_better: bool = True
     budget: dict[str, Any] = field(default_factory=dict)
     """Limits by name (``latency_ms``, ``percentile``, ``size_mb``, ``memory_mb``); ``None`` is no limit."""
     floor: dict[str, Any] = field(default_factory=dict)
-    """``value`` (absolute) and ``max_drop``; ``None`` is no floor."""
+    """The floor that was applied: ``value`` (absolute) and ``max_drop`` of ``metric``; ``None`` is no floor."""
     candidates: Sequence[CandidateRow] = ()
     pictures: Sequence[tuple[str, Sequence[Panel]]] = ()
     """(caption, [(label, (H, W, 3) uint8 RGB), ...]): panels that are shown side by side."""
@@ -80,7 +94,8 @@ class ReportData:
         row = self.chosen
         if row is None:
             return "Nothing fits." if self.candidates else self.title
-        parts = [figure(row.metric, self.metric_unit), figure(row.p50_ms, "ms", 3), figure(row.size_mb, "MB", 3)]
+        metric = figure(row.metric, self.metric_unit) + (f" ({row.interval})" if row.interval else "")
+        parts = [metric, figure(row.p50_ms, "ms", 3), figure(row.size_mb, "MB", 3)]
         return f"{row.name}: {', '.join(p for p in parts if p != '-')}"
 
 
@@ -118,9 +133,7 @@ def save_report(folder: Path, data: ReportData) -> Path:
                     "panels": [{"label": label, "file": name} for name, (label, _) in zip(names, panels)],
                 }
             )
-        partial = folder / f".{REPORT_JSON}.partial"
-        partial.write_text(json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / REPORT_JSON)
+        write_json(folder / REPORT_JSON, _plain(document))
     except OSError as error:
         raise DataError(
             f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions."

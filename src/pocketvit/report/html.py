@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit import __version__
-from pocketvit.errors import DataError
+from pocketvit.files import write_text
 from pocketvit.report.data import CandidateRow, ReportData, figure
 from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
+from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
 MAX_SIDE, JPEG_QUALITY = 900, 92
@@ -30,16 +30,7 @@ def write_report(path: Path, data: ReportData) -> Path:
     Raises:
         DataError: ``path`` cannot be written.
     """
-    text = render_html(data)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}).", "Check free space and permissions."
-        ) from error
+    write_text(path, render_html(data))
     return path
 
 
@@ -74,19 +65,23 @@ def limits(data: ReportData) -> list[str]:
         if data.budget.get(key) is not None:
             percentile = f" {data.budget.get('percentile', 'p50')}" if key == "latency_ms" else ""
             words.append(f"{name}{percentile} at most {data.budget[key]:g} {unit}")
+    name = data.floor.get("metric") or data.metric_name
+    spec = TASKS[data.task].metric(name) if data.task in TASKS else None
+    better = spec is None or spec.higher_is_better
+    unit = spec.unit if spec else data.metric_unit
     if data.floor.get("value") is not None:
-        words.append(f"{data.metric_name} at least {data.floor['value']:g} {data.metric_unit}".rstrip())
+        words.append(f"{name} at {'least' if better else 'most'} {data.floor['value']:g} {unit}".rstrip())
     if data.floor.get("max_drop") is not None:
-        words.append(
-            f"{data.metric_name} at most {data.floor['max_drop']:g} {data.metric_unit} below the float model".replace(
-                "  ", " "
-            )
-        )
+        drop = f"{data.floor['max_drop']:g} {unit}".rstrip()
+        words.append(f"{name} at most {drop} {'below' if better else 'above'} the float model")
     return words
 
 
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
-    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side; small ones are enlarged in whole steps."""
+    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side.
+
+    Small ones are enlarged in whole steps.
+    """
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest > MAX_SIDE:

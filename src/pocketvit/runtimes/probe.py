@@ -30,7 +30,13 @@ def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
     todo = "Take another precision or runtime on this machine."
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "pocketvit.runtimes.probe", request],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "pocketvit.runtimes.probe",
+                request,
+            ],  # -P: not what lies in the current folder
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv as csv_format
 import glob
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
-from pocketvit.spec.results import Classification, Restored, Result
+from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +41,10 @@ class Prediction:
     """The picture that was written."""
     ms: float
     """Preprocessing, inference and postprocessing."""
+    line: str = ""
+    """The answer in a few words."""
+    cells: dict[str, str] = field(default_factory=dict)
+    """The answer as a row of the table."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -95,10 +101,14 @@ class PredictReport:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        for column in ("image", "written to" if self.task == "restore" else "answer", "ms"):
+        for column in (
+            "image",
+            "answer" if self.task in TASKS and TASKS[self.task].writes == "table" else "written to",
+            "ms",
+        ):
             table.add_column(column, overflow="fold")
         for row in self.predictions[:TABLE_ROWS]:
-            table.add_row(str(row.image), str(row.output) if row.output else _line(row.answer), f"{row.ms:.1f}")
+            table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
         lines.append(
             f"{len(self.predictions)} images in {self.seconds:.1f} s with {self.artifact} ({self.variant}){f', all answers in {self.table}' if self.table else ''}."
@@ -107,10 +117,6 @@ class PredictReport:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {failure.reason}" for failure in self.failures]
         return Group(table, Text("\n".join(lines)))
-
-
-def _line(answer: dict[str, Any]) -> str:
-    return " > ".join(f"{level['label']} {100 * level['score']:.1f} %" for level in answer["levels"])
 
 
 def predict(
@@ -124,9 +130,9 @@ def predict(
 ) -> PredictReport:
     """Run an artifact on images.
 
-    Restoration writes one picture for each image; classification prints the answers and writes them to a JSON or CSV
-    file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported and skipped; the exit code is
-    then 3. Input files are never overwritten.
+    Tasks whose answer is a picture (restoration) write one for each image; others (classification) print the answers
+    and write them to a JSON or CSV file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported
+    and skipped; the exit code is then 3. Input files are never overwritten.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -143,31 +149,28 @@ def predict(
     model = load(artifact, target)
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}.", "5 is usual.")
-    if csv and model.manifest.task == "restore":
-        raise UsageError("csv goes with classification; this artifact restores images.", "Leave it out.")
+    task = TASKS[model.manifest.task]
+    if csv and task.writes == "picture":
+        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
     files, failures = expand(images)
     if not files and len(failures) == 1:
         raise DataError(failures[0].reason, "Check the path.")
     alone = len(files) == 1 and not failures
     began = time.perf_counter()
-    if model.manifest.task == "restore":
-        done, failed = _restore(model, files, out, alone)
+    if task.writes == "picture":
+        done, failed = _draw_all(model, files, out, alone)
         table = None
     else:
         table = _table_path(out, csv)  # before the work: a wrong name should not cost hours
-        done, failed = _run_all(model, files, lambda _, result: None, top, alone)
-        if table is not None:
-            _write_text(
-                table,
-                _to_csv(done, top)
-                if table.suffix.lower() == ".csv"
-                else json.dumps([p.to_dict() for p in done], indent=2, ensure_ascii=False) + "\n",
-            )
-    key = f"{model.target.runtime}:{model.target.precision}"
+        done, failed = _run_all(model, files, lambda *_: None, top, alone)
+        if table is not None and table.suffix.lower() == ".csv":
+            write_text(table, _to_csv(done))
+        elif table is not None:
+            write_json(table, [p.to_dict() for p in done])
     return PredictReport(
         model.manifest.name,
-        key,
-        model.manifest.task,
+        model.target.key,
+        task.name,
         tuple(done),
         (*failures, *failed),
         table,
@@ -212,7 +215,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _run_all(
-    model: Model, files: Sequence[Path], keep: Callable[[Path, Result], Path | None], top: int, alone: bool
+    model: Model, files: Sequence[Path], keep: Callable[[Path, Pixels, Result], Path | None], top: int, alone: bool
 ) -> tuple[list[Prediction], list[Failure]]:
     """Answer for every file; ``keep`` stores a result and says where. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
@@ -224,7 +227,8 @@ def _run_all(
                 start = time.perf_counter()
                 result = model(pixels, on_tile)
                 ms = (time.perf_counter() - start) * 1e3
-                done.append(Prediction(path, _answer(result, top), keep(path, result), ms))
+                kept = keep(path, pixels, result)
+                done.append(Prediction(path, result.to_dict(top), kept, ms, result.line, result.cells(top)))
             except DataError as error:
                 if alone:
                     raise
@@ -241,30 +245,21 @@ def _progress(model: Model, files: Sequence[Path]) -> Iterator[tuple[Callable[[]
         yield ((lambda: None), advance) if by_tile else (advance, (lambda: None))
 
 
-def _answer(result: Result, top: int) -> dict[str, Any]:
-    answer = result.to_dict()
-    if isinstance(result, Classification):
-        for row, level in zip(answer["levels"], result.levels, strict=True):
-            row["top"] = [{"label": label, "score": score} for label, score in level.top(top)]
-    return answer
-
-
-def _restore(
+def _draw_all(
     model: Model, files: Sequence[Path], out: str | None, alone: bool
 ) -> tuple[list[Prediction], list[Failure]]:
     destinations = plan_outputs(files, out)
     _make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
 
-    def keep(path: Path, result: Result) -> Path:
-        assert isinstance(result, Restored)
-        write_image(destinations[path], result.image)
+    def keep(path: Path, source: Pixels, result: Result) -> Path:
+        write_image(destinations[path], result.draw(source))
         return destinations[path]
 
     return _run_all(model, files, keep, 1, alone)
 
 
 def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
-    """Where each restored picture goes: ``<out>/<stem>.png``, numbered where stems meet, never onto an input.
+    """Where each picture goes: ``<out>/<stem>.png``, numbered where stems meet, never onto an input.
 
     Raises:
         UsageError: ``out`` is a file although there are several images, is an input, or has an unknown suffix.
@@ -299,7 +294,8 @@ def _table_path(out: str | None, csv: bool) -> Path | None:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         raise UsageError(
-            f"out {out} is a picture, but this artifact classifies.", "Name a folder, a .csv or a .json file."
+            f"out {out} is a picture, but the answers of this artifact are a table.",
+            "Name a folder, a .csv or a .json file.",
         )
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
@@ -318,31 +314,12 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}).", "Check free space and permissions."
-        ) from error
-
-
-def _to_csv(predictions: Sequence[Prediction], top: int) -> str:
-    """One line for each image: label and score of every level, then the most probable classes of the finest one."""
+def _to_csv(predictions: Sequence[Prediction]) -> str:
+    """One line for each image, with a heading."""
     buffer = io.StringIO()
-    writer = csv_format.writer(buffer, lineterminator="\n")
-    for index, row in enumerate(predictions):
-        levels = row.answer["levels"]
-        best = levels[-1]["top"]
-        if index == 0:
-            header = [name for level in levels for name in (level["name"], f"{level['name']}_score")]
-            writer.writerow(
-                ["image", *header, *(name for i in range(1, len(best) + 1) for name in (f"top{i}", f"top{i}_score"))]
-            )
-        cells = [cell for level in levels for cell in (level["label"], f"{level['score']:.6f}")]
-        writer.writerow([str(row.image), *cells, *(cell for x in best for cell in (x["label"], f"{x['score']:.6f}"))])
+    columns = dict.fromkeys(("image", *(name for row in predictions for name in row.cells)))
+    writer = csv_format.DictWriter(buffer, list(columns), lineterminator="\n")
+    if predictions:
+        writer.writeheader()
+    writer.writerows({"image": str(row.image), **row.cells} for row in predictions)
     return buffer.getvalue()

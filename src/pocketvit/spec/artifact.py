@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.files import replacing, write_text
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Preprocess
 
@@ -75,16 +76,17 @@ class Artifact:
     manifest: Manifest
 
     def variant(self, key: str | None = None) -> Variant:
-        """The variant ``runtime:precision`` (default: the manifest's).
+        """The variant ``runtime:precision[@device]`` (default: the manifest's); the processor's where a device has none.
 
         Raises:
             UsageError: the artifact holds no such variant.
         """
         wanted = key or self.manifest.default
-        for variant in self.manifest.variants:
-            if f"{variant.runtime}:{variant.precision}" == wanted:
-                return variant
-        have = ", ".join(f"{v.runtime}:{v.precision}" for v in self.manifest.variants)
+        for key in (wanted, wanted.partition("@")[0]):
+            for variant in self.manifest.variants:
+                if variant.key == key:
+                    return variant
+        have = ", ".join(variant.key for variant in self.manifest.variants)
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:
@@ -241,10 +243,12 @@ def file_entries(folder: Path) -> list[FileEntry]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace ``manifest.json`` in one step."""
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    """Replace ``manifest.json`` in one step.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 @contextmanager
@@ -297,11 +301,9 @@ def _sweep(destination: Path) -> None:
 
 def pack(artifact: Artifact, destination: Path) -> Path:
     """Zip an artifact into one ``.pvit`` file and return its path."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(destination) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
             archive.write(artifact.path / name, name)
-    os.replace(partial, destination)
     return destination
 
 

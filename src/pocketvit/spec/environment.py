@@ -5,37 +5,27 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 FLAGS = (
-    "avx2",
-    "fma",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "neon",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "bf16",
+    *("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("neon", "asimd", "asimddp", "i8mm", "bf16"),
 )
 """Instruction sets that decide how fast int8 and bf16 are."""
 LIBRARIES = ("pocketvit", "numpy", "pillow", "onnxruntime", "openvino", "torch", "onnx", "nncf")
 
 
 def environment() -> dict[str, Any]:
-    """Processor, instruction sets of interest, cores, operating system, versions, and the git commit if there is one. Plain JSON types."""
+    """Processor, GPU, instruction sets of interest, cores, operating system, versions, git commit; plain JSON types."""
     cpu, flags = _cpu()
     return {
         "cpu": cpu,
         "flags": [flag for flag in FLAGS if flag in flags],
         "cores": available_cores(),
+        "gpu": _gpu(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": _versions(),
@@ -46,6 +36,12 @@ def environment() -> dict[str, Any]:
 def available_cores() -> int:
     """Logical cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpu() -> str | None:
+    """Name of the CUDA device, if PyTorch has been imported already and sees one; nothing is imported for it."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda.get_device_name(0) if cuda is not None and cuda.is_available() else None
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvit.errors import DataError
+from pocketvit.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
@@ -134,20 +135,17 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file."""
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file.
+
+    Raises:
+        DataError: an unknown suffix, or a folder that cannot be made or written.
+    """
+    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     try:
-        Image.fromarray(image).save(partial, quality=95) if path.suffix.lower() in (
-            ".jpg",
-            ".jpeg",
-            ".webp",
-        ) else Image.fromarray(image).save(partial)
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot be written ({error}).", "Check free space, permissions and the suffix."
-        ) from error
+        with replacing(path) as partial:
+            Image.fromarray(image).save(partial, **options)
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be written ({error}).", "Check the suffix.") from error
 
 
 def list_images(folder: Path) -> list[Path]:

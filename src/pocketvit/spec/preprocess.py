@@ -18,6 +18,8 @@ from PIL import Image
 from pocketvit.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
+PIXELS = "pixels"
+"""Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

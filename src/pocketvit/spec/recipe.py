@@ -23,6 +23,8 @@ from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS, config_document, config_of
+from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
 
 
 def _require(ok: bool, key: str, value: object, rule: str) -> None:
@@ -53,8 +55,9 @@ class DataConfig:
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
     test: tuple[str, ...] = ()
     """Test data, scored once and never used to choose; empty has none."""
-    layout: Literal["clean", "pairs", "classes", "list", "sidd", "gopro"] = "clean"
-    """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each; ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
+    layout: str = "clean"
+    """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
+    ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
     class_names: str | None = None
     """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
     val_share: float = 0.1
@@ -66,15 +69,20 @@ class DataConfig:
     shot: tuple[float, float] = (0.0, 0.02)
     """Range of the shot-noise gain (variance per unit of signal in [0, 1]), uniform per crop (``poisson``)."""
     patch: int = 64
-    """Side of the training crops in pixels (restore)."""
+    """Side of the training crops in pixels (tasks whose answer has the photo's pixels)."""
     patches_per_image: int = 1
-    """Crops taken from each image per epoch (restore)."""
+    """Crops taken from each image per epoch."""
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0)
     """Noise levels of the validation metric (``clean`` layout); the main metric is at the middle one."""
     workers: int = 0
     """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
 
     def __post_init__(self) -> None:
+        layouts = list(dict.fromkeys(layout for task in TASKS.values() for layout in task.layouts))
+        if self.layout not in layouts:
+            near = difflib.get_close_matches(self.layout, layouts, n=1, cutoff=0.4)
+            todo = f"Did you mean {near[0]}?" if near else f"Take one of {', '.join(layouts)}."
+            raise UsageError(f"data.layout {self.layout!r} is unknown.", todo)
         if not 0 < self.val_share < 1:
             raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
         if not 0 <= self.sigma[0] <= self.sigma[1]:
@@ -106,39 +114,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TaskConfig:
-    """What the model must do."""
-
-    name: Literal["restore", "classify"] = "classify"
-    loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse", "cross_entropy"] = "auto"
-    """``auto`` is log_mse for restore (it weighs all noise levels alike) and cross_entropy for classify."""
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
-    level_weights: tuple[float, ...] = ()
-    """Weight of each level's loss, coarsest first; empty weighs all alike."""
-
-    def __post_init__(self) -> None:
-        restore = ("auto", "l1", "charbonnier", "mse", "log_mse")
-        if (self.name == "restore") != (self.loss in restore) and self.loss != "auto":
-            raise UsageError(
-                f"task.loss {self.loss} does not go with task.name {self.name}.",
-                f"For restore take one of {', '.join(restore)}; for classify cross_entropy.",
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
-        if self.name == "restore" and (self.label_smoothing > 0 or self.class_weights != "none"):
-            key = "label_smoothing" if self.label_smoothing > 0 else "class_weights"
-            raise UsageError(f"task.{key} does not go with task.name restore.", "Leave it out; it is for classify.")
-        weights = self.level_weights
-        _require(
-            not weights or (min(weights) >= 0 and sum(weights) > 0),
-            "task.level_weights",
-            weights,
-            "have no negative entry and a positive sum",
-        )
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """How the model is trained."""
 
@@ -165,7 +140,8 @@ class TrainConfig:
     compile: bool = False
     """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
-    """Classify: ``crop`` = random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Restore always flips and turns unless ``none``."""
+    """``crop``: random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Crops of photo and truth
+    (restoration) are flipped and turned unless ``none``."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area range of the random resized crop."""
     jitter: float = 0.2
@@ -220,7 +196,8 @@ class TrainConfig:
 class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
-    steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
+    steps: tuple[str | dict[str, Any], ...] = ("int8", "bf16")
+    """Applied in order in each runtime that has them; each a name, or ``name: {setting: value}``."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
@@ -230,6 +207,11 @@ class CompressConfig:
     """At most so many of the ranked layers are put back in float; ``None`` tries all."""
     library_default: bool = True
     """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the steps, without their settings."""
+        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
 
     def __post_init__(self) -> None:
         _at_least("compress", self, 1, "calibration_images")
@@ -245,11 +227,13 @@ class SearchConfig:
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
     """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
-    runtimes: tuple[Literal["onnxruntime", "openvino", "torchscript"], ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
     """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
+    prefer: Literal["quality", "speed", "size"] = "quality"
+    """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""
     eval_images: int | None = None
@@ -268,7 +252,8 @@ class Recipe:
 
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=ModelConfig)
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig = field(default_factory=lambda: config_of({}))
+    """An instance of its task's own section (``Task.config``)."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     train: TrainConfig = TrainConfig()
     compress: CompressConfig = CompressConfig()
@@ -288,20 +273,17 @@ class Recipe:
                 f"name {self.name!r} cannot name an artifact.",
                 "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
             )
-        wanted, runtime = self.target.precision, self.target.runtime
-        if wanted not in ("any", "fp32", *self.compress.steps):
+        wanted = self.target.precision
+        if wanted not in ("any", "fp32", *self.compress.names):
             raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.",
+                f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}.",
                 f"Add {wanted} to compress.steps, or leave target.precision at any.",
             )
-        if (runtime == "onnxruntime" and wanted == "bf16") or (
-            runtime == "torchscript" and wanted not in ("any", "fp32")
-        ):
-            raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+        document: dict[str, Any] = TypeAdapter(Recipe).dump_python(self, mode="json")
+        return document | {"task": config_document(self.task)}
 
 
 def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -321,9 +303,10 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
         _merge(document, _nest(key.split("."), value))
+    task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
     try:
-        return TypeAdapter(Recipe).validate_python(document)
+        return TypeAdapter(Recipe).validate_python(document | {"task": task})
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(

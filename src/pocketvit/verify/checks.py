@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import Port, installed, open_session
+from pocketvit.runtimes import Port, check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
+from pocketvit.spec import parity
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
 from pocketvit.spec.manifest import TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
-from pocketvit.verify import parity, perturb
+from pocketvit.verify import perturb
 
 TELLING = 2.0
 """By how much wrong inputs must move the answers away from the goldens to be told from the file's own rounding."""
@@ -168,12 +169,11 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
         return
     refusals: list[UsageError | MissingDependencyError] = []
     for variant in artifact.manifest.variants:
-        key = f"{variant.runtime}:{variant.precision}"
         try:
             yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls)
         except (UsageError, MissingDependencyError) as error:
             refusals.append(error)
-            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", key, skipped=True)
+            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", variant.key, skipped=True)
     if len(refusals) == len(artifact.manifest.variants):
         raise (
             refusals[0]
@@ -188,9 +188,9 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
     Raises:
         UsageError, MissingDependencyError: this machine cannot run it.
     """
-    key = f"{target.runtime}:{target.precision}"
+    key = target.key
     try:
-        if target.runtime == "openvino" and installed("openvino"):  # seen to end the process on files that are valid
+        if check_target(target).risky:
             probe(artifact.path / artifact.variant(key).path, target, artifact.manifest.preprocess.size)
         model = open_variant(artifact, target)
         limits = parity.tolerances(artifact.manifest, target.precision)
@@ -259,7 +259,7 @@ def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key
             figures,
         )
     figures = parity.task_figures(model.manifest, outputs, golden)
-    wrong = parity.violations(figures, limits, ("metric_drop", "min_agreement"))
+    wrong = parity.violations(figures, limits, parity.PER_TASK)
     summary = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
     yield Check(
         "metric", not wrong, f"the metric on the goldens fell: {'; '.join(wrong)}" if wrong else summary, key, figures
@@ -297,16 +297,14 @@ def _control(name: str, outcome: str, key: str) -> Check:
 def _damaged_outcome(
     artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]
 ) -> str:
-    """Why a copy with damaged weights is refused; empty if it is not."""
+    """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse: our own errors get through."""
+    files = [artifact.path / name for name in (variant.path, *variant.companions)]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(
-            variant.runtime, [artifact.path / name for name in (variant.path, *variant.companions)], Path(scratch)
-        )
+        copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
         try:
-            session = open_session(copy, target, artifact.manifest)
-            outputs = parity.run_goldens(session, golden.inputs)
-        except Exception as error:  # whatever the engine says to a damaged file, it is a refusal
-            return f"it does not run: {type(error).__name__}"
+            outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
+        except VerificationError as error:
+            return f"it does not run: {error.what.rstrip('.')}"
     return _first(parity.parity_violations(artifact.manifest, outputs, golden, limits))
 
 

@@ -6,23 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketvit import __version__
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.progress import track
 from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS
 from pocketvit.verify.checks import Check, run_checks
 from pocketvit.verify.evaluate import eval as evaluate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-Layout = Literal["clean", "pairs", "classes", "list", "sidd", "gopro"]
-_ALLOWED_LOSS = {"restore": 0.1, "classify": 1.0}
-"""Loss of the metric on other data of the same kind that still counts as the same, in dB or percentage points."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def verify(
     *,
     target: str | None = None,
     data: str | None = None,
-    layout: Layout | None = None,
+    layout: str | None = None,
     class_names: str | None = None,
     limit: int | None = None,
     negative_controls: bool = True,
@@ -113,7 +110,7 @@ def verify(
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         target: check only this variant, runtime:precision[:threads]; by default all that this machine can run.
         data: also measure the main metric on this folder or list, and hold it against the manifest's.
-        layout: how ``data`` is laid out; by default clean photos (restore) or class folders (classify).
+        layout: how ``data`` is laid out; by default the first layout of its task (clean photos, class folders).
         class_names: CSV with class names for list files.
         limit: at most so many images of ``data``.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
@@ -126,7 +123,7 @@ def verify(
     found = read_artifact(artifact)
     wanted = Target.parse(target) if target is not None else None
     if wanted is not None:
-        found.variant(f"{wanted.runtime}:{wanted.precision}")
+        found.variant(wanted.key)
     with track(f"verify {found.manifest.name}", None) as advance:
         checks = run_checks(found, wanted, negative_controls=negative_controls, on_check=advance)
     if data is not None and all(check.passed for check in checks):
@@ -148,7 +145,7 @@ def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
     result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
     try:
         write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
-    except OSError:
+    except DataError:
         return False
     return True
 
@@ -157,21 +154,25 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     """The main metric on ``data`` against the value the manifest states for the same variant."""
     manifest = artifact.manifest
     target = target or Target.parse(manifest.default)
-    key = f"{target.runtime}:{target.precision}"
-    stated = [row for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric]
+    name, key = manifest.main_metric, target.key
+    stated = [row for row in manifest.metrics if row.variant == key and row.name == name]
     if not stated:
         raise UsageError(
-            f"the manifest states no {manifest.main_metric} of {key} to hold {data} against.",
+            f"the manifest states no {name} of {key} to hold {data} against.",
             "Leave out --data, or take another target.",
         )
     report = evaluate(str(artifact.path), data, target=str(target), **options)
-    value = report.metrics.get(manifest.main_metric)
+    value = report.metrics.get(name)
     if value is None:
         raise UsageError(
-            f"{data} gives {', '.join(report.metrics)}, not {manifest.main_metric}.",
+            f"{data} gives {', '.join(report.metrics)}, not {name}.",
             "Name data of the kind the manifest's metric was measured on.",
         )
-    row, floor = stated[0], stated[0].value - _ALLOWED_LOSS[manifest.task]
-    detail = f"{manifest.main_metric} is {value:.2f} {row.unit} on {data}, the manifest states {row.value:.2f} on {row.dataset} {row.split}"
-    detail = f"{detail}; allowed at least {floor:.2f}" if value < floor else detail
-    return Check("data", value >= floor, detail, key, {"value": value, "floor": floor})
+    row, spec = stated[0], TASKS[manifest.task].metric(name)
+    floor = row.value - spec.default_drop if spec.higher_is_better else row.value + spec.default_drop
+    passed = spec.loss(value, row.value) <= spec.default_drop
+    stated_as = f"the manifest states {spec.text(row.value)} on {row.dataset} {row.split}"
+    detail = f"{name} is {spec.text(value)} on {data}, {stated_as}"
+    side = "at least" if spec.higher_is_better else "at most"
+    detail = detail if passed else f"{detail}; allowed {side} {spec.text(floor)}"
+    return Check("data", passed, detail, key, {"value": value, "floor": floor})

@@ -1,4 +1,4 @@
-"""The device side of the tasks: one record each. The torch side, of the same names, is ``pocketvit.tasks.TORCH_TASKS``."""
+"""The device side of the tasks, one record each; ``pocketvit.tasks.TORCH_TASKS`` is the torch side, of the same names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.tasks.base import Task, TaskConfig
@@ -40,12 +40,13 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
 
     Raises:
         UsageError: an unknown task or key (the nearest is proposed), or a value that the task refuses.
-        pydantic.ValidationError: a value of the wrong type.
     """
+    if not isinstance(document, Mapping):
+        raise UsageError(f"task must be a mapping, not {document!r}.", f"Write task: {{name: {next(iter(TASKS))}}}.")
     task = task_of(document.get("name", next(iter(TASKS))))
     known = {item.name for item in dataclasses.fields(task.config)}
     foreign = {
-        item.name: (other.name, TypeAdapter(Any).dump_python(item.default, mode="json"))
+        item.name: (other.name, _plain(item.default))
         for other in TASKS.values()
         for item in dataclasses.fields(other.config)
         if item.name not in known
@@ -58,10 +59,21 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
             todo = f"Did you mean task.{near[0]}?" if near else f"Known keys: {', '.join(sorted(known))}."
             raise UsageError(f"unknown key task.{key}.", todo)
         owner, default = foreign[key]
-        if TypeAdapter(Any).dump_python(value, mode="json") != default:
+        if _plain(value) != default:
             raise UsageError(f"task.{key} does not go with task.name {task.name}.", f"Leave it out; it is for {owner}.")
     own = {key: value for key, value in document.items() if key in known}
-    return TypeAdapter(task.config).validate_python(own)
+    try:
+        return TypeAdapter(task.config).validate_python(own)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("task", *first["loc"])))
+        raise UsageError(
+            f"{key} {first['input']!r} does not go with task.name {task.name}.", f"{first['msg']}."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
 
 
 def config_document(config: TaskConfig) -> dict[str, Any]:

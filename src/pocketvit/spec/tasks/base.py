@@ -1,4 +1,4 @@
-"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, and how it is shown.
+"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, pictures.
 
 The other half, of the same name, is in :mod:`pocketvit.tasks`. Nothing outside these two folders names a task.
 """
@@ -35,7 +35,7 @@ class TensorSpec(BaseModel):
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What the model must do. Each task has a subclass with fields of its own, which are those of the recipe's ``task``."""
+    """What the model must do. Each task has a subclass with fields of its own: the keys of the recipe's ``task``."""
 
     name: str = ""
     """A row of the table of tasks (``pocketvit.spec.tasks.TASKS``)."""
@@ -59,6 +59,13 @@ class MetricSpec:
     def tie_of(self, count: int) -> float:
         """The tie on ``count`` answers: for a rate at least one image."""
         return max(self.tie, 100.0 / count) if self.rate and count else self.tie
+
+    def text(self, value: float, low: float | None = None, high: float | None = None, count: int = 0) -> str:
+        """The value for people, with unit, interval and photos where known: ``89.5 % (85.5 to 92.5, 296 photos)``."""
+        digits = 1 if self.rate else max(2, math.ceil(-math.log10(self.tie or 1)))
+        interval = [] if low is None or high is None else [f"{low:.{digits}f} to {high:.{digits}f}"]
+        inside = ", ".join([*interval, *([f"{count} photos"] if count else [])])
+        return f"{value:.{digits}f} {self.unit}".rstrip() + (f" ({inside})" if inside else "")
 
     def loss(self, value: float, reference: float) -> float:
         """By how much ``value`` is worse than ``reference`` (negative where it is better), in ``unit``."""
@@ -173,7 +180,8 @@ class Task:
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
     geometry: Literal["image", "pixels"]
-    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: crops of photo and truth go together."""
+    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
+    covered with tiles, and crops of photo and truth go together."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -203,11 +211,11 @@ class Task:
     panels: Callable[[Pixels, Result, NDArray[Any], Sequence[LevelSpec]], list[Panel]]
     """(input, answer, truth, levels) to pictures that are shown side by side."""
     writes: Literal["picture", "table"]
-    """What ``predict`` writes: a picture for each image (``Result.draw``), or one table of answers (``Result.cells``)."""
+    """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
     agreement: Callable[[Raw, Raw], float] | None = None
-    """Share in % of (N, ...) answers that are the same decision as a reference's; None where answers are no decisions."""
+    """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).

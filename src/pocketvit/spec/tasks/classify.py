@@ -132,7 +132,7 @@ class Classification:
 
 
 class ClassifyEvaluator:
-    """Top-1 of each level along the consistent path, top-5 of the finest, mean mistake distance. Names: ``fine.top1``."""
+    """Top-1 (``fine.top1``) of each level along the consistent path, top-5 of the finest, mean mistake distance."""
 
     def __init__(self, levels: Sequence[LevelSpec]) -> None:
         self.levels = [level.name for level in levels]

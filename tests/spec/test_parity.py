@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from pocketvit.errors import VerificationError
+from pocketvit.spec import parity
 from pocketvit.spec.artifact import Artifact, read_golden
 from pocketvit.spec.target import PRECISIONS
-from pocketvit.verify import parity
+from pocketvit.spec.tasks import TASKS
 from tests.tiny import make_tiny_artifact
 
 
@@ -44,17 +45,17 @@ def test_each_limit_is_held_on_its_side(name: str) -> None:
 
 def test_every_task_and_precision_has_limits() -> None:
     for task in ("restore", "classify"):
-        assert set(parity.TOLERANCES[task]) == set(PRECISIONS)
-        assert "metric_drop" in parity.TOLERANCES[task]["int8"]
-        assert "max_abs" not in parity.TOLERANCES[task]["int8"]
-        assert parity.TOLERANCES[task]["fp32"]["max_abs"] < parity.TOLERANCES[task]["bf16"]["max_abs"]
+        assert set(TASKS[task].tolerances) == set(PRECISIONS)
+        assert "metric_drop" in TASKS[task].tolerances["int8"]
+        assert "max_abs" not in TASKS[task].tolerances["int8"]
+        assert TASKS[task].tolerances["fp32"]["max_abs"] < TASKS[task].tolerances["bf16"]["max_abs"]
 
 
 def test_the_manifest_states_limits(classifier: Artifact) -> None:
-    assert parity.tolerances(classifier.manifest, "bf16") == parity.TOLERANCES["classify"]["bf16"]
+    assert parity.tolerances(classifier.manifest, "bf16") == TASKS["classify"].tolerances["bf16"]
     stated = classifier.manifest.model_copy(update={"tolerances": {"bf16": {"max_abs": 0.01}}})
     assert parity.tolerances(stated, "bf16") == {"max_abs": 0.01}
-    assert parity.tolerances(stated, "int8") == parity.TOLERANCES["classify"]["int8"]
+    assert parity.tolerances(stated, "int8") == TASKS["classify"].tolerances["int8"]
     wrong = classifier.manifest.model_copy(update={"tolerances": {"bf16": {"max_abss": 0.01}}})
     with pytest.raises(VerificationError, match=r"tolerances\.bf16\.max_abss"):
         parity.tolerances(wrong, "bf16")
@@ -71,7 +72,7 @@ def test_task_figures_count_lost_answers(classifier: Artifact) -> None:
         "metric_drop": 12.5,
         "min_agreement": 87.5,
     }
-    found = parity.parity_violations(classifier.manifest, outputs, golden, parity.TOLERANCES["classify"]["int8"])
+    found = parity.parity_violations(classifier.manifest, outputs, golden, TASKS["classify"].tolerances["int8"])
     assert any(text.startswith("metric_drop 12.5") for text in found)
 
 

@@ -8,15 +8,20 @@ import onnx
 import openvino
 import pytest
 
+from pocketvit.compress.cast import Bf16, Fp16
+from pocketvit.compress.onnxruntime_int8 import StaticInt8
+from pocketvit.compress.openvino_int8 import NncfInt8
 from pocketvit.compress.qdq import activation_parameters, fake, fit_weight, weight_parameters
-from pocketvit.compress.report import output_error
-from pocketvit.compress.steps import BY_NAME, STEPS, Bf16, Fp16, NncfInt8, StaticInt8, apply
+from pocketvit.compress.table import attempts, plan_steps
 from pocketvit.errors import DataError, UsageError
-from pocketvit.export.artifact import TOLERANCES, make_golden, pixel_model_of
+from pocketvit.export.artifact import make_golden, pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS
-from pocketvit.export.parity import check_parity, compare, run_file
+from pocketvit.export.check import check_parity, run_file
+from pocketvit.export.formats import exporter
 from pocketvit.spec.artifact import Golden
+from pocketvit.spec.parity import compare_all
+from pocketvit.spec.tasks import TASKS
+from tests.compress.helpers import apply, context, planned
 from tests.export.nets import cases, classifier, inputs, restorer
 
 
@@ -29,7 +34,7 @@ def golden() -> Golden:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     trained, folder = classifier(), tmp_path_factory.mktemp("float")
     return {
-        name: EXPORTERS[name](pixel_model_of(trained), trained.preprocess.size, folder, "net")
+        name: exporter(name)(pixel_model_of(trained), trained.preprocess.size, folder, "net")
         for name in ("onnx", "openvino")
     }
 
@@ -39,10 +44,9 @@ def test_bf16_is_the_same_files_under_another_precision(
 ) -> None:
     report = apply(Bf16(), files["openvino"], [], lambda path: 7.0, tmp_path)
     assert report.built == Built("openvino", "bf16", files["openvino"].path, files["openvino"].companions)
-    assert report.scores == ((0, 7.0),)
     assert list(tmp_path.iterdir()) == []
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        assert check_parity(report.built, golden, TOLERANCES["classify"]["bf16"])["max_abs"] > 1e-5
+        assert check_parity(report.built, golden, TASKS["classify"].tolerances["bf16"])["max_abs"] > 1e-5
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
@@ -50,7 +54,7 @@ def test_fp16_stores_half(files: dict[str, Built], golden: Golden, tmp_path: Pat
     report = apply(Fp16(), files[format], [], None, tmp_path)
     assert (report.step, report.built.precision, report.built.runtime) == ("fp16", "fp16", files[format].runtime)
     assert report.built.bytes < 0.75 * files[format].bytes
-    assert check_parity(report.built, golden, TOLERANCES["classify"]["fp16"])["max_abs"] > 0
+    assert check_parity(report.built, golden, TASKS["classify"].tolerances["fp16"])["max_abs"] > 0
     assert report.scores == ()
 
 
@@ -60,7 +64,7 @@ def nncf_answers(
     folder.mkdir()
     report = apply(NncfInt8(**options), files["openvino"], list(golden.inputs), None, folder)  # type: ignore[arg-type]
     graph = openvino.Core().read_model(str(report.built.path))
-    found = compare(run_file(report.built, golden.inputs, list(golden.outputs)), golden.outputs)
+    found = compare_all(run_file(report.built, golden.inputs, list(golden.outputs)), golden.outputs)
     return report.built, found, sum(op.get_type_name() == "FakeQuantize" for op in graph.get_ops())
 
 
@@ -75,7 +79,13 @@ def test_nncf_int8_and_its_options(files: dict[str, Built], golden: Golden, tmp_
     without_fc2 = nncf_answers(files, golden, tmp_path / "b", ignored=(".*fc2.*",))
     assert without_fc2[2] < quantisers
     plain = nncf_answers(
-        files, golden, tmp_path / "c", transformer=False, preset="performance", fast_bias_correction=False, smooth=-1.0
+        files,
+        golden,
+        tmp_path / "c",
+        transformer=False,
+        preset="performance",
+        fast_bias_correction=False,
+        smooth_quant=-1.0,
     )
     assert plain[1] != found
 
@@ -94,9 +104,9 @@ def test_nncf_errors(files: dict[str, Built], golden: Golden, tmp_path: Path) ->
 @pytest.mark.slow
 def test_nncf_on_a_restorer(tmp_path: Path) -> None:
     trained = restorer((32, 48))
-    built = EXPORTERS["openvino"](pixel_model_of(trained), (32, 48), tmp_path, "net")
+    built = exporter("openvino")(pixel_model_of(trained), (32, 48), tmp_path, "net")
     pictures = inputs(trained, 4)
-    report = apply(NncfInt8(), built, pictures, None, tmp_path)
+    report = apply(NncfInt8(), built, pictures, None, tmp_path, "restore")
     answers = [run_file(b, pictures, ["restored"])["restored"] for b in (built, report.built)]
     assert np.corrcoef(np.ravel(answers[0]), np.ravel(answers[1]))[0, 1] > 0.97
 
@@ -116,12 +126,57 @@ def test_casts_refuse_what_does_not_exist(step: object, runtime: str, precision:
     assert error.value.exit_code == 2
 
 
-def test_unknown_step_and_tables(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="str is no compression step"):
-        apply("int8", Built("onnxruntime", "fp32", tmp_path / "x"), [], None, tmp_path)
-    assert set(BY_NAME.values()) <= set(STEPS)
-    assert BY_NAME["onnxruntime", "int8"] is StaticInt8
-    assert ("onnxruntime", "bf16") not in BY_NAME
+def test_steps_of_a_recipe_are_planned_per_runtime_with_their_settings() -> None:
+    entries = ["bf16", {"int8": {"max_float_layers": 3, "rank_images": 5}}]
+    (int8,) = plan_steps(entries, "onnxruntime")
+    assert int8.config == StaticInt8(max_float_layers=3, rank_images=5)
+    assert int8.settings["rank_images"] == 5
+    bf16, nncf = plan_steps(entries, "openvino")
+    assert (bf16.label, nncf.config) == ("bf16", NncfInt8(max_float_layers=3))
+    labels = [step.label for step in plan_steps(["int8"], "onnxruntime", baselines=True)]
+    assert labels == ["int8 (library default)", "int8"]
+    assert [step.kind.baseline for step in plan_steps(["int8"], "onnxruntime", baselines=True)] == [True, False]
+    assert plan_steps(["bf16"], "onnxruntime") == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("int9", "unknown step 'int9'"),
+        ({"int8": {"smoth": []}}, "has no setting 'smoth'"),
+        ({"int8": {"rank_images": "many"}}, r"compress.steps.int8.rank_images"),
+        ({"int8": {"rank_images": 0}}, "rank_images"),
+        ({"int8": {}, "bf16": {}}, "is no step"),
+        ({"int8": 3}, "is no step"),
+    ],
+)
+def test_wrong_steps_are_usage_errors(entry: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        plan_steps([entry], "onnxruntime")  # type: ignore[list-item]
+    assert error.value.exit_code == 2
+
+
+def test_the_nearest_step_and_setting_are_named() -> None:
+    with pytest.raises(UsageError, match="Did you mean int8"):
+        plan_steps(["int9"], "onnxruntime")
+    with pytest.raises(UsageError, match="Did you mean smooth"):
+        plan_steps([{"int8": {"smoth": []}}], "onnxruntime")
+
+
+@pytest.mark.slow
+def test_nncf_asked_again_leaves_more_layers_in_float(files: dict[str, Built], golden: Golden, tmp_path: Path) -> None:
+    found = []
+    for report in attempts(planned(NncfInt8()), files["openvino"], context(tmp_path, list(golden.inputs))):
+        graph = openvino.Core().read_model(str(report.built.path))
+        quantisers = sum(op.get_type_name() == "FakeQuantize" for op in graph.get_ops())
+        found.append((len(report.float_layers), quantisers, report.built.bytes))
+        if len(found) == 3:
+            break
+    assert [count for count, _, _ in found] == sorted({count for count, _, _ in found})
+    assert found[0][0] == 0
+    assert found[0][1] > found[1][1] > found[2][1]
+    assert len(report.ranking) > 5
+    assert all(rank.error >= 0 and rank.macs > 0 for rank in report.ranking)
 
 
 def test_report_is_plain_json(files: dict[str, Built], golden: Golden, tmp_path: Path) -> None:
@@ -187,10 +242,3 @@ def test_fitted_weights_beat_rounding_on_correlated_inputs() -> None:
     plain, fitted = weight_parameters(weight, 1, True), fit_weight(train, train @ weight, weight, True)
     errors = [np.mean((test @ (v * s) - test @ weight) ** 2) for v, s in (plain, fitted)]
     assert errors[1] < 0.5 * errors[0]
-
-
-def test_output_error_of_probabilities_and_images() -> None:
-    assert output_error([np.array([[0.5, 0.5]])], [np.array([[1.0, 0.0]])]) == pytest.approx(1.0)
-    image = np.zeros((1, 2, 2, 3), np.float32)
-    assert output_error([image + 3], [image]) == pytest.approx(3.0)
-    assert output_error([image + 3, image], [image, image]) == pytest.approx(1.5)
