@@ -13,13 +13,12 @@ import pytest
 
 from pocketvit.arguments import Arguments
 from pocketvit.cli import main, split_flags
-from pocketvit.commands import COMMANDS, resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.spec.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/LOG.md", "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-RECIPE_SECTIONS = ("data", "model", "task", "preprocess", "train", "compress", "budget", "floor", "target", "search")
 
 
 def code_blocks(name: str) -> list[tuple[str, str]]:
@@ -52,10 +51,11 @@ def test_readme_commands_parse(line: str, capsys: pytest.CaptureFixture[str]) ->
         assert "pocketvit" in capsys.readouterr().out
         return
     assert words[0] in COMMANDS
-    given = Arguments(words[0], resolve(words[0])).parse(words[1:])
+    command = COMMANDS[words[0]]
+    given = Arguments(words[0], command.resolve(), command.sections).parse(words[1:])
     assert given
     if "recipe" in given:
-        sections = {k: v for k, v in given.items() if k in RECIPE_SECTIONS}
+        sections = {k: v for k, v in given.items() if k in command.sections}
         assert load_recipe(ROOT / given["recipe"], sections).to_dict()
 
 

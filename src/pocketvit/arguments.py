@@ -80,11 +80,7 @@ class Arguments:
     def __init__(
         self, command: str, function: Callable[..., Any], sections: Iterable[str] = (), epilog: str = ""
     ) -> None:
-        """Derive the parser of ``function`` and of sections of the recipe; ``epilog`` is printed below its help.
-
-        Raises:
-            ValueError: a parameter has a type that cannot be written on a command line.
-        """
+        """Derive the parser of ``function`` and of sections of the recipe; ``epilog`` is printed below its help."""
         doc = docstring_parser.parse(inspect.getdoc(function) or "")
         about = "\n\n".join(filter(None, (doc.short_description, doc.long_description))).replace("``", "")
         self._parser = _Parser(
@@ -115,7 +111,8 @@ class Arguments:
             UsageError: an unknown option (with the nearest one), a missing argument, a value of the wrong type.
         """
         given = self._parser.parse_args(self._written_out(list(args)), defaults=False).as_dict()
-        return {name: value for name, value in given.items() if value != []}
+        left_out = {name for name in self._positional if given.get(name) in (None, [])}
+        return {name: value for name, value in given.items() if name not in left_out}
 
     def _add_parameters(self, function: Callable[..., Any], texts: dict[str, str]) -> None:
         parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
@@ -176,7 +173,8 @@ class Arguments:
             if not flag and not values:
                 raise UsageError(f"--{name} needs a value.", f"`{self._parser.prog} --help` lists the arguments.")
             options += [f"--{name}"] if flag else self._option(name, values)
-        return [*options, "--", *positional, *args[1:]]
+        positional += args[1:]
+        return [*options, "--", *positional] if positional else options
 
     def _option(self, name: str, values: list[str]) -> list[str]:
         """One option with its value, or one for each part of a target."""
@@ -184,7 +182,7 @@ class Arguments:
         if kind is Target:
             return [f"--{name}.{part}={value}" for part, value in _target(text).items()]
         entry = element(kind)
-        if entry and not text.lstrip().startswith("["):
+        if entry and not text.lstrip().startswith("[") and values != ["null"]:
             numbers = {int, float} & set(members(entry))
             text = f"[{','.join(values)}]" if numbers else json.dumps(values)
         return [f"--{name}={text}"]

@@ -26,7 +26,7 @@ def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: 
     )
     report = pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
     artifact = read_artifact(report.artifact)
-    assert artifact.manifest.name == "colours"
+    assert artifact.manifest.name == "a"
     assert artifact.manifest.verification is not None
     assert artifact.manifest.verification.passed
     assert {"onnxruntime:fp32", "openvino:fp32", "onnxruntime:int8"} <= {row.key for row in report.rows}

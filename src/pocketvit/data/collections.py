@@ -78,12 +78,6 @@ class Splits:
         parts = (self.train, self.val, *((self.test,) if self.test else ()))
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
-    def __str__(self) -> str:
-        head = f"{len(self.train.items)} training and {len(self.val.items)} validation images"
-        if self.train.levels:
-            head += f", {' > '.join(str(len(level.labels)) for level in self.train.levels)} classes"
-        return "\n".join((f"{head}.", *self.notes))
-
 
 def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.
@@ -184,10 +178,8 @@ def split_off(collection: Collection, share: float) -> Splits:
     """
     count = len(collection.items)
     if count < 2:
-        raise DataError(
-            f"{collection.name}: {count} image cannot be split into training and validation.",
-            "Add images or name data.val.",
-        )
+        what = f"{collection.name}: {count} image cannot be split into training and validation."
+        raise DataError(what, "Add images or name data.val.")
     rng = np.random.default_rng(0)
     classes = np.array([item.labels[-1] if item.labels else 0 for item in collection.items])
     members = [rng.permutation(np.flatnonzero(classes == c)) for c in np.unique(classes)]
@@ -233,10 +225,8 @@ def _check_layout(data: DataConfig, task: str) -> None:
             f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(record.layouts)}."
         )
     if data.layout == "clean" and data.noise == "none" and record.degrades:
-        raise UsageError(
-            f"data.layout clean with data.noise none leaves nothing to {task}.",
-            "Take gaussian or poisson, or a layout with pairs.",
-        )
+        what = f"data.layout clean with data.noise none leaves nothing to {task}."
+        raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
 
 
 def _items(

@@ -108,9 +108,6 @@ class DoctorReport:
             lines.append("every image can be decoded")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return self.render()
-
 
 def doctor(
     data: str,
@@ -143,10 +140,8 @@ def doctor(
         UsageError: a limit or the number of workers makes no sense.
     """
     if small < 0 or huge_megapixels <= 0 or (workers is not None and workers < 1):
-        raise UsageError(
-            "small must be at least 0, huge_megapixels positive and workers at least 1.",
-            "Leave them out for the defaults.",
-        )
+        what = "small must be at least 0, huge_megapixels positive and workers at least 1."
+        raise UsageError(what, "Leave them out for the defaults.")
     began = time.monotonic()
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
@@ -194,10 +189,8 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
             if label:
                 classes[label if len(roots) == 1 else f"{root}: {label}"] += 1
     if not files:
-        raise DataError(
-            f"{', '.join(map(str, roots))}: all {skipped} images are quarantined.",
-            f"Delete lines from {FILE_NAME} to use files again.",
-        )
+        what = f"{', '.join(map(str, roots))}: all {skipped} images are quarantined."
+        raise DataError(what, f"Delete lines from {FILE_NAME} to use files again.")
     return files, dict(sorted(classes.items())), skipped
 
 

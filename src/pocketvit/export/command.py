@@ -11,15 +11,10 @@ from typing import Any
 from pocketvit.data.cases import Case, eval_cases, main_condition
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.errors import UsageError
-from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
-from pocketvit.export.check import check_parity
-from pocketvit.export.formats import exporter
-from pocketvit.models.trained import find_checkpoint
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Task
-from pocketvit.tasks.load import at_size, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,11 @@ def export(
         DataError: damaged checkpoint or images.
         VerificationError: a file does not give the trained model's answers.
     """
+    from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
+    from pocketvit.export.check import check_parity
+    from pocketvit.export.formats import exporter
+    from pocketvit.tasks.load import at_size, load_checkpoint
+
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if not formats:
         raise UsageError("no format is named.", "Take e.g. onnx.")
@@ -123,6 +123,8 @@ def export(
 
 def recipe_of(checkpoint: str) -> Recipe | None:
     """The resolved recipe of the run that a checkpoint lies in, if there is one."""
+    from pocketvit.models.trained import find_checkpoint
+
     folder = find_checkpoint(checkpoint)
     for parent in (folder, folder.parent):
         if (parent / "recipe.yaml").is_file():

@@ -53,10 +53,8 @@ def _enter(folder: Path, recipe: Recipe) -> Path:
     if (folder / RECIPE).exists():
         begun = load_recipe(folder / RECIPE).to_dict()
         if changed := _differences(begun, document | {key: begun[key] for key in CHANGEABLE}):
-            raise UsageError(
-                f"the run {folder} was begun with another recipe ({changed[0]}).",
-                "Undo the change to resume, or choose another --name.",
-            )
+            what = f"the run {folder} was begun with another recipe ({changed[0]})."
+            raise UsageError(what, "Undo the change to resume, or choose another --name.")
         if begun == document:
             return folder
     else:

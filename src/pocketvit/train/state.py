@@ -89,10 +89,8 @@ def save_state(run: Run, fabric: Fabric) -> None:
         with replacing(target / STATE) as partial:
             torch.save(state, partial)
     except (DataError, RuntimeError) as error:  # torch's writer has no OSError for a full disk
-        raise DataError(
-            f"{target}: the training state cannot be written ({error}).",
-            "Free some space and start again; the run resumes from the state before.",
-        ) from error
+        what = f"{target}: the training state cannot be written ({error})."
+        raise DataError(what, "Free some space and start again; the run resumes from the state before.") from error
     average, info = run.ema.shadow if run.ema else None, {"images_seen": run.position.images}
     save_checkpoint(target, replace(run.trained, info=info), average)
 
@@ -116,10 +114,8 @@ def resume(run: Run, fabric: Fabric) -> None:
             fabric.strategy.precision.load_state_dict(scaler)
         run.position = Position(**state["position"])
     except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]}).",
-            "Undo the change of the recipe, or choose another --name.",
-        ) from error
+        what = f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]})."
+        raise DataError(what, "Undo the change of the recipe, or choose another --name.") from error
     at = run.position
     rows = read_rows(run.folder / "metrics.csv")
     run.rows = [row for row in rows if row["step"] <= at.step and row["epoch"] <= at.epoch]
