@@ -65,9 +65,10 @@ def one_batch(start: Trained, steps: int) -> list[float]:
     """Losses of steps on one batch, in training mode, with the optimiser that training uses."""
     torch.manual_seed(1)
     images = torch.rand(4, 3, *start.preprocess.size)
-    optimizer = make_optimizer(start.model.train(), TrainConfig(lr=1e-3))
+    optimizer = make_optimizer(start.model.train(), TrainConfig(lr=1e-4))
     losses = []
     for _ in range(steps + 1):
+        torch.manual_seed(2)  # the same dropped paths each time
         output = start.model(images)
         if isinstance(output, tuple):
             loss = nn.functional.cross_entropy(output[0], torch.tensor([0, 1, 2, 0]))
@@ -121,8 +122,8 @@ def check_contract(name: str, options: dict[str, Any], size: tuple[int, int], fo
     model = trained(name, options, size)
     backbone = build(name, size, options)
     check_declarations(backbone, size, architecture(name).gives)  # type: ignore[arg-type]
-    losses = one_batch(model, 3)
-    assert min(losses[1:]) < losses[0]
+    losses = one_batch(model, 1)
+    assert losses[1] < losses[0]
     check_files(model, folder)
 
 

@@ -150,6 +150,13 @@ def test_a_narrowed_network_keeps_its_widths_at_another_size() -> None:
     assert other.model(torch.zeros(1, 3, 64, 32))[0].shape == (1, 3)
 
 
+def test_what_depends_on_the_size_is_not_taken_for_narrowed() -> None:
+    options = {"embed_dim": 16, "depths": [1] * 4, "num_heads": [1, 1, 2, 2]}
+    swin = trained("timm:swin_tiny_patch4_window7_224", options, (64, 64))  # its last windows are 2 x 2, then 3 x 3
+    with pytest.raises(UsageError, match="cannot take 96x96 images"):
+        at_size(swin, (96, 96))
+
+
 def test_training_starts_from_a_narrowed_checkpoint_of_the_same_architecture_only(tmp_path: Path) -> None:
     model = narrowed()
     save_checkpoint(tmp_path / "narrow", model)
@@ -167,7 +174,7 @@ def test_training_starts_from_a_narrowed_checkpoint_of_the_same_architecture_onl
     assert torch.equal(started.model.backbone.blocks[1].attn.qkv.weight, model.model.backbone.blocks[1].attn.qkv.weight)
     assert torch.equal(started.model.heads[0].weight, model.model.heads[0].weight)
     wider = replace(recipe, model=replace(recipe.model, options={**options, "mlp_ratio": 2.0}))
-    with pytest.raises(UsageError, match="shape"):
+    with pytest.raises(UsageError, match=r"lacks blocks\.2"):
         new_model(wider, LEVELS)
 
 

@@ -10,7 +10,8 @@ import torch
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models import trained as module
-from pocketvit.models.trained import META, WEIGHTS, find_checkpoint, read_meta, read_shapes, save_checkpoint
+from pocketvit.models.shapes import shapes_of
+from pocketvit.models.trained import META, WEIGHTS, find_checkpoint, read_meta, save_checkpoint
 from pocketvit.spec.artifact import shipped_root
 from pocketvit.spec.tasks import config_of
 from pocketvit.tasks.load import load_checkpoint
@@ -28,7 +29,7 @@ def test_all_that_is_known_of_a_model_comes_back(make: object, tmp_path: Path) -
     assert loaded.info == model.info
     assert not loaded.model.training
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), model.model.parameters(), strict=True))
-    assert read_shapes(tmp_path / "run" / "best")
+    assert read_meta(tmp_path / "run" / "best")["shapes"] == shapes_of(model.model.state_dict())
     assert (tmp_path / "run" / "best" / WEIGHTS).stat().st_mode & 0o777 == 0o644
 
 
@@ -44,7 +45,7 @@ def test_a_checkpoint_from_before_shapes_were_recorded_loads() -> None:
     folder = shipped_root() / "denoise-color-checkpoint"
     assert find_checkpoint("denoise-color") == folder
     assert "shapes" not in json.loads((folder / META).read_text())
-    assert read_shapes(folder) == {}
+    assert read_meta(folder)["shapes"] == {}
     shipped = load_checkpoint("denoise-color")
     assert (shipped.model_spec.name, shipped.task) == ("restorer_s", config_of({"name": "restore", "loss": "log_mse"}))
     with torch.inference_mode():

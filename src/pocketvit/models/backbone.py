@@ -57,10 +57,19 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 class AnySize:
-    """Half of :class:`Backbone` for networks in which nothing depends on the input size."""
+    """Part of :class:`Backbone` for networks in which nothing depends on the input size."""
 
     any_size = True
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """As it is."""
         return state
+
+
+class OneFeature:
+    """Part of :class:`Backbone` for networks with one feature."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Its width."""
+        return (self.embed_dim,)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.models.shapes import fit_shapes, shapes_of
+from pocketvit.models.shapes import cut_like
 from pocketvit.models.variants import VARIANTS, Architecture
 
 TIMM = "timm:"
@@ -80,14 +80,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: weights cannot be read ({error}).", "Copy the file again.") from error
 
 
-def load_weights(model: nn.Module, weights: str, timm_name: str = "", *, narrowed: bool = False) -> list[str]:
+def load_weights(
+    model: nn.Module, weights: str, timm_name: str = "", *, original: nn.Module | None = None
+) -> list[str]:
     """Load backbone weights, resampling positions to the model's size.
 
     Args:
         model: a backbone built by :func:`build`.
         weights: path of a .safetensors, or ``timm`` for timm's pretrained weights of the same name.
         timm_name: the variant's name, used with ``timm``.
-        narrowed: cut the model to the shapes in the file first (:mod:`pocketvit.models.shapes`).
+        original: the file may be narrowed against this one, and the model is cut like it first
+            (:func:`pocketvit.models.shapes.cut_like`); without one all shapes must agree.
 
     Returns:
         Names of tensors in the file that the backbone does not have (its old head), for the caller to use or report.
@@ -104,8 +107,8 @@ def load_weights(model: nn.Module, weights: str, timm_name: str = "", *, narrowe
         state = read_safetensors(Path(weights))
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
     state = model.resize_state(state)  # type: ignore[operator]
-    if narrowed:
-        fit_shapes(model, shapes_of(state))
+    if original is not None:
+        cut_like(model, state, original)
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
-from pocketvit.models.backbone import AnySize
+from pocketvit.models.backbone import AnySize, OneFeature
 from pocketvit.models.layers.attention import MAP_ATTENTION
 from pocketvit.models.layers.blocks import ConvBlock
 
@@ -111,7 +111,7 @@ class Restorer(AnySize, nn.Module):
         return _cropped(_padded(image, self.multiple) + residual, image)
 
 
-class DenseDenoiser(AnySize, nn.Module):
+class DenseDenoiser(AnySize, OneFeature, nn.Module):
     """A plain stack of 3x3 convolutions on the unshuffled image, to time against.
 
     FFDNet's layers (Zhang et al. 2018) without its noise map; its feature is the map before the last layer.
@@ -132,11 +132,6 @@ class DenseDenoiser(AnySize, nn.Module):
     def embed_dim(self) -> int:
         """Width of the stack."""
         return int(self.body[-1].get_parameter("weight").shape[1])
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Width of the stack."""
-        return (self.embed_dim,)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, h, w)]."""

@@ -46,6 +46,20 @@ def fit_shapes(model: nn.Module, shapes: Shapes) -> nn.Module:
     return model
 
 
+def cut_like(model: nn.Module, state: Mapping[str, Tensor], original: nn.Module) -> nn.Module:
+    """Cut ``model`` in place as ``state`` is narrowed, where the two may be of different input sizes.
+
+    Args:
+        model: freshly built.
+        state: of the narrowed network, positions already resampled for ``model``.
+        original: freshly built too, at the input size that ``state`` comes from: where it has the shape of ``state``, a
+            tensor of ``model`` that has another depends on the size, and keeps it.
+    """
+    own, before = (shapes_of(net.state_dict()) for net in (model, original))
+    found = shapes_of(state)
+    return fit_shapes(model, {key: own.get(key, x) if before.get(key) == x else x for key, x in found.items()})
+
+
 def _drop_blocks(model: nn.Module, shapes: Shapes) -> None:
     """Members of lists and sequences that have a state here and none in the record."""
     for path, parent in list(model.named_modules()):

@@ -118,11 +118,8 @@ def _config(net: nn.Module) -> dict[str, Any]:
 
 def _known(name: str) -> None:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.partition('.')[0][:8]}*")[:3]
-        raise UsageError(
-            f"timm cannot build {name!r}: there is no such model.",
-            f"Perhaps {', '.join(near)}." if near else "See timm.list_models().",
-        )
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:3]) or "see timm.list_models()"
+        raise UsageError(f"timm cannot build {name!r}: there is no such model.", f"Perhaps: {near}.")
 
 
 def _accept_bare_names(module: nn.Module, state: State, prefix: str, *_: Any) -> None:

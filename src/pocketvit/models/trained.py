@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -94,46 +94,24 @@ def find_checkpoint(source: str | Path) -> Path:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The description beside the weights, as validated objects keyed like :class:`Trained`, without ``model``.
+    """The description beside the weights: validated objects keyed like :class:`Trained`, ``shapes`` for ``model``.
+
+    ``shapes`` holds the shape of every parameter; it is empty in a checkpoint from before they were recorded.
 
     Raises:
         DataError: it is missing or damaged.
     """
-    meta = _read(folder)
     try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         return {
             "model_spec": TypeAdapter(ModelConfig).validate_python(meta["model"]),
             "task": config_of(meta["task"]),
             "levels": tuple(LevelSpec.model_validate(level) for level in meta["levels"]),
             "preprocess": TypeAdapter(Preprocess).validate_python(meta["preprocess"]),
             "info": dict(meta.get("info", {})),
+            "shapes": TypeAdapter(dict[str, list[int]]).validate_python(meta.get("shapes", {})),
         }
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError, ValidationError) as error:
-        raise _unreadable(folder, error) from error
-
-
-def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of a checkpoint; empty for one that was written before shapes were recorded.
-
-    Raises:
-        DataError: the description is missing or damaged.
-    """
-    try:
-        return TypeAdapter(dict[str, tuple[int, ...]]).validate_python(_read(folder).get("shapes", {}))
-    except ValidationError as error:
-        raise _unreadable(folder, error) from error
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        if not isinstance(meta, dict):
-            raise TypeError("it holds no mapping")
-    except (OSError, ValueError, TypeError) as error:
-        raise _unreadable(folder, error) from error
-    return meta
-
-
-def _unreadable(folder: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:200]
-    return DataError(f"{folder / META}: cannot be read ({reason}).", "Copy the checkpoint again.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise DataError(
+            f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]}).", "Copy the checkpoint again."
+        ) from error

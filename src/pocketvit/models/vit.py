@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
-from pocketvit.models.backbone import State
+from pocketvit.models.backbone import OneFeature, State
 from pocketvit.models.layers.attention import TOKEN_ATTENTION
 from pocketvit.models.layers.blocks import AttentionPool, Block
 from pocketvit.models.layers.patch_embed import PATCH_EMBEDDINGS, fold_patches, grid_of
@@ -29,7 +29,7 @@ def as_size(size: Size) -> tuple[int, int]:
 POOLS, POSITIONS = ("cls", "gap", "map"), ("learned", "sinusoidal")
 
 
-class ViT(nn.Module):
+class ViT(OneFeature, nn.Module):
     """Patches to tokens to one feature: (B, 3, H, W) float32, normalised -> (B, embed_dim).
 
     Raises:
@@ -89,11 +89,6 @@ class ViT(nn.Module):
         """Width of the tokens."""
         return int(self.patch_embed.get_parameter("proj.weight").shape[0])
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Width of the tokens."""
-        return (self.embed_dim,)
-
     def tokens(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
         if tuple(image.shape[-2:]) != self.image_size:
@@ -133,7 +128,7 @@ class ViT(nn.Module):
         return state
 
 
-class ViTRestorer(nn.Module):
+class ViTRestorer(OneFeature, nn.Module):
     """A ViT that gives an image: (B, 3, H, W) in [0, 1] -> the same.
 
     ``decoder="patch"`` decodes every token to its own pixels on top of the input (LayerNorm, Linear D -> C*P^2, fold);
@@ -160,11 +155,6 @@ class ViTRestorer(nn.Module):
     def embed_dim(self) -> int:
         """Width of the tokens."""
         return self.vit.embed_dim
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Width of the tokens."""
-        return self.vit.channels
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, N, D)], the patches' tokens."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
 from pocketvit.models.build import build, read_safetensors
-from pocketvit.models.shapes import Shapes, fit_shapes, shapes_of
-from pocketvit.models.trained import META, WEIGHTS, Trained, find_checkpoint, read_meta, read_shapes
+from pocketvit.models.shapes import cut_like, fit_shapes, shapes_of
+from pocketvit.models.trained import META, WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig
@@ -41,30 +40,21 @@ def load_checkpoint(source: str | Path) -> Trained:
         DataError: damaged files, or weights that do not belong to the description.
     """
     folder = find_checkpoint(source)
-    meta, shapes = read_meta(folder), read_shapes(folder)
-    state = read_safetensors(folder / WEIGHTS)
+    meta, state = read_meta(folder), read_safetensors(folder / WEIGHTS)
+    shapes = meta.pop("shapes")
     try:
-        if shapes and {name: list(shape) for name, shape in shapes.items()} != shapes_of(state):
+        if shapes and shapes != shapes_of(state):
             raise RuntimeError("the shapes it records are others")
         model = build_task_model(meta["model_spec"], meta["task"], meta["levels"], meta["preprocess"])
-        fill(model, state, shapes)
+        if shapes:
+            fit_shapes(model, shapes)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise DataError(
             f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]}).",
             "Copy the checkpoint again.",
         ) from error
     return Trained(model=model.eval(), **meta)
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], shapes: Shapes) -> None:
-    """Load ``state`` into a freshly built model, which is cut to ``shapes`` first where there are any.
-
-    Raises:
-        RuntimeError: the state has other names or shapes than the model.
-    """
-    if shapes:
-        fit_shapes(model, shapes)
-    model.load_state_dict(state)
 
 
 def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
@@ -74,7 +64,10 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
         UsageError: the architecture cannot take that size.
     """
     preprocess = replace(trained.preprocess, size=size)
-    model = build_task_model(trained.model_spec, trained.task, trained.levels, preprocess).eval()
+    model, original = (
+        build_task_model(trained.model_spec, trained.task, trained.levels, spec)
+        for spec in (preprocess, trained.preprocess)
+    )
     state = trained.model.state_dict()
     backbone = backbone_of(trained.model)
     prefix = "" if backbone is trained.model else "backbone."
@@ -82,9 +75,9 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
     resized = backbone.resize_state(inner, size)  # type: ignore[operator]
     state |= {prefix + key: value for key, value in resized.items()}
     try:
-        fill(model, state, shapes_of(state))
+        cut_like(model, state, original).load_state_dict(state)
         with torch.no_grad():
-            model(torch.zeros(1, 3, *size))
+            model.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(

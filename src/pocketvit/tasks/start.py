@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
 from pocketvit.models.backbone import backbone_of
-from pocketvit.models.build import architecture, load_weights, read_safetensors
+from pocketvit.models.build import architecture, build, load_weights, read_safetensors
 from pocketvit.models.pixels import normalise
-from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta, read_shapes
+from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.artifact import shipped_names
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import ModelConfig, Recipe
@@ -62,16 +62,16 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
 
     A checkpoint of the same architecture and options may be narrowed; the model is then cut like it.
     """
-    weights, past, narrowed = str(spec.weights), {}, False
+    weights, past, original = str(spec.weights), {}, None
     file = weights
     if weights != "timm" and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
         meta = read_meta(folder)
         past, file = meta["info"], str(folder / WEIGHTS)
-        same = spec.name == meta["model_spec"].name and _plain(spec) == _plain(meta["model_spec"])
-        narrowed = same and bool(read_shapes(folder))
+        if _plain(spec) == _plain(meta["model_spec"]) and meta["shapes"]:
+            original = build(spec.name, meta["preprocess"].size, spec.options)
     backbone = backbone_of(model)
-    unused = load_weights(backbone, file, spec.name, narrowed=narrowed)
+    unused = load_weights(backbone, file, spec.name, original=original)
     headed = backbone is not model
     kept = _keep_heads(model, read_safetensors(Path(file))) if headed and weights != "timm" else []
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
@@ -81,8 +81,8 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
 
 
 def _plain(spec: ModelConfig) -> str:
-    """Options as a checkpoint holds them: tuples are lists there."""
-    return json.dumps(spec.options, sort_keys=True)
+    """Name and options as a checkpoint holds them: tuples are lists there."""
+    return json.dumps([spec.name, spec.options], sort_keys=True)
 
 
 def _keep_heads(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
