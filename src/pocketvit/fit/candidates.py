@@ -74,7 +74,7 @@ def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
     """The target's runtime, or all of the search where the target leaves it open.
 
     Raises:
-        UsageError: one does not exist, has no such device or precision on this machine, or no step leads to the precision.
+        UsageError: one does not exist or has no such device or precision here, or no step leads to the precision.
         MissingDependencyError: an engine is not installed.
     """
     target = recipe.target
