@@ -1,7 +1,7 @@
 """Check that requirements.lock is what pyproject.toml and constraints.txt resolve to (``--write`` makes it so).
 
 The lock holds names and versions only, for Python 3.11 on Linux. It is compiled with itself as a constraint, so a new
-release on the index does not make it stale; a changed requirement does. ``--write --upgrade`` takes the newest versions.
+release on the index does not make it stale; a changed requirement does. ``--write --upgrade`` takes the newest.
 Indexes and wheel folders configured on this machine are left out of it.
 """
 

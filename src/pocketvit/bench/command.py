@@ -79,16 +79,10 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("fresh", "image_shape", *PARTS)}
-        return (
-            plain
-            | {part: getattr(self, part).to_dict() for part in PARTS}
-            | {
-                "images_per_s": self.images_per_s,
-                "image_shape": list(self.image_shape),
-                "fresh_process": vars(self.fresh) if self.fresh else None,
-            }
-        )
+        plain = {key: value for key, value in vars(self).items() if key != "fresh"}
+        plain |= {part: getattr(self, part).to_dict() for part in PARTS}
+        fresh = vars(self.fresh) if self.fresh else None
+        return plain | {"image_shape": [*self.image_shape], "images_per_s": self.images_per_s, "fresh_process": fresh}
 
 
 @dataclass(frozen=True)
@@ -118,12 +112,10 @@ class BenchReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        table.add_column("")
+        table = Table("", box=None, pad_edge=False)
         for result in self.results:
             table.add_column(f"{result.name} {result.variant}", justify="right")
-        columns = [_rows(result) for result in self.results]
-        for cells in zip(*columns, strict=True):
+        for cells in zip(*map(_rows, self.results), strict=True):
             table.add_row(cells[0][0], *(value for _, value in cells))
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
@@ -132,10 +124,8 @@ class BenchReport:
                 f"The second is {self.ratio.p50:.2f} times as fast as the first "
                 f"(95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
             )
-        env = self.environment
-        lines.append(
-            f"{env['cpu']}, {env['cores']} cores ({' '.join(env['flags'])}), {env['os']}, Python {env['python']}"
-        )
+        env = self.environment | {"flags": " ".join(self.environment["flags"])}
+        lines.append("{cpu}, {cores} cores ({flags}), {os}, Python {python}".format_map(env))
         lines += [f"Warning: {warning}" for warning in self.warnings]
         return Group(table, Text("\n".join(lines)))
 
@@ -156,10 +146,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items()) or "-"),
         ("image", f"{size}, {runs} run{'s' if runs != 1 else ''}"),
         *(timed(percentile) for percentile in (50, 90, 99)),
-        (
-            "pre / inference / post",
-            " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms",
-        ),
+        ("pre / inference / post", f"{result.pre.p50:.2f} / {result.infer.p50:.2f} / {result.post.p50:.2f} ms"),
         ("throughput", f"{result.images_per_s:.1f} images/s"),
         ("times taken", str(len(total.times_ms))),
         ("load", f"{fresh.load_ms:.0f} ms" if fresh else "-"),
@@ -213,16 +200,12 @@ def bench(
     watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
     busy = quiet(0)
     with track("bench", None) as advance:
-        timings = interleave(
-            {name: _counted(watch, advance) for name, watch in watches.items()},
-            seconds=seconds,
-            warmup=WARMUP,
-            pause_ms=_pause_ms(watches),
-        )
-    fresh = [
-        fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()
-    ]
-    results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
+        calls = {name: _counted(watch, advance) for name, watch in watches.items()}
+        timings = interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=_pause_ms(watches))
+    results = tuple(
+        _result(watch, timings[name], fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
+        for name, watch in watches.items()
+    )
     ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
     return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
 

@@ -27,7 +27,6 @@ from pocketvit.spec.target import Target
 DEFAULT_SIZE = (480, 640)
 """Height and width of the picture that stands in where none is given: a camera frame."""
 
-
 ImageSource = str | os.PathLike[str] | Pixels | None
 
 
@@ -78,12 +77,8 @@ def fresh_run(
         "image": os.fspath(image) if image is not None else None,
         "size": size,
     }
-    run = subprocess.run(
-        [sys.executable, "-P", "-m", "pocketvit.bench.memory", json.dumps(request)],  # -P: not what lies in this folder
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-P", "-m", "pocketvit.bench.memory", json.dumps(request)]  # -P: not what lies here
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
         raise PocketvitError(
@@ -96,12 +91,9 @@ def fresh_run(
 def synthetic(size: tuple[int, int]) -> Pixels:
     """A (height, width, 3) uint8 picture, always the same: waves and noise, repeated so that it takes no memory."""
     y, x = np.mgrid[0:256, 0:256]
-    waves = (
-        128
-        + 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None]
-        + np.random.default_rng(0).normal(0, 20, (256, 256, 3))
-    )
-    block: Pixels = np.clip(waves, 0, 255).astype(np.uint8)
+    waves = 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None]
+    noise = np.random.default_rng(0).normal(0, 20, (256, 256, 3))
+    block: Pixels = np.clip(128 + waves + noise, 0, 255).astype(np.uint8)
     return block[np.arange(size[0]) % 256][:, np.arange(size[1]) % 256]
 
 
@@ -144,8 +136,8 @@ def _answer_once(request: dict[str, Any]) -> FreshRun:
     model: Model = load(str(request["artifact"]), request["target"])
     loaded = time.perf_counter()
     name = request["image"]
-    array = str(name).endswith(".npy")
-    image = np.load(name, allow_pickle=False) if array else timing_image(name, tuple(request["size"]))
+    stored = str(name).endswith(".npy")
+    image = np.load(name, allow_pickle=False) if stored else timing_image(name, tuple(request["size"]))
     start = time.perf_counter()
     model(image)
     return FreshRun(_own_peak_mb(), (loaded - began) * 1e3, (time.perf_counter() - start) * 1e3)

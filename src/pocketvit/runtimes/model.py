@@ -144,13 +144,8 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
             first = first or error
             continue
         if first is not None:
-            log.warning(
-                "%s: running %s instead of %s (%s)",
-                artifact.manifest.name,
-                model.target,
-                artifact.manifest.default,
-                first.what,
-            )
+            said, wanted = "%s: running %s instead of %s (%s)", artifact.manifest
+            log.warning(said, wanted.name, model.target, wanted.default, first.what)
         return model
     raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 

@@ -28,28 +28,15 @@ def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
     """
     request = json.dumps({"path": str(path), "target": str(target), "size": list(size)})
     todo = "Take another precision or runtime on this machine."
+    command = [sys.executable, "-P", "-m", "pocketvit.runtimes.probe", request]  # -P: not what lies in this folder
     try:
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "pocketvit.runtimes.probe",
-                request,
-            ],  # -P: not what lies in the current folder
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise VerificationError(
-            f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}.", todo
-        ) from error
+        what = f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}."
+        raise VerificationError(what, todo) from error
     if run.returncode < 0:
-        raise VerificationError(
-            f"{target.runtime} crashed on {path.name} ({signal.Signals(-run.returncode).name}).", todo
-        )
+        ended = signal.Signals(-run.returncode).name
+        raise VerificationError(f"{target.runtime} crashed on {path.name} ({ended}).", todo)
     if run.returncode != 0:
         lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
         raise VerificationError(f"{target.runtime} refuses {path.name}: {lines[-1][:300]}", todo)
