@@ -54,5 +54,6 @@ class MissingDependencyError(PocketvitError):
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingDependencyError:
-        """The error for a ``package`` that the ``extra`` of pocketvit installs."""
-        return cls(f"{package} is not installed.", f'Run: pip install "pocketvit[{extra}]"')
+        """The error for a ``package`` that the ``extra`` of pocketvit installs (none: the base install)."""
+        wanted = f'"pocketvit[{extra}]"' if extra else package
+        return cls(f"{package} is not installed.", f"Run: pip install {wanted}")

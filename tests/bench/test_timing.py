@@ -26,6 +26,22 @@ def test_interval_holds_the_median_in_95_of_100_samples() -> None:
     assert 0.92 <= hits / 400 <= 0.99
 
 
+@pytest.mark.parametrize(("percentile", "count"), [(50, 20), (90, 60), (90, 200), (99, 800), (10, 60)])
+def test_interval_holds_any_percentile_in_95_of_100_samples(percentile: float, count: int) -> None:
+    rng = np.random.default_rng(1)
+    true = -np.log1p(-percentile / 100)  # of the exponential distribution
+    times = rng.exponential(1.0, (400, count))
+    inside = [low <= true <= high for low, high in (Timing(tuple(row)).interval(percentile) for row in times)]
+    assert 0.93 <= np.mean(inside) <= 0.995
+
+
+def test_few_times_bound_a_high_percentile_by_the_largest() -> None:
+    timing = Timing(tuple(float(x) for x in range(1, 16)))
+    assert timing.interval(90)[1] == 15
+    assert timing.interval(90)[0] > timing.interval(50)[0]
+    assert Timing(tuple(float(x) for x in range(1, 101))).interval(90)[1] < 100
+
+
 def test_interval_of_few_times() -> None:
     assert interval_of((3.0,)) == (3.0, 3.0)
     assert interval_of((3.0, 1.0, 2.0)) == (1.0, 3.0)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pocketvit.data.cases import eval_cases, main_condition
-from pocketvit.data.collections import load_collection
+from pocketvit.data.collections import load_collection, load_splits
+from pocketvit.data.loader import Loader
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import read_image
 from pocketvit.spec.metrics import psnr
-from pocketvit.spec.recipe import DataConfig
+from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.recipe import DataConfig, TrainConfig
+from pocketvit.spec.tasks import TASKS
 from tests.data.helpers import SHARED, class_folders, clean_folder, needs_shared, write
 
 
@@ -91,3 +95,27 @@ def test_noisy_val32_has_the_published_psnr() -> None:
     assert np.mean([psnr(case.image, case.truth) for case in eval_cases(collection, data)]) == pytest.approx(
         20.51, abs=0.005
     )
+
+
+def test_a_task_of_another_kind_is_served_by_its_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean_colour(image: np.ndarray, clean: np.ndarray | None, labels: tuple[int, ...]) -> np.ndarray:
+        assert clean is None
+        return image.mean(axis=(0, 1), dtype=np.float32)
+
+    record = replace(TASKS["classify"], name="colour", layouts=("clean",), labelled=False, truth=mean_colour)
+    monkeypatch.setitem(TASKS, "colour", record)
+    data = DataConfig(train=(str(clean_folder(tmp_path, 4)),), noise="none", val_share=0.5)
+    splits = load_splits(data, "colour")
+    assert splits.train.levels == ()
+    assert main_condition(data, "colour") == ""
+    cases = list(eval_cases(splits.val, data))
+    assert [case.condition for case in cases] == ["", ""]
+    assert np.array_equal(cases[0].image, read_image(cases[0].path))
+    assert np.array_equal(cases[0].truth, cases[0].image.mean(axis=(0, 1), dtype=np.float32))
+    spec = Preprocess(size=(16, 24))
+    loader = Loader(splits.train, data, spec, TrainConfig(batch_size=2))
+    ((inputs, targets),) = loader.epoch(0)
+    assert inputs.shape == (2, 16, 24, 3)
+    np.testing.assert_allclose(targets, inputs.numpy().mean(axis=(1, 2)), rtol=1e-5)  # of the augmented photo
+    with pytest.raises(UsageError, match=r"layout classes does not go with task\.name colour"):
+        load_splits(replace(data, layout="classes"), "colour")

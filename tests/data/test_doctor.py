@@ -41,7 +41,6 @@ def test_every_bad_image_is_put_in_its_place(tmp_path: Path) -> None:
     text = report.render()
     assert "damaged: 3" in text
     assert "png_named.jpg: is PNG" in text
-    assert text == str(report)
     assert f"pocketvit doctor {tmp_path} --quarantine" in text
 
 

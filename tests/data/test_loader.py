@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def test_workers_and_repeats_change_nothing(photos: tuple[Collection, DataConfig
     alone, second = list(loader.epoch(0)), list(loader.epoch(1))
     assert same(alone, list(loader.epoch(0)))
     assert not same(alone, second)
-    with Loader(collection, dataclasses.replace(data, workers=2), PREPROCESS, TrainConfig(batch_size=4)) as several:
+    settings = dataclasses.replace(data, workers=2)
+    with closing(Loader(collection, settings, PREPROCESS, TrainConfig(batch_size=4))) as several:
         assert same(alone, list(several.epoch(0)))
         next(several.epoch(1))  # an epoch that is broken off leaves nothing behind for the next one
         assert same(second, list(several.epoch(1)))
@@ -78,8 +80,9 @@ def test_processes_and_what_they_have_decoded_live_over_epochs_and_end_with_the_
         return original(path)
 
     monkeypatch.setattr(decode, "read_image", logged)  # the processes are forks of this one
-    crops.CACHE.clear()
-    with Loader(collection, dataclasses.replace(data, workers=1), PREPROCESS, TrainConfig(batch_size=5)) as loader:
+    monkeypatch.setattr(crops, "CACHE", decode.ImageCache(1 << 20))
+    settings = dataclasses.replace(data, workers=1)
+    with closing(Loader(collection, settings, PREPROCESS, TrainConfig(batch_size=5))) as loader:
         for epoch in range(3):
             assert len(list(loader.epoch(epoch))) == 2
         lines = log.read_text().splitlines()
@@ -103,10 +106,10 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
 data = DataConfig(patch=16, workers=2)
 collection = load_collection([{str(clean_folder(tmp_path, 4))!r}], data, "restore", "train")
-with Loader(collection, data, Preprocess(size=(16, 16)), TrainConfig(batch_size=2)) as loader:
-    list(loader.epoch(0))
-    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
-    time.sleep(60)
+loader = Loader(collection, data, Preprocess(size=(16, 16)), TrainConfig(batch_size=2))
+list(loader.epoch(0))
+print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

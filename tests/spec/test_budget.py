@@ -11,6 +11,10 @@ def test_target_text_round_trip() -> None:
     assert Target.parse("openvino:bf16:1") == Target("openvino", "bf16", 1)
     assert Target.parse("openvino") == Target("openvino", "fp32", 2)
     assert str(Target.parse("onnxruntime:int8")) == "onnxruntime:int8:2"
+    assert Target.parse("onnxruntime@cuda") == Target("onnxruntime", "fp32", 2, "cuda")
+    assert Target.parse("litert:int8:4@phone").key == "litert:int8@phone"
+    for text in ("openvino:bf16:1", "onnxruntime:fp16:2@cuda", "openvino:int8:3@npu"):
+        assert str(Target.parse(text)) == text
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,11 @@ def test_the_state_is_what_the_loss_must_know_of_the_data() -> None:
     coarse, fine = CLASSIFY.state(ClassifyConfig(class_weights="balanced"), data)
     assert coarse.tolist() == [1, 0]
     assert fine.tolist() == [1, 1, 0]
+
+
+def test_a_weight_for_each_level() -> None:
     with pytest.raises(UsageError, match=r"task\.level_weights has 3 entries for 2 levels") as caught:
-        CLASSIFY.state(ClassifyConfig(level_weights=(1, 1, 1)), data)
+        CLASSIFY.build(Features(), ClassifyConfig(level_weights=(1, 1, 1)), LEVELS, Preprocess())
     assert "coarse, fine" in caught.value.todo
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pocketvit.data.collections import Collection, Item
 from pocketvit.data.decode import read_item
 from pocketvit.data.noise import add_poisson_gaussian, quantize
-from pocketvit.errors import UsageError
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import task_of
@@ -36,7 +35,7 @@ def main_condition(data: DataConfig, task: str) -> str:
     """Condition of the main metric: where photos are degraded the middle of ``data.eval_sigma``, e.g. ``sigma25``."""
     if data.layout != "clean" or not task_of(task).degrades:
         return ""
-    return condition_name(data, _sigmas(data)[len(data.eval_sigma) // 2])
+    return condition_name(data, data.eval_sigma[len(data.eval_sigma) // 2])
 
 
 def condition_name(data: DataConfig, sigma: float) -> str:
@@ -61,7 +60,7 @@ def eval_cases(collection: Collection, data: DataConfig, limit: int | None = Non
         DataError: an image cannot be read, or the images of a pair differ in size.
     """
     items, truth = spread(collection.items, limit), task_of(collection.task).truth
-    for sigma in _sigmas(data) if collection.degraded else (None,):
+    for sigma in data.eval_sigma if collection.degraded else (None,):
         rng = np.random.default_rng(0)
         for item in items:
             image, clean = read_item(collection, item)
@@ -83,15 +82,6 @@ def _degrade(clean: Pixels, data: DataConfig, sigma: float, rng: np.random.Gener
     if data.noise == "poisson":
         return add_poisson_gaussian(clean, sigma, _shot(data), rng)
     return quantize(clean + rng.normal(0, sigma, clean.shape))
-
-
-def _sigmas(data: DataConfig) -> tuple[float, ...]:
-    if not data.eval_sigma or min(data.eval_sigma) < 0:
-        raise UsageError(
-            f"data.eval_sigma {data.eval_sigma} needs at least one noise level, none negative.",
-            "15, 25 and 50 are usual.",
-        )
-    return data.eval_sigma
 
 
 def _shot(data: DataConfig) -> float:

@@ -78,12 +78,6 @@ class Splits:
         parts = (self.train, self.val, *((self.test,) if self.test else ()))
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
-    def __str__(self) -> str:
-        head = f"{len(self.train.items)} training and {len(self.val.items)} validation images"
-        if self.train.levels:
-            head += f", {' > '.join(str(len(level.labels)) for level in self.train.levels)} classes"
-        return "\n".join((f"{head}.", *self.notes))
-
 
 def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.

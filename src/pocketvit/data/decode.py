@@ -55,13 +55,9 @@ class ImageCache:
     def get(
         self, collection: Collection, item: Item, change: Callable[[Pixels], Pixels] | None = None, tag: Hashable = None
     ) -> Decoded:
-        """The decoded item, its image (not the ground truth) through ``change``.
+        """The decoded item, its image (not the ground truth) through ``change``, a pure function; the result is kept.
 
-        Args:
-            collection: where the item is from.
-            item: what to decode.
-            change: a pure function of the image; its result is what is kept.
-            tag: tells the results of different changes of one file apart.
+        ``tag`` tells the results of different changes of one file apart.
         """
         key = (_identity(item.path), item.clean and _identity(item.clean), tag)
         if key in self._entries:
@@ -73,11 +69,6 @@ class ImageCache:
         while self.bytes > self.limit_bytes and len(self._entries) > 1:
             self.bytes -= _size(self._entries.popitem(last=False)[1])
         return entry
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self.bytes = 0
 
 
 def default_limit(processes: int = 1) -> int:

@@ -108,9 +108,6 @@ class DoctorReport:
             lines.append("every image can be decoded")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return self.render()
-
 
 def doctor(
     data: str,

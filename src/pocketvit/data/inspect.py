@@ -69,7 +69,8 @@ class Finding:
 def inspect_file(path: Path) -> Finding:
     """Open, hash and fully decode one file; never raises for what is wrong with the image itself."""
     try:
-        size, sha256 = path.stat().st_size, _digest(path)
+        with path.open("rb") as file:
+            size, sha256 = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return Finding(path, 0, error=f"cannot be read ({error.strerror})")
     facts = _header(path)
@@ -84,11 +85,6 @@ def inspect_file(path: Path) -> Finding:
             path, size, sha256=sha256, error=error.what.removeprefix(f"{path}").lstrip(": ").rstrip("."), **facts
         )
     return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.data.layouts import Entry
+from pocketvit.data.layouts import Entry, read_lines
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 
@@ -38,7 +37,11 @@ def read_class_names(file: Path) -> ClassNames:
         DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
             parents.
     """
-    rows = _read_csv(file)
+    rows = read_lines(file)
+    if len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit():
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
     count = 2 if len(rows[0][1]) >= 4 else 1
     names: list[dict[int, str]] = [{} for _ in range(count)]
     parent_ids: dict[int, int] = {}
@@ -87,24 +90,17 @@ def encode(
                 f"{row.origin}: {len(row.labels)} labels where others have {depth}.",
                 "Label all images at the same levels.",
             )
-    if known is not None and levels:
-        # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
+    if known is not None:
         codes = _look_up(rows, known.tables, known.levels, str(known.file))
+        if not levels:
+            return codes, known.levels
+        # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
         texts = [tuple(level.labels[code] for level, code in zip(known.levels, path, strict=True)) for path in codes]
         rows = [Entry(row.path, row.clean, text, row.origin) for row, text in zip(rows, texts, strict=True)]
-    elif known is not None:
-        return _look_up(rows, known.tables, known.levels, str(known.file)), known.levels
-    if levels:
-        return _look_up(
-            rows,
-            [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)],
-            levels,
-            "the known classes",
-        ), tuple(levels)
-    made = _make_levels(rows, depth)
-    return _look_up(
-        rows, [_table(level, made[k - 1] if k else None) for k, level in enumerate(made)], made, "the classes found"
-    ), made
+    source = "the known classes" if levels else "the classes found"
+    levels = tuple(levels) or _make_levels(rows, depth)
+    tables = [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)]
+    return _look_up(rows, tables, levels, source), levels
 
 
 def _look_up(
@@ -117,16 +113,10 @@ def _look_up(
                 f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.",
                 "Use data with the same levels.",
             )
-        missing = [
-            (level.name, text)
-            for text, table, level in zip(row.labels, tables, levels, strict=True)
-            if text not in table
-        ]
-        if missing:
-            raise DataError(
-                f"{row.origin}: {missing[0][0]} class {missing[0][1]!r} is not among {source}.",
-                "Correct the label or the class list.",
-            )
+        for text, table, level in zip(row.labels, tables, levels, strict=True):
+            if text not in table:
+                what = f"{row.origin}: {level.name} class {text!r} is not among {source}."
+                raise DataError(what, "Correct the label or the class list.")
         path = tuple(table[text] for text, table in zip(row.labels, tables, strict=True))
         for k in range(1, len(path)):
             parents = levels[k].parents
@@ -190,20 +180,3 @@ def _class_names(file: Path, names: Sequence[dict[int, str]], parent_ids: dict[i
             {label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)}
         )
     return ClassNames(tuple(levels), tuple(tables), file)
-
-
-def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
-    try:
-        reader = csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}).", "data.class_names is a CSV file.") from error
-    rows = [
-        (reader.line_num, [column.strip() for column in columns])
-        for columns in reader
-        if any(column.strip() for column in columns)
-    ]
-    if rows and (len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit()):
-        rows = rows[1:]
-    if not rows:
-        raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
-    return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def read_clean(root: Path, split: str) -> Found:
         return [Entry(path) for path in list_images(root)], []
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [Entry(path) for path in _present([root], root)], []
-    return [Entry(path) for path in _present([root.parent / columns[0] for _, columns in _read_lines(root)], root)], []
+    return [Entry(path) for path in _present([root.parent / columns[0] for _, columns in read_lines(root)], root)], []
 
 
 def read_pairs(root: Path, split: str) -> Found:
@@ -148,7 +148,7 @@ def read_list(root: Path, split: str) -> Found:
 
     Paths are relative to the list. Files that do not exist are an error that names the first and their number.
     """
-    lines = _read_lines(root)
+    lines = read_lines(root)
     width = len(lines[0][1])
     rows = []
     for number, columns in lines:
@@ -175,23 +175,24 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
 }
 
 
-def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
+    """Number and columns of every line of a CSV file that is not blank.
+
+    Raises:
+        DataError: the file cannot be read, is no text, or holds no line.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}).", "Name an existing folder or list file."
-        ) from error
+        what = f"{file}: cannot be read ({error.strerror})."
+        raise DataError(what, "Name an existing folder or list file.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no text file.", "Name a folder or a list file.") from error
     reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    lines = [
-        (reader.line_num, [column.strip() for column in columns])
-        for columns in reader
-        if columns and any(column.strip() for column in columns)
-    ]
+    stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
+    lines = [(number, columns) for number, columns in stripped if any(columns)]
     if not lines:
-        raise DataError(f"{file}: the list is empty.", "Write one line per image.")
+        raise DataError(f"{file}: the list is empty.", "Write one line for each entry.")
     return lines
 
 
@@ -214,18 +215,9 @@ def _key(path: Path, base: Path) -> str:
     return path.relative_to(base).with_suffix("").as_posix().lower()
 
 
-def _match(degraded: Mapping[Any, Path], truth: Mapping[Any, Path], root: Path) -> list[Entry]:
-    lonely = _first(
-        path for side, other in ((degraded, truth), (truth, degraded)) for key, path in side.items() if key not in other
-    )
+def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:
+    lonely = [path for key, path in (degraded | truth).items() if (key in degraded) != (key in truth)]
     if lonely:
-        count = len(degraded.keys() ^ truth.keys())
-        raise DataError(
-            f"{root}: {count} images lack their partner, first {lonely}.",
-            "Every degraded image needs a clean one of the same name.",
-        )
+        what = f"{root}: {len(lonely)} images lack their partner, first {lonely[0]}."
+        raise DataError(what, "Every degraded image needs a clean one of the same name.")
     return [Entry(path, truth[key]) for key, path in sorted(degraded.items(), key=lambda entry: entry[1])]
-
-
-def _first(paths: Iterable[Path]) -> Path | None:
-    return next(iter(paths), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConf
 
 
 class Loader:
-    """Batches of any epoch. Its processes, and the images that they have decoded, live until the ``with`` ends.
+    """Batches of any epoch. Its processes, and the images that they have decoded, live until it is closed.
 
     Args:
         collection: training data.
@@ -43,13 +42,9 @@ class Loader:
         self._plans: list[Plan] = []
         self._processes: DataLoader[Batch] | None = None
 
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._processes = None  # the last reference: the processes end
+    def close(self) -> None:
+        """End the processes, with what they have decoded."""
+        self._processes = None  # the last reference
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches ``start_batch`` and later of an epoch; skipped ones are not loaded.

@@ -23,15 +23,13 @@ from pocketvit.verify.command import ChecksFailed
 
 MOST_FINALISTS = 10
 """Files that are timed in one run; more of them would only lengthen the rounds."""
-QUIET_SECONDS = 30.0
-"""How long a busy machine is waited for before times are taken that decide."""
 
 Measurers = Mapping[str, Measurer]
 
 
-def wait_for_quiet(notify: Callable[[str], None]) -> list[str]:
+def wait_for_quiet(recipe: Recipe, notify: Callable[[str], None]) -> list[str]:
     """Wait for a busy machine; a sentence to report where it stays busy."""
-    busy = quiet(QUIET_SECONDS, notify)
+    busy = quiet(recipe.search.quiet_seconds, notify)
     return [f"times were taken on a busy machine: {busy}"] if busy else []
 
 

@@ -55,7 +55,7 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
 
 def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:
     """The four steps of DESIGN section 5 in ``folder``."""
-    notes = [*splits.notes, *wait_for_quiet(notify)]
+    notes = [*splits.notes, *wait_for_quiet(recipe, notify)]
     survivors, sure, out = plan(recipe, splits, folder, notify, notes)
     for line in start_notes(recipe):
         notes.append(line)
@@ -72,7 +72,7 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
         if trial.complete:
             measurers[trial.key] = make_measurer(load_checkpoint(trial.folder / "best"), splits, recipe)
             rows += shrink(measurers[trial.key], trial.key, folder / "files" / trial.key, notify)
-    notes += wait_for_quiet(notify)
+    notes += wait_for_quiet(recipe, notify)
     rows = time_finalists(rows, measurers, limits_of(recipe, metric), notes)
     rows, artifact, why = decide(rows, measurers, recipe, folder, notes, out)
     chosen = next(row for row in rows if row.chosen)

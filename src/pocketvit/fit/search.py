@@ -104,12 +104,10 @@ def open_study(folder: Path, recipe: Recipe, higher_is_better: bool) -> optuna.S
 def ask(study: optuna.Study, key: str) -> optuna.Trial:
     """The candidate's trial: taken up again after a kill, or new."""
     for old in study.trials:
-        if old.params.get(CANDIDATE) == key:
+        if old.user_attrs.get(CANDIDATE) == key:
             return optuna.Trial(study, old._trial_id)
-    study.enqueue_trial({CANDIDATE: key})
-    trial = study.ask()
-    trial.suggest_categorical(CANDIDATE, [key])
-    return trial
+    study.enqueue_trial({}, user_attrs={CANDIDATE: key})
+    return study.ask()
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, row: TrialRow) -> None:

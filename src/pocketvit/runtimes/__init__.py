@@ -52,27 +52,16 @@ def check_target(target: Target) -> Runtime:
     """
     runtime = runtime_of(target.runtime)
     if not installed(target.runtime):
-        if runtime.extra:
-            raise MissingDependencyError.of(runtime.package, runtime.extra)
-        raise MissingDependencyError(f"{runtime.package} is not installed.", f"Run: pip install {runtime.package}")
+        raise MissingDependencyError.of(runtime.package, runtime.extra)
     devices = runtime.devices()
     if target.device not in devices:
         todo = f"It offers: {', '.join(devices)}." if devices else "Its files run on other machines only."
         raise UsageError(f"{target.runtime} has no device {target.device} on this machine.", todo)
     have = runtime.precisions(target.device)
     if target.precision not in have:
-        others = [variant_key(target.runtime, precision, target.device) for precision in have]
-        others += [
-            variant_key(other.name, target.precision, target.device)
-            for other in RUNTIMES.values()
-            if installed(other.name)
-            and target.device in other.devices()
-            and target.precision in other.precisions(target.device)
-        ]
-        raise UsageError(
-            f"{target.runtime} has no {target.precision} on the {target.device} of this machine.",
-            f"Take {', '.join(others)}.",
-        )
+        keys = ", ".join(variant_key(target.runtime, precision, target.device) for precision in have)
+        what = f"{target.runtime} has no {target.precision} on the {target.device} of this machine."
+        raise UsageError(what, f"Take {keys}, or another runtime.")
     return runtime
 
 

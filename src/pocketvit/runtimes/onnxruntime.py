@@ -20,14 +20,8 @@ from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, 
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
 
-_DTYPES = {
-    "tensor(uint8)": "uint8",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-}
+_DTYPES = {"float": "float32", "double": "float64"}
+"""Element types that NumPy calls otherwise."""
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
@@ -57,7 +51,8 @@ class OnnxRuntimeSession:
 
 def _port(node: Any) -> Port:
     shape = tuple(x if isinstance(x, int) else -1 for x in node.shape) if node.shape is not None else None
-    return Port(shape, _DTYPES.get(node.type, node.type))
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    return Port(shape, _DTYPES.get(element, element))
 
 
 def devices() -> tuple[str, ...]:

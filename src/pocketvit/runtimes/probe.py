@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.errors import VerificationError
+from pocketvit.errors import PocketvitError, VerificationError
 from pocketvit.spec.target import Target
 
 TIMEOUT_S = 300
@@ -66,4 +66,7 @@ def _main(request: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    try:
+        _main(sys.argv[1])
+    except PocketvitError as error:
+        sys.exit(error.what)

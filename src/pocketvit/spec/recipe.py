@@ -236,12 +236,15 @@ class SearchConfig:
     """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""
+    quiet_seconds: float = 30.0
+    """How long a busy machine is waited for before times are taken that decide; what kept it busy is reported."""
     eval_images: int | None = None
     """Validation images used to score exported files; ``None`` takes all."""
 
     def __post_init__(self) -> None:
         _at_least("search", self, 1, "trials", "rung_epochs", "eval_images")
         _positive("search", self, "timing_seconds")
+        _at_least("search", self, 0, "quiet_seconds")
         _require(all(size >= 1 for size in self.sizes), "search.sizes", self.sizes, "be positive")
         _require(bool(self.runtimes), "search.runtimes", self.runtimes, "name at least one runtime")
 

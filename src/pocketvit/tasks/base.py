@@ -29,7 +29,7 @@ class TorchTask:
 
     build: Callable[[nn.Module, Any, Sequence[LevelSpec], Preprocess], nn.Module]
     """(backbone, the recipe's ``task``, label hierarchy, preprocessing) to the whole network, from normalised float32
-    (B, 3, H, W) to what ``loss``, ``distil`` and ``graph_output`` take."""
+    (B, 3, H, W) to what ``loss``, ``distil`` and ``graph_output`` take; ``UsageError`` where they do not fit."""
     loss: Callable[[Any, Tensor, Any, Any], Tensor]
     """(the network's output, ``targets``, the recipe's ``task``, ``state``) to a scalar."""
     distil: Callable[[Any, Any, float], Tensor]
@@ -39,7 +39,6 @@ class TorchTask:
     targets: Callable[[Tensor], Tensor] = lambda raw: raw
     """A batch of the device record's ``truth`` to what ``loss`` compares with."""
     state: Callable[[Any, Collection], Any] = lambda config, collection: None
-    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights; raises
-    ``UsageError`` where the two do not go together."""
+    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights."""
     check: Callable[[Recipe], None] = check_recipe
     """Raise ``UsageError`` for a recipe that cannot be trained; called before anything is built or written."""

@@ -47,7 +47,16 @@ def _head(width: int, classes: int) -> nn.Linear:
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> Classifier:
-    """A linear head for each level."""
+    """A linear head for each level.
+
+    Raises:
+        UsageError: ``config.level_weights`` has not one entry for each level.
+    """
+    if config.level_weights and len(config.level_weights) != len(levels):
+        raise UsageError(
+            f"task.level_weights has {len(config.level_weights)} entries for {len(levels)} levels.",
+            f"Give one weight each for {', '.join(level.name for level in levels)}.",
+        )
     return Classifier(backbone, [len(level.labels) for level in levels])
 
 
@@ -62,17 +71,7 @@ def balanced_weights(labels: Sequence[Sequence[int]], classes: Sequence[int]) ->
 
 
 def state(config: Any, collection: Collection) -> list[Tensor] | None:
-    """Class weights of each level, where ``config.class_weights`` asks for them.
-
-    Raises:
-        UsageError: ``config.level_weights`` has not one entry for each level of the data.
-    """
-    if config.level_weights and len(config.level_weights) != len(collection.levels):
-        names = ", ".join(level.name for level in collection.levels)
-        raise UsageError(
-            f"task.level_weights has {len(config.level_weights)} entries for {len(collection.levels)} levels.",
-            f"Give one weight each for {names}.",
-        )
+    """Class weights of each level, where ``config.class_weights`` asks for them."""
     if config.class_weights == "none":
         return None
     return balanced_weights([item.labels for item in collection.items], [len(x.labels) for x in collection.levels])

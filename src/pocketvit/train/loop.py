@@ -10,14 +10,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import Splits
@@ -25,6 +24,7 @@ from pocketvit.data.loader import Batch, Loader, batches_per_epoch
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained, save_checkpoint
+from pocketvit.progress import track
 from pocketvit.spec.recipe import Recipe, TrainConfig
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, MetricSpec
@@ -35,10 +35,8 @@ from pocketvit.train.ema import Ema
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.state import STATE, Position, Run, resume, save_state
+from pocketvit.train.state import Run, resume, save_state
 from pocketvit.train.validate import validate
-
-__all__ = ["STATE", "Position", "Run", "resolve_precision", "train_model"]
 
 
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
@@ -79,7 +77,7 @@ def train_model(
         reporter: shows progress.
 
     Raises:
-        UsageError: the teacher does not fit the task or its labels, or the task's settings do not fit the data.
+        UsageError: the teacher does not fit the task or its labels.
         DataError: a training image is damaged, or the disk is full.
         PocketvitError: out of memory, with the batch size to try.
     """
@@ -100,13 +98,14 @@ def train_model(
     run = Run(recipe, folder, trained, make_optimizer(model, settings), average)
     resume(run, fabric)
     if not run.position.done:
-        forward, optimizer = fabric.setup(_compiled(model) if settings.compile else model, run.optimizer)
+        network: Any = torch.compile(model) if settings.compile else model
+        forward, optimizer = fabric.setup(network, run.optimizer)
         if teacher:
             teacher.model.to(fabric.device)
         step = _make_step(fabric, forward, optimizer, run, task_state, teacher)
         end = min(settings.epochs, stop_epoch or settings.epochs)
         run.start()
-        with Loader(splits.train, recipe.data, recipe.preprocess, settings) as loader:
+        with closing(Loader(splits.train, recipe.data, recipe.preprocess, settings)) as loader:
             while run.position.epoch < end and not run.position.done:
                 _epoch(run, splits, loader, step, fabric, reporter or Reporter(quiet=True), end)
     best = load_checkpoint(folder / "best")
@@ -119,11 +118,6 @@ def _fabric(settings: TrainConfig) -> Fabric:
     cuda = torch.cuda.is_available()
     precision: Any = resolve_precision(settings, cuda)
     return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    compiled: Any = torch.compile(model)
-    return compiled  # type: ignore[no-any-return]
 
 
 Step = Callable[[list[Batch]], float]
@@ -263,7 +257,7 @@ def _better(metric: MetricSpec, value: float | None, best: float | None) -> bool
 def _validate(run: Run, splits: Splits, evaluator: Evaluator, reporter: Reporter) -> dict[str, float]:
     count = len(splits.val.items) * (len(run.recipe.data.eval_sigma) if splits.val.degraded else 1)
     average = run.ema.applied(run.trained.model) if run.ema else nullcontext()
-    with reporter.track("validate", count) as advance, average:
+    with track("validate", count, quiet=reporter.quiet) as advance, average:
         return validate(run.trained, eval_cases(splits.val, run.recipe.data), evaluator, advance)
 
 

@@ -31,14 +31,9 @@ class Reporter:
 
     @contextmanager
     def epoch(self, epoch: int, epochs: int | None, batches: int, done: int, start: float) -> Iterator[Advance]:
-        """A bar for an epoch of ``batches`` batches.
+        """A bar for ``epoch``, counted from 0, of ``epochs`` (``None`` for a run by time, which ends in mid epoch).
 
-        Args:
-            epoch: counted from 0.
-            epochs: how many there will be; ``None`` for a run by time, which ends in mid epoch.
-            batches: batches of the epoch.
-            done: how many of them are behind it.
-            start: share of the run that is behind it.
+        ``done`` of its ``batches`` and the share ``start`` of the run are behind it.
         """
         began, images_seen = time.monotonic(), 0
         name = f"{self.label} epoch {epoch + 1}" + (f"/{epochs}" if epochs else "")
@@ -49,7 +44,7 @@ class Reporter:
             left = seconds / max(share - start, 1e-9) * (1 - share)
             return f"{self._rate:.0f} images/s  loss {loss:.4f}  {clock(left)} left of the run"
 
-        with self.track(name, batches) as step:
+        with track(name, batches, quiet=self.quiet) as step:
             step(done)
 
             def advance(batches: int, images: int, loss: float, share: float) -> None:
@@ -57,15 +52,6 @@ class Reporter:
                 images_seen += images
                 step(batches, note(loss, share))
 
-            yield advance
-
-    @contextmanager
-    def track(self, label: str, total: int | None) -> Iterator[Callable[..., None]]:
-        """:func:`pocketvit.progress.track`, unless quiet."""
-        if self.quiet:
-            yield lambda count=1, note="": None
-            return
-        with track(label, total) as advance:
             yield advance
 
     def end_epoch(self, row: dict[str, Any], metric: str) -> None:

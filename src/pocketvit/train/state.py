@@ -89,10 +89,8 @@ def save_state(run: Run, fabric: Fabric) -> None:
         with replacing(target / STATE) as partial:
             torch.save(state, partial)
     except (DataError, RuntimeError) as error:  # torch's writer has no OSError for a full disk
-        raise DataError(
-            f"{target}: the training state cannot be written ({error}).",
-            "Free some space and start again; the run resumes from the state before.",
-        ) from error
+        what = f"{target}: the training state cannot be written ({error})."
+        raise DataError(what, "Free some space and start again; the run resumes from the state before.") from error
     average, info = run.ema.shadow if run.ema else None, {"images_seen": run.position.images}
     save_checkpoint(target, replace(run.trained, info=info), average)
 

@@ -8,7 +8,6 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
@@ -64,8 +63,3 @@ def validate(
     finally:
         trained.model.train(was_training)
     return {measure.name: measure.value for measure in evaluator.metrics()}
-
-
-def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
-    return model.eval().requires_grad_(False)

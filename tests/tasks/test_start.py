@@ -5,20 +5,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 import pocketvit
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import UsageError
 from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.models.variants import VARIANTS
+from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.tasks.start import ask_teacher, load_teacher, new_model
 from pocketvit.train import loop
 from pocketvit.train.validate import run_batch
+from tests.train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
-from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
+LEVELS = (LevelSpec(name="label", labels=["red", "green", "blue"]),)
 
 
 def make_teacher(data: Path, folder: Path, **overrides) -> Trained:
@@ -116,3 +119,30 @@ def test_a_restorer_of_one_size_cannot_teach_patches_of_another(tmp_path: Path) 
 
 def test_a_recipe_without_a_teacher_has_none(tmp_path: Path) -> None:
     assert load_teacher(restore_recipe(tmp_path), ()) is None
+
+
+def test_a_variant_must_give_what_the_task_stands_on(tmp_path: Path) -> None:
+    wrong = {"model": {"name": "vit_tiny_patch16_224", "options": {}}}
+    with pytest.raises(UsageError, match=r"does not do task\.name restore: it gives features") as caught:
+        new_model(restore_recipe(tmp_path, **wrong), ())
+    assert caught.value.todo == "Choose a variant that gives image."
+    with pytest.raises(UsageError, match="does not do"):
+        new_model(restore_recipe(tmp_path, **{"model": {"name": "timm:resnet10t", "options": {}}}), ())
+    with pytest.raises(UsageError, match=r"does not do task\.name classify: it gives image"):
+        new_model(classify_recipe(tmp_path, **{"model": {"name": "restorer_xs", "options": {}}}), LEVELS)
+
+
+def test_a_head_is_kept_under_its_own_name_or_timms(tmp_path: Path) -> None:
+    recipe = classify_recipe(tmp_path)
+    first = new_model(recipe, LEVELS)
+    assert first.info["start"] == "random weights"
+    state = {key.removeprefix("backbone."): value for key, value in first.model.state_dict().items()}
+    state["head.weight"], state["head.bias"] = state.pop("heads.0.weight") + 1, state.pop("heads.0.bias")
+    save_file(state, tmp_path / "timm.safetensors")
+    again = new_model(classify_recipe(tmp_path, **{"model.weights": str(tmp_path / "timm.safetensors")}), LEVELS)
+    assert again.info["start"] == "weights of timm.safetensors; heads kept: head"
+    assert torch.equal(again.model.heads[0].weight, state["head.weight"])
+    assert again.model_spec.weights is None
+    other = (LevelSpec(name="label", labels=["a", "b", "c", "d"]),)
+    new = new_model(classify_recipe(tmp_path, **{"model.weights": str(tmp_path / "timm.safetensors")}), other)
+    assert "new heads (2 tensors of the file not used)" in new.info["start"]
