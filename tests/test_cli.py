@@ -148,6 +148,8 @@ def test_only_given_fields_become_arguments() -> None:
         (["--model.options={pool: gap}", "--model.options.depth=3"], "model", {"options": {"pool": "gap", "depth": 3}}),
         (["--target", "openvino:bf16:1"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 1}),
         (["--target", "openvino"], "target", {"runtime": "openvino"}),
+        (["--target", "onnxruntime@cuda"], "target", {"runtime": "onnxruntime", "device": "cuda"}),
+        (["--target.device", "npu"], "target", {"device": "npu"}),
         (
             ["--target=openvino:bf16", "--target.threads", "3"],
             "target",
@@ -262,7 +264,8 @@ def test_options_of_every_command_are_not_options_of_one() -> None:
         (["--model.optoins.pool", "gap"], "--model.optoins.pool", "--model.options"),
         (["--budget", "33"], "--budget", "--budget."),
         (["--task.los", "l1"], "--task.los", "--task.loss"),
-        (["--target", "onnx:int8"], "onnx", "onnxruntime"),
+        (["--target", "onnxruntime:int4"], "int4", "int8"),
+        (["--target", "onnxruntime:int8:two"], "two", "onnxruntime:int8:2"),
         (["--target"], "--target", "pocketvit fit --help"),
         (["--recipe", "x"], "recipe", "pocketvit fit --help"),
         (["more.yaml"], "more.yaml", "pocketvit fit --help"),
@@ -535,7 +538,7 @@ def test_flags_may_stand_anywhere() -> None:
     assert rest == ["fit", "r", "--", "-q"]
 
 
-HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "openvino", "nncf", "optuna")
+HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "openvino", "nncf", "optuna", "matplotlib")
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

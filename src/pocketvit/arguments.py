@@ -12,6 +12,7 @@ import argparse
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import re
@@ -204,6 +205,7 @@ class Arguments:
         raise UsageError(f"unknown option --{written}.", todo)
 
 
+@functools.cache
 def _texts(owner: type) -> dict[str, str]:
     """The docstrings under the fields of a dataclass."""
     return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(owner).params}

@@ -9,7 +9,6 @@ from typing import Any
 
 from pocketvit.errors import UsageError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
-from pocketvit.report.html import write_report
 from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
@@ -66,6 +65,8 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
     if destination.is_dir():
         destination = destination / REPORT_HTML
+    from pocketvit.report.html import write_report
+
     return ReportResult(write_report(destination, data), data.verdict)
 
 
