@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketvit.errors import UsageError
-from pocketvit.fit.candidates import wanted_runtimes
+from pocketvit.fit.plan import wanted_runtimes
 from pocketvit.spec.recipe import load_recipe
 
 

@@ -176,3 +176,9 @@ def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
 def test_a_target_that_no_step_leads_to_is_refused(fields: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         load_recipe(None, fields)
+
+
+def test_merging_never_changes_the_callers_dicts() -> None:
+    shared = {"floor": {"max_drop": 60}, "floor.metric": "ssim"}
+    assert load_recipe(None, shared).floor.metric == "ssim"
+    assert shared == {"floor": {"max_drop": 60}, "floor.metric": "ssim"}

@@ -80,6 +80,11 @@ def plan_steps(entries: Sequence[str | Mapping[str, Any]], runtime: str, *, base
     return planned
 
 
+def leads_to(runtime: str, precision: str) -> bool:
+    """Whether a step makes files of this precision in a runtime."""
+    return any(kind.runtime == runtime and kind.precision == precision for kind in STEPS)
+
+
 def _nearest(word: str, known: set[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}."

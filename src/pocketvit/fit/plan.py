@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.bench.timing import Timing
+from pocketvit.compress.table import leads_to
 from pocketvit.data.collections import Splits
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import exporter
@@ -19,7 +20,7 @@ from pocketvit.fit.measure import make_measurer
 from pocketvit.fit.rows import Row
 from pocketvit.models.build import architecture
 from pocketvit.models.trained import Trained
-from pocketvit.runtimes import RUNTIMES
+from pocketvit.runtimes import RUNTIMES, check_target
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import ANY
 from pocketvit.spec.tasks import task_of
@@ -85,8 +86,20 @@ def start_notes(recipe: Recipe) -> list[str]:
 
 
 def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
-    """The target's runtime, or all of the search where the target leaves it open."""
-    return recipe.search.runtimes if recipe.target.runtime == ANY else (recipe.target.runtime,)
+    """The target's runtime, or all of the search where the target leaves it open.
+
+    Raises:
+        UsageError: one does not exist or has no such device or precision here, or no step leads to the precision.
+        MissingDependencyError: an engine is not installed.
+    """
+    target = recipe.target
+    chosen = recipe.search.runtimes if target.runtime == ANY else (target.runtime,)
+    named = ANY not in (target.runtime, target.precision)
+    for name in chosen:
+        check_target(replace(target, runtime=name, precision=target.precision if named else "fp32"))
+    if named and target.precision != "fp32" and not leads_to(chosen[0], target.precision):
+        raise UsageError(f"no step leads to {chosen[0]}:{target.precision}.", "Take another runtime or precision.")
+    return chosen
 
 
 def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "model") -> Built:

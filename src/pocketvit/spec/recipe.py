@@ -6,6 +6,7 @@ valid one; fields are checked for type and for impossible combinations when the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import re
@@ -345,8 +346,8 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "options":
             _merge(into[key], value)
-        else:
-            into[key] = value
+        else:  # a copy: what is merged into it later must not reach the caller's dict
+            into[key] = copy.deepcopy(value)
 
 
 def _dataclass_of(annotation: Any) -> type | None:
