@@ -1,7 +1,7 @@
 """Step 2 of fit: train the survivors a little and the better ones longer, driven by Optuna (ask and tell).
 
-Trials are stopped by Optuna's asynchronous successive halving (Li et al. 2020), which compares a trial at each rung with
-all that reached it: so trials may run one after the other or at once, and a study that was killed goes on.
+Trials are stopped by Optuna's asynchronous successive halving (Li et al. 2020), which compares a trial at each rung
+with all that reached it: trials may run one after the other or at once, and a study that was killed goes on.
 """
 
 from __future__ import annotations
