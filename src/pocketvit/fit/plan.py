@@ -22,7 +22,7 @@ from pocketvit.models.build import architecture
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES, check_target
 from pocketvit.spec.recipe import Recipe
-from pocketvit.spec.target import ANY
+from pocketvit.spec.target import ANY, variant_key
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.start import new_model
 
@@ -163,7 +163,7 @@ def _timed_row(candidate: Candidate, entry: dict[str, Any]) -> Row:
     settings = {"bytes": entry["bytes"]}
     height, width = entry["image"]
     reason = f"{timing.p50:.3g} ms on {height}x{width} with random weights"
-    name = f"{candidate.key} {runtime}:{precision}"
+    name = f"{candidate.key} {variant_key(runtime, precision)}"
     return Row(
         name, runtime, precision, candidate.key, settings=settings, timing=timing, image=(height, width), reason=reason
     )
