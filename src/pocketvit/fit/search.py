@@ -67,7 +67,8 @@ def search(
 
         notify(f"training {candidate.key}")
         place = folder / "trials" / candidate.key
-        row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=report, quiet=quiet)
+        told = report if len(survivors) > 1 else None  # alone there is nothing to compare it with
+        row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=told, quiet=quiet)
         tell(study, trial, row)
         rows.append(row)
         if not row.complete:
