@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pocketvit.commands import resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, UsageError
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import write_image
@@ -19,7 +19,7 @@ from pocketvit.spec.tasks.restore import Restored
 from pocketvit.verify.evaluate import score
 from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo
 
-evaluate = resolve("eval")
+evaluate = COMMANDS["eval"].resolve()
 
 
 @pytest.fixture
