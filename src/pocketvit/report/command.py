@@ -74,9 +74,8 @@ def _artifact(run: str) -> Artifact:
     try:
         return read_artifact(run)
     except UsageError as error:
-        raise UsageError(
-            f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo
-        ) from error
+        what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+        raise UsageError(what, error.todo) from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:

@@ -135,9 +135,8 @@ def save_report(folder: Path, data: ReportData) -> Path:
             )
         write_json(folder / REPORT_JSON, _plain(document))
     except OSError as error:
-        raise DataError(
-            f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions."
-        ) from error
+        what = f"{folder}: the report cannot be written ({error.strerror or error})."
+        raise DataError(what, "Check free space and permissions.") from error
     return folder / REPORT_JSON
 
 
@@ -159,10 +158,8 @@ def load_report(folder: Path) -> ReportData:
         }
         data = ReportData(**document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())}).",
-            "Run the command that made it again.",
-        ) from error
+        what = f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())})."
+        raise DataError(what, "Run the command that made it again.") from error
     curves = folder / data.curves if data.curves else None
     return replace(data, pictures=pictures, curves=curves)
 

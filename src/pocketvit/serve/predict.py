@@ -205,9 +205,8 @@ def _matches(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     files = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise DataError(
-            f"{pattern}: matches no image files.", "Check the pattern; quote it so that the shell leaves it alone."
-        )
+        what = f"{pattern}: matches no image files."
+        raise DataError(what, "Check the pattern; quote it so that the shell leaves it alone.")
     return files
 
 
@@ -290,10 +289,8 @@ def _table_path(out: str | None, csv: bool) -> Path | None:
     path = Path(out or DEFAULT_OUT)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise UsageError(
-            f"out {out} is a picture, but the answers of this artifact are a table.",
-            "Name a folder, a .csv or a .json file.",
-        )
+        what = f"out {out} is a picture, but the answers of this artifact are a table."
+        raise UsageError(what, "Name a folder, a .csv or a .json file.")
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix not in (".csv", ".json"):
@@ -306,9 +303,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be created ({error.strerror}).", "Check the path, free space and permissions."
-        ) from error
+        what = f"{folder}: cannot be created ({error.strerror})."
+        raise DataError(what, "Check the path, free space and permissions.") from error
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

@@ -35,10 +35,8 @@ def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:
     for k in range(len(levels) - 1, 0, -1):
         parents = np.asarray(levels[k].parents or [], np.int64)
         if len(parents) != len(levels[k].labels) or not all((parents >= 0) & (parents < len(levels[k - 1].labels))):
-            raise DataError(
-                f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}.",
-                "Correct the label files.",
-            )
+            what = f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}."
+            raise DataError(what, "Correct the label files.")
         columns.append(parents[columns[-1]])
     return np.stack(columns[::-1], axis=1)
 

@@ -157,17 +157,13 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     name, key = manifest.main_metric, target.key
     stated = [row for row in manifest.metrics if row.variant == key and row.name == name]
     if not stated:
-        raise UsageError(
-            f"the manifest states no {name} of {key} to hold {data} against.",
-            "Leave out --data, or take another target.",
-        )
+        what = f"the manifest states no {name} of {key} to hold {data} against."
+        raise UsageError(what, "Leave out --data, or take another target.")
     report = evaluate(str(artifact.path), data, target=str(target), **options)
     value = report.metrics.get(name)
     if value is None:
-        raise UsageError(
-            f"{data} gives {', '.join(report.metrics)}, not {name}.",
-            "Name data of the kind the manifest's metric was measured on.",
-        )
+        what = f"{data} gives {', '.join(report.metrics)}, not {name}."
+        raise UsageError(what, "Name data of the kind the manifest's metric was measured on.")
     row, spec = stated[0], TASKS[manifest.task].metric(name)
     floor = row.value - spec.default_drop if spec.higher_is_better else row.value + spec.default_drop
     passed = spec.loss(value, row.value) <= spec.default_drop

@@ -39,10 +39,8 @@ class ClassifyConfig(base.TaskConfig):
             raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
         weights = self.level_weights
         if weights and not (min(weights) >= 0 and sum(weights) > 0):
-            raise UsageError(
-                f"task.level_weights must have no negative entry and a positive sum, not {weights}.",
-                "Correct the recipe or the option.",
-            )
+            what = f"task.level_weights must have no negative entry and a positive sum, not {weights}."
+            raise UsageError(what, "Correct the recipe or the option.")
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,8 @@ class RestoreEvaluator:
     def update(self, result: Restored, truth: Any, condition: str = "") -> None:
         """``truth`` is the clean (H, W, 3) uint8 image."""
         if result.image.shape != truth.shape:
-            raise DataError(
-                f"output {result.image.shape} and ground truth {truth.shape} differ in shape.",
-                "Check that the pair belongs together.",
-            )
+            what = f"output {result.image.shape} and ground truth {truth.shape} differ in shape."
+            raise DataError(what, "Check that the pair belongs together.")
         similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else None
         self._scores[condition].append((min(psnr(result.image, truth), MAX_PSNR), similarity))
 
@@ -90,10 +88,8 @@ class RestoreEvaluator:
 
 def _check(preprocess: Preprocess) -> None:
     if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
-        raise UsageError(
-            "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1].",
-            "Resizing averages noise away; set the three fields in the recipe.",
-        )
+        what = "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1]."
+        raise UsageError(what, "Resizing averages noise away; set the three fields in the recipe.")
 
 
 def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
