@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import write_json, write_text
+from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
@@ -48,12 +48,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "image": str(self.image),
-            "output": str(self.output) if self.output else None,
-            "ms": self.ms,
-            **self.answer,
-        }
+        return plain({"image": self.image, "output": self.output, "ms": self.ms, **self.answer})
 
 
 @dataclass(frozen=True)
@@ -84,25 +79,16 @@ class PredictReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "artifact": self.artifact,
-            "variant": self.variant,
-            "task": self.task,
-            "predictions": [p.to_dict() for p in self.predictions],
-            "failures": [vars(f) for f in self.failures],
-            "table": str(self.table) if self.table else None,
-            "seconds": self.seconds,
-        }
+        return plain(vars(self))
 
     def render(self) -> RenderableType:
         """A table of answers, then what was skipped."""
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms"):
-            table.add_column(column, overflow="fold")
+        columns = ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms")
+        table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
         for row in self.predictions[:TABLE_ROWS]:
             table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
@@ -164,15 +150,8 @@ def predict(
             write_text(table, _to_csv(done))
         elif table is not None:
             write_json(table, [p.to_dict() for p in done])
-    return PredictReport(
-        model.manifest.name,
-        model.target.key,
-        task.name,
-        tuple(done),
-        (*failures, *failed),
-        table,
-        time.perf_counter() - began,
-    )
+    who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
+    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -245,7 +224,7 @@ def _draw_all(
     model: Model, files: Sequence[Path], out: str | None, alone: bool
 ) -> tuple[list[Prediction], list[Failure]]:
     destinations = plan_outputs(files, out)
-    _make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
+    make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
 
     def keep(path: Path, source: Pixels, result: Result) -> Path:
         write_image(destinations[path], result.draw(source))
@@ -295,16 +274,8 @@ def _table_path(out: str | None, csv: bool) -> Path | None:
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix not in (".csv", ".json"):
         path = path / f"predictions.{'csv' if csv else 'json'}"
-    _make_folder(path.parent)
+    make_folder(path.parent)
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"{folder}: cannot be created ({error.strerror})."
-        raise DataError(what, "Check the path, free space and permissions.") from error
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:
