@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
@@ -67,6 +67,7 @@ class EvalReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What was left out of the data."""
+    exit_code: ClassVar[int] = 0
 
     @property
     def metrics(self) -> dict[str, float]:
