@@ -56,8 +56,6 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
     try:
         with open_image(path) as image:
             return _from_pil(image, str(path))
-    except DataError:
-        raise
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         what = f"{path}: cannot be decoded ({reason})."

@@ -84,10 +84,9 @@ class DataConfig:
             raise UsageError(f"data.layout {self.layout!r} is unknown.", todo)
         if not 0 < self.val_share < 1:
             raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
-        if not 0 <= self.shot[0] <= self.shot[1]:
-            raise UsageError(f"data.shot {self.shot} is no range.", "Give low and high, 0 <= low <= high.")
+        for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
+            if not 0 <= low <= high:
+                raise UsageError(f"data.{name} {(low, high)} is no range.", "Give low and high, 0 <= low <= high.")
         defined = bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma)
         rule = "hold at least one noise level and none below 0"
         _require(defined, "data.eval_sigma", self.eval_sigma, rule)
@@ -289,7 +288,9 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
-        _merge(document, _nest(key.split("."), value))
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(document, value)
     task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
     try:
@@ -313,10 +314,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         what = f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}."
         raise UsageError(what, "See recipes/ for examples.")
     return document or {}
-
-
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
