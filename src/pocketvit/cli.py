@@ -104,9 +104,8 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
         if flags.json:
             stack.enter_context(_stdout_to_stderr())
         if flags.quiet:  # drop progress and log lines; errors are printed after it
-            stack.enter_context(
-                contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
-            )
+            sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stderr(sink))
         function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
@@ -177,10 +176,8 @@ def _expected(error: Exception) -> PocketvitError:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := extra_of(package):
         return MissingDependencyError.of(package, extra)
-    wrapped = PocketvitError(
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
-        "Run again with -v for the traceback, and report it.",
-    )
+    what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
     return wrapped
 

@@ -53,21 +53,18 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     elif is_run and not (folder / "artifact").is_dir():
         data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
     else:
-        data = replace(artifact_report(_artifact(run)), curves=folder / METRICS_CSV if is_run else None)
+        try:
+            artifact = read_artifact(run)
+        except UsageError as error:
+            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            raise UsageError(what, error.todo) from error
+        data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
     if destination.is_dir():
         destination = destination / REPORT_HTML
     from pocketvit.report.html import write_report
 
     return ReportResult(write_report(destination, data), data.verdict)
-
-
-def _artifact(run: str) -> Artifact:
-    try:
-        return read_artifact(run)
-    except UsageError as error:
-        what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
-        raise UsageError(what, error.todo) from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:

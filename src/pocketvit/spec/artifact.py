@@ -109,10 +109,9 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     for folder in (path, path / "artifact"):
         if (folder / MANIFEST).is_file():
             return folder
-    raise UsageError(
-        f"{path_or_name}: no artifact there.",
-        f"Give a folder with a {MANIFEST}, a .pvit file or one of: {', '.join(shipped_names()) or 'none shipped'}.",
-    )
+    names = ", ".join(shipped_names()) or "none shipped"
+    todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
+    raise UsageError(f"{path_or_name}: no artifact there.", todo)
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:

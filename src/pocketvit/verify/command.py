@@ -73,10 +73,8 @@ class ChecksFailed(VerificationError):
         first = report.failures[0]
         where = f"{report.name}{f' ({first.variant})' if first.variant else ''}"
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        super().__init__(
-            f"{where}: {first.detail}{more}.",
-            "Do not use it: export the artifact again, or copy it again from where it was verified.",
-        )
+        todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
+        super().__init__(f"{where}: {first.detail}{more}.", todo)
         self.report = report
 
 

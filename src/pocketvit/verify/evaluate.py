@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def score(
+def measure(
     model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None = None
-) -> dict[str, float]:
-    """Run ``model`` on every case and return all metrics by name.
+) -> tuple[list[Measure], int]:
+    """Run ``model`` on every case and return all metrics, and the number of cases.
 
     Args:
         model: a :class:`pocketvit.runtimes.model.Model` or any callable from an image to a typed result.
@@ -35,13 +35,6 @@ def score(
     Raises:
         DataError: there is no case, or an image and its ground truth do not go together.
     """
-    return {row.name: row.value for row in measure(model, cases, evaluator, progress)[0]}
-
-
-def measure(
-    model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None
-) -> tuple[list[Measure], int]:
-    """:func:`score` with unit, interval and number of answers of each metric, and the number of cases."""
     count = 0
     for case in cases:
         evaluator.update(model(case.image), case.truth, case.condition)

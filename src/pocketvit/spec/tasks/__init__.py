@@ -60,9 +60,8 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
         return TypeAdapter(task.config).validate_python({key: document[key] for key in document if key in known})
     except ValidationError as error:
         first = error.errors()[0]
-        what = (
-            f"{'.'.join(map(str, ('task', *first['loc'])))} {first['input']!r} does not go with task.name {task.name}."
-        )
+        key = ".".join(map(str, ("task", *first["loc"])))
+        what = f"{key} {first['input']!r} does not go with task.name {task.name}."
         raise UsageError(what, f"{first['msg']}.") from error
 
 
