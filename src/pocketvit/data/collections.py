@@ -83,11 +83,9 @@ def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.
 
     No image is in training and validation: training gives it up, unless nothing were left (``data.val`` names all of
-    the training data), which a note says.
-
-    Raises:
-        DataError: a folder or list is missing, empty or inconsistent; a validation class is unknown in training.
-        UsageError: no training data is named, or the layout does not go with the task.
+    the training data), which a note says. Raises DataError: a folder or list is missing, empty or inconsistent; a
+    validation class is unknown in training. UsageError: no training data is named, or the layout does not go with the
+    task.
     """
     if not data.train:
         raise UsageError("data.train names no data.", "Name a folder or list file, e.g. --data.train photos/")
@@ -172,9 +170,7 @@ def split_off(collection: Collection, share: float) -> Splits:
     """Divide a collection, each class by ``share`` (largest remainder), always in the same way for the same files.
 
     Every class with two or more images keeps at least one in training; a class with a single image stays in training.
-
-    Raises:
-        DataError: fewer than two images.
+    Raises DataError: fewer than two images.
     """
     count = len(collection.items)
     if count < 2:
@@ -221,9 +217,8 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 def _check_layout(data: DataConfig, task: str) -> None:
     record = task_of(task)
     if data.layout not in record.layouts:
-        raise UsageError(
-            f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(record.layouts)}."
-        )
+        what = f"data.layout {data.layout} does not go with task.name {task}."
+        raise UsageError(what, f"Take one of {', '.join(record.layouts)}.")
     if data.layout == "clean" and data.noise == "none" and record.degrades:
         what = f"data.layout clean with data.noise none leaves nothing to {task}."
         raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")

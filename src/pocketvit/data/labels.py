@@ -32,10 +32,8 @@ def read_class_names(file: Path) -> ClassNames:
     """Read a CSV with fine name, fine id, coarse name, coarse id, by position; only two columns are flat labels.
 
     A header line (no number in the second column) is skipped; further columns are ignored. Classes are ordered by id.
-
-    Raises:
-        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
-            parents.
+    Raises DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
+    parents.
     """
     rows = read_lines(file)
     if len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit():
@@ -59,9 +57,8 @@ def read_class_names(file: Path) -> ClassNames:
                 raise DataError(what, "Give every class its own id.")
             ids.append(identity)
         if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
-            raise DataError(
-                f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class."
-            )
+            what = f"{where}: class {columns[0]!r} has two coarse classes."
+            raise DataError(what, "Give every fine class one coarse class.")
     return _class_names(file, names[::-1], parent_ids)
 
 

@@ -24,17 +24,14 @@ TIMM = "timm:"
 def architecture(name: str) -> Architecture:
     """The row of an architecture: of the table, or made for ``timm:<name>`` (timm itself is asked when it is built).
 
-    Raises:
-        UsageError: there is no such variant; the nearest is named.
+    Raises UsageError: there is no such variant; the nearest is named.
     """
     if name.startswith(TIMM):
         return Architecture("features", partial(_build_timm, name.removeprefix(TIMM)), {}, True, "timm")
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-        raise UsageError(
-            f"model.name: unknown variant {name!r}.",
-            f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.",
-        )
+        what = f"model.name: unknown variant {name!r}."
+        raise UsageError(what, f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
 
@@ -69,11 +66,7 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file.
-
-    Raises:
-        DataError: missing, truncated, or its header lies.
-    """
+    """Tensors of a .safetensors file. Raises DataError: missing, truncated, or its header lies."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -118,9 +111,7 @@ def load_weights(
             if missing
             else f"has {wrong[0]} of shape {tuple(state[wrong[0]].shape)}, needed {tuple(own[wrong[0]].shape)}"
         )
-        raise UsageError(
-            f"{weights}: {reason} (and {len(missing) + len(wrong) - 1} more).",
-            "Choose weights of the same architecture, or other model.options.",
-        )
+        what = f"{weights}: {reason} (and {len(missing) + len(wrong) - 1} more)."
+        raise UsageError(what, "Choose weights of the same architecture, or other model.options.")
     model.load_state_dict({key: state[key] for key in own})
     return [key for key in state if key not in own]

@@ -61,10 +61,8 @@ class Restorer(AnySize, nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder) != len(widths) - 1 or len(decoder) != len(widths) - 1:
-            raise UsageError(
-                f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last.",
-                "Correct model.options.",
-            )
+            what = f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last."
+            raise UsageError(what, "Correct model.options.")
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
         self.strides = tuple(unshuffle * 2**level for level in range(len(widths)))
         inner = channels * unshuffle**2

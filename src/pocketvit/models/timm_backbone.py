@@ -102,9 +102,8 @@ def _create(name: str, image_size: Size, options: dict[str, Any]) -> nn.Module:
             net = timm.create_model(name, num_classes=0, **options)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"timm cannot build {name!r}: {reason}.", "Correct model.options or preprocess.size."
-        ) from error
+        what = f"timm cannot build {name!r}: {reason}."
+        raise UsageError(what, "Correct model.options or preprocess.size.") from error
     fixed = tuple(_config(net)["input_size"][1:])
     if _config(net).get("fixed_input_size") and fixed != tuple(image_size):
         raise UsageError(f"timm:{name} takes {fixed[0]}x{fixed[1]} images alone.", f"Set preprocess.size: {fixed}.")
@@ -131,9 +130,7 @@ def _accept_bare_names(module: nn.Module, state: State, prefix: str, *_: Any) ->
 def pretrained_state(name: str) -> State:
     """timm's pretrained weights of a model, with its classifier: from this disk, or fetched where the hub answers.
 
-    Raises:
-        UsageError: timm has no such model.
-        DataError: the weights are not on this disk and cannot be fetched.
+    Raises UsageError: timm has no such model. DataError: the weights are not on this disk and cannot be fetched.
     """
     _known(name)
     try:

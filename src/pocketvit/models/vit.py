@@ -32,8 +32,7 @@ POOLS, POSITIONS = ("cls", "gap", "map"), ("learned", "sinusoidal")
 class ViT(OneFeature, nn.Module):
     """Patches to tokens to one feature: (B, 3, H, W) float32, normalised -> (B, embed_dim).
 
-    Raises:
-        UsageError: a size that the patches do not divide, heads that do not divide the width, an unknown option.
+    Raises UsageError: a size that the patches do not divide, heads that do not divide the width, an unknown option.
     """
 
     feature_kind, any_size = "tokens", False
@@ -93,10 +92,8 @@ class ViT(OneFeature, nn.Module):
         """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
         if tuple(image.shape[-2:]) != self.image_size:
             height, width = self.image_size
-            raise UsageError(
-                f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}.",
-                "Build it with another image_size.",
-            )
+            what = f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}."
+            raise UsageError(what, "Build it with another image_size.")
         x = self.patch_embed(image)
         if self.num_prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)

@@ -47,11 +47,7 @@ def _head(width: int, classes: int) -> nn.Linear:
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> Classifier:
-    """A linear head for each level.
-
-    Raises:
-        UsageError: ``config.level_weights`` has not one entry for each level.
-    """
+    """A linear head for each level. Raises UsageError: ``config.level_weights`` has not one entry for each level."""
     if config.level_weights and len(config.level_weights) != len(levels):
         what = f"task.level_weights has {len(config.level_weights)} entries for {len(levels)} levels."
         raise UsageError(what, f"Give one weight each for {', '.join(level.name for level in levels)}.")

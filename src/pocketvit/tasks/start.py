@@ -31,23 +31,17 @@ GIVES = {"image": "features", "pixels": "image"}
 def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     """Build the recipe's model and load its start weights.
 
-    Raises:
-        UsageError: the architecture does not serve the task, the weights do not fit it, or the teacher has another task
-            or labels.
-        DataError: the weights are damaged, or cannot be fetched.
+    Raises UsageError: the architecture does not serve the task, the weights do not fit it, or the teacher has another
+    task or labels. DataError: the weights are damaged, or cannot be fetched.
     """
     row, geometry = architecture(recipe.model.name), task_of(recipe.task.name).geometry
     if row.gives != GIVES[geometry]:
-        raise UsageError(
-            f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}.",
-            f"Choose a variant that gives {GIVES[geometry]}.",
-        )
+        what = f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}."
+        raise UsageError(what, f"Choose a variant that gives {GIVES[geometry]}.")
     TORCH_TASKS[recipe.task.name].check(recipe)
     if geometry == "pixels" and row.sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
-        raise UsageError(
-            f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size.",
-            f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).",
-        )
+        what = f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size."
+        raise UsageError(what, f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).")
     _check_teacher(recipe, levels)  # here, because no run folder has been made yet
     torch.manual_seed(recipe.train.seed)
     model = build_task_model(recipe.model, recipe.task, tuple(levels), recipe.preprocess)
@@ -105,10 +99,8 @@ def _keep_heads(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
 def load_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained | None:
     """The recipe's teacher with its own preprocessing, frozen, on the CPU; None where the recipe has none.
 
-    Raises:
-        UsageError: no checkpoint there, or one of another task, other labels, or a fixed size that the patches do not
-            have.
-        DataError: the checkpoint is damaged.
+    Raises UsageError: no checkpoint there, or one of another task, other labels, or a fixed size that the patches do
+    not have. DataError: the checkpoint is damaged.
     """
     if not recipe.train.teacher:
         return None
@@ -126,23 +118,18 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
     meta = read_meta(find_checkpoint(source))
     task, variant, size = meta["task"].name, meta["model_spec"].name, meta["preprocess"].size
     if task != recipe.task.name:
-        raise UsageError(
-            f"train.teacher {source} does {task}, not task.name {recipe.task.name}.", "Give a teacher of the same task."
-        )
+        what = f"train.teacher {source} does {task}, not task.name {recipe.task.name}."
+        raise UsageError(what, "Give a teacher of the same task.")
     if meta["levels"] != tuple(levels):
         theirs, ours = (
             ", ".join(f"{level.name} ({len(level.labels)} labels)" for level in each)
             for each in (meta["levels"], levels)
         )
-        raise UsageError(
-            f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}.",
-            "Give a teacher trained on the same levels, with the same labels in the same order.",
-        )
+        what = f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}."
+        raise UsageError(what, "Give a teacher trained on the same levels, with the same labels in the same order.")
     if task_of(task).geometry == "pixels" and architecture(variant).sized and size != (recipe.data.patch,) * 2:
-        raise UsageError(
-            f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}.",
-            "Set data.patch to the teacher's size, or take another teacher.",
-        )
+        what = f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}."
+        raise UsageError(what, "Set data.patch to the teacher's size, or take another teacher.")
 
 
 @torch.no_grad()

@@ -26,11 +26,7 @@ def read_rows(path: Path) -> list[EpochRow]:
 
 
 def write_rows(path: Path, rows: list[EpochRow]) -> None:
-    """Replace metrics.csv in one step.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
+    """Replace metrics.csv in one step. Raises DataError: the folder cannot be written."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

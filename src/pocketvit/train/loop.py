@@ -42,14 +42,12 @@ from pocketvit.train.validate import validate
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
     """Fabric's name of the precision: ``auto`` is bf16 where the processor computes in it.
 
-    Raises:
-        UsageError: fp16 without a GPU.
+    Raises UsageError: fp16 without a GPU.
     """
     choice = settings.precision
     if choice == "fp16" and not cuda:
-        raise UsageError(
-            "train.precision fp16 needs a GPU; this machine has none that torch sees.", "Take bf16, fp32 or auto."
-        )
+        what = "train.precision fp16 needs a GPU; this machine has none that torch sees."
+        raise UsageError(what, "Take bf16, fp32 or auto.")
     if choice == "auto":
         fast = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         choice = "bf16" if fast else "fp32"

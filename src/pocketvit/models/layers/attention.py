@@ -16,11 +16,7 @@ from pocketvit.errors import UsageError
 
 
 def head_width(embed_dim: int, num_heads: int) -> int:
-    """Width of one head.
-
-    Raises:
-        UsageError: the heads do not divide the width.
-    """
+    """Width of one head. Raises UsageError: the heads do not divide the width."""
     if num_heads < 1 or embed_dim % num_heads:
         raise UsageError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them.")
     return embed_dim // num_heads

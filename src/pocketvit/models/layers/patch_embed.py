@@ -9,17 +9,11 @@ from pocketvit.errors import UsageError
 
 
 def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches.
-
-    Raises:
-        UsageError: the size is not a multiple of the patch.
-    """
+    """Rows and columns of patches. Raises UsageError: the size is not a multiple of the patch."""
     height, width = image_size
     if height % patch_size or width % patch_size:
-        raise UsageError(
-            f"image size {height}x{width} is not a multiple of the patch size {patch_size}.",
-            f"Take e.g. {height // patch_size * patch_size or patch_size}.",
-        )
+        what = f"image size {height}x{width} is not a multiple of the patch size {patch_size}."
+        raise UsageError(what, f"Take e.g. {height // patch_size * patch_size or patch_size}.")
     return height // patch_size, width // patch_size
 
 
