@@ -55,10 +55,9 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
 
     Raises DataError: the folder cannot be written; a checkpoint that was there is intact.
     """
-    source = state or trained.model.state_dict()
     tensors = {
         key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu()
-        for key, value in source.items()
+        for key, value in (state or trained.model.state_dict()).items()
     }
     meta = {
         "model": TypeAdapter(ModelConfig).dump_python(trained.model_spec, mode="json"),

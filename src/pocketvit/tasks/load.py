@@ -58,12 +58,9 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
     Raises UsageError: the architecture cannot take that size.
     """
     preprocess = replace(trained.preprocess, size=size)
-    model, original = (
-        build_task_model(trained.model_spec, trained.task, trained.levels, spec)
-        for spec in (preprocess, trained.preprocess)
-    )
-    state = trained.model.state_dict()
-    backbone = backbone_of(trained.model)
+    sizes = (preprocess, trained.preprocess)
+    model, original = (build_task_model(trained.model_spec, trained.task, trained.levels, spec) for spec in sizes)
+    state, backbone = trained.model.state_dict(), backbone_of(trained.model)
     prefix = "" if backbone is trained.model else "backbone."
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     resized = backbone.resize_state(inner, size)  # type: ignore[operator]

@@ -81,16 +81,14 @@ def _plain(spec: ModelConfig) -> str:
 
 def _keep_heads(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """Load layers outside the backbone that the file has in the same shapes; timm's ``head`` is the last of them."""
-    layers = {
-        path: layer
-        for path, layer in model.named_modules()
-        if path.partition(".")[0] != "backbone" and dict(layer.named_parameters(recurse=False))
-    }
+    outside = [(path, layer) for path, layer in model.named_modules() if path.partition(".")[0] != "backbone"]
+    layers = [(path, layer) for path, layer in outside if dict(layer.named_parameters(recurse=False))]
     kept = []
-    for path, layer in layers.items():
-        for prefix in (path, *(["head"] if layer is list(layers.values())[-1] else [])):
-            found = {name: state.get(f"{prefix}.{name}") for name in layer.state_dict()}
-            if all(new is not None and new.shape == layer.state_dict()[name].shape for name, new in found.items()):
+    for path, layer in layers:
+        own = layer.state_dict()
+        for prefix in (path, "head") if layer is layers[-1][1] else (path,):
+            found = {name: state.get(f"{prefix}.{name}") for name in own}
+            if all(new is not None and new.shape == own[name].shape for name, new in found.items()):
                 layer.load_state_dict(found)
                 kept.append(prefix)
     return kept
@@ -106,7 +104,7 @@ def load_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained | None:
         return None
     _check_teacher(recipe, levels)
     teacher = load_checkpoint(recipe.train.teacher)
-    teacher.model.eval().requires_grad_(False)
+    teacher.model.requires_grad_(False)
     return teacher
 
 
@@ -121,10 +119,8 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
         what = f"train.teacher {source} does {task}, not task.name {recipe.task.name}."
         raise UsageError(what, "Give a teacher of the same task.")
     if meta["levels"] != tuple(levels):
-        theirs, ours = (
-            ", ".join(f"{level.name} ({len(level.labels)} labels)" for level in each)
-            for each in (meta["levels"], levels)
-        )
+        sides = (meta["levels"], levels)
+        theirs, ours = (", ".join(f"{x.name} ({len(x.labels)} labels)" for x in side) for side in sides)
         what = f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}."
         raise UsageError(what, "Give a teacher trained on the same levels, with the same labels in the same order.")
     if task_of(task).geometry == "pixels" and architecture(variant).sized and size != (recipe.data.patch,) * 2:
