@@ -57,7 +57,9 @@ COMMANDS = {
     "doctor": Command(
         "pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong with it"
     ),
-    "demo": Command("pocketvit.fit.demo:demo", "denoise real photographs and run a small fit, without arguments"),
+    "demo": Command(
+        "pocketvit.fit.demo:demo", "denoise photographs with added (synthetic) noise, then run a small fit"
+    ),
 }
 
 

@@ -89,7 +89,5 @@ def test_a_third_task_goes_from_photos_to_a_proven_artifact_and_through_every_co
 def test_a_third_task_that_learned_nothing_is_refused(tmp_path: Path) -> None:
     train = {"epochs": 1, "batch_size": 8, "lr": 1e-9, "augment": "none", "precision": "fp32"}
     with pytest.raises(NothingFitsError, match=r"learned nothing: error \d+\.?\d* steps"):
-        pocketvit.fit(
-            recipe(tmp_path, train=train, compress={"steps": []}), name="a", runs=str(tmp_path), quiet=True
-        )
+        pocketvit.fit(recipe(tmp_path, train=train, compress={"steps": []}), name="a", runs=str(tmp_path), quiet=True)
     assert not (tmp_path / "a" / "artifact").exists()
