@@ -1,4 +1,4 @@
-"""A runtime that stands in test code alone is fitted for: NumPy runs the files that fit exports, times and hands over."""
+"""A runtime that stands in test code alone is fitted for: NumPy runs what fit exports, times and hands over."""
 
 from __future__ import annotations
 
