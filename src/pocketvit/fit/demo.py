@@ -97,7 +97,7 @@ def demo_recipe(photos: Path, latency_ms: float) -> Recipe:
         "compress": {"steps": ["int8", "bf16"], "calibration_images": 8},
         "budget": {"latency_ms": latency_ms},
         "floor": {"max_drop": 0.2},
-        "search": {"runtimes": ["onnxruntime", "openvino"], "timing_seconds": 2.0},
+        "search": {"runtimes": ["onnxruntime", "openvino"], "timing_seconds": 2.0, "quiet_seconds": 10},
         "licence_data": "photographs that scikit-image carries (public domain and CC0, see its data/README)",
     }
     fields["data"] |= {"sigma": [0, 50], "eval_sigma": [25]}

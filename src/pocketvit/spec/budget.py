@@ -16,7 +16,7 @@ class Budget:
     """Limits on the target; ``None`` is no limit."""
 
     latency_ms: float | None = None
-    """Milliseconds for one image: preprocessing, inference and postprocessing. The 95 % interval's upper end must meet it."""
+    """Milliseconds for one image, pre- and postprocessing included; the upper end of the 95 % interval must meet it."""
     percentile: Literal["p50", "p90"] = "p50"
     """Which percentile of the latency the limit is on."""
     size_mb: float | None = None
@@ -24,7 +24,7 @@ class Budget:
     memory_mb: float | None = None
     """Peak resident megabytes of a fresh process that loads the model and answers once."""
     image: tuple[int, int] | None = None
-    """Height and width of the image that is timed; by default the model's input, for tiled models the median of the data."""
+    """Height and width of the image that is timed; default: the model's input, for tiled models the data's median."""
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "size_mb", "memory_mb"):
