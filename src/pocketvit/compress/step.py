@@ -6,6 +6,7 @@ steps the file (int8, bf16). A step never changes its input: it copies the netwo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,5 +131,8 @@ class StepKind:
     """Precisions a file step can start from; empty takes any. It starts from the newest kept state of one of them."""
     precision: str = ""
     """Of the files that a file step makes; empty keeps that of its input."""
+    faster: float = math.inf
+    """At most so many times faster than its input: candidates that even this cannot save are not trained."""
+    smaller: float = math.inf
     baseline: bool = False
     """What a library does by default, built to compare with and never handed over."""

@@ -237,7 +237,12 @@ def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRo
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
         variants.append(
             Variant(
-                runtime=item.runtime, precision=item.precision, path=names[0], companions=names[1:], metrics=measured
+                runtime=item.runtime,
+                precision=item.precision,
+                device=item.device,
+                path=names[0],
+                companions=names[1:],
+                metrics=measured,
             )
         )
     return variants

@@ -38,8 +38,8 @@ def make_context(measurer: Measurer, runtime: str, folder: Path) -> Context:
     def score(path: Path) -> float:
         # An engine that crashes on a new file must not end this process.
         built = Built(runtime, "int8", path)
+        probe(path, measurer.target(built), inputs[0].shape[:2])
         model = measurer.open(built)
-        probe(path, model.target, inputs[0].shape[:2])
         evaluator = task.evaluator(trained.levels, "")
         for pixels, truth in zip(inputs, truths, strict=True):
             evaluator.update(model.finish(model.session.run({PIXELS: pixels[None]})), truth)

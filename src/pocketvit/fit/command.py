@@ -74,6 +74,15 @@ def compress(
     """
     from pocketvit.fit.run import run
 
+    search = overrides.get("search") or {}
+    names = [
+        name
+        for name in ("models", "sizes")
+        if f"search.{name}" in overrides or (isinstance(search, dict) and name in search)
+    ]
+    if names or any(key == "train" or key.startswith("train.") for key in overrides):
+        ignored = f"search.{names[0]}" if names else "train"
+        raise UsageError(f"compress trains nothing and takes one model: {ignored} has no say.", "Leave it out, or fit.")
     fixed: dict[str, Any] = {"train.epochs": 0, "search.models": [], "search.sizes": []}
     if checkpoint is not None:
         fixed["model.weights"] = checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pocketvit.bench.load import quiet
-from pocketvit.bench.timing import interleave, speedup
+from pocketvit.bench.timing import speedup
 from pocketvit.errors import NothingFitsError
 from pocketvit.fit.choose import choose, goodness, nearest_misses
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
@@ -52,8 +52,8 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
         model, image = measurer.open(row.built), measurer.image
         calls[row.name] = lambda model=model, image=image: model(image)
     pause = PAUSE_MS if len({row.runtime for row in finalists}) > 1 else 0.0
-    seconds = next(iter(measurers.values())).recipe.search.timing_seconds * len(finalists)
-    timings = interleave(calls, seconds=seconds, pause_ms=pause)
+    first = next(iter(measurers.values()))
+    timings = first.interleave(calls, first.recipe.search.timing_seconds * len(finalists), pause)
     wide = [name for name, timing in timings.items() if timing.wide]
     if wide:
         notes.append(f"times scatter widely and small differences mean nothing: {', '.join(wide)}")
@@ -61,7 +61,8 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
     timed = []
     for row in rows:
         if row.name not in timings:
-            timed.append(row)
+            out = f"not among the {MOST_FINALISTS} files that were timed once more"
+            timed.append(replace(row, kept=False, reason=out) if row.kept else row)
             continue
         base = floats.get((row.origin, row.runtime))
         faster = speedup(base, timings[row.name]).p50 if base else row.speedup
@@ -94,7 +95,10 @@ def decide(
             failed = {check.variant: check.detail for check in error.report.failures}
             if "" in failed:
                 raise  # not a matter of one variant
-            rows = [_strike(row, failed) if row.origin == chosen.origin else row for row in rows]
+            left = [_strike(row, failed) if row.origin == chosen.origin else row for row in rows]
+            if left == rows:
+                raise  # nothing was struck out: the next round would be the same
+            rows = left
             continue
         known = {row.name: row for row in measured}
         rows = [replace(known.get(row.name, row), chosen=row.name == chosen.name) for row in rows]

@@ -54,7 +54,7 @@ def judge(origin: Row, before: Row, step: Row, settings: CompressConfig, limits:
         return replace(step, kept=False, reason=step.reason or "could not be timed")
     gain = _gain(before, step, step.gain, limits.spec)
     for base, faster in ((before, step.gain), (origin, step.speedup)):
-        if faster < settings.min_speedup and (base.bytes or 0) / step.bytes < settings.min_shrink:
+        if (faster < settings.min_speedup or not step.certain) and (base.bytes or 0) / step.bytes < settings.min_shrink:
             return replace(step, kept=False, reason=f"no gain over {base.name}: {gain}")
     if step.baseline:
         return replace(step, kept=False, reason=f"built to compare with, never handed over ({gain})")

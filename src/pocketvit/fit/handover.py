@@ -16,8 +16,9 @@ from pocketvit.fit.gate import Limits, usable_rows
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
+from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import Artifact, read_artifact
-from pocketvit.spec.manifest import Licence
+from pocketvit.spec.manifest import Licence, MetricRow
 from pocketvit.spec.target import Target
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.verify.command import verify
@@ -56,39 +57,50 @@ def hand_over(
         VerificationError: an exported file does not do what the trained model does.
         OverBudget: a variant needs more memory than the budget allows.
     """
-    recipe = measurer.recipe
     trained = load_checkpoint(chosen.model) if chosen.model else measurer.trained
-    kept = handed_over(chosen, rows, limits)
+    kept, split = handed_over(chosen, rows, limits), measurer.splits.test
     candidate, destination = folder / ".artifact.candidate", folder / "artifact"
-    metrics, split = metric_rows(kept, measurer), measurer.splits.test
-    if split is not None and chosen.built is not None:
-        metrics += test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
-    count = measurer.task.golden.count
     try:
-        create_artifact(
-            trained,
-            candidate,
-            name=recipe.name,
-            golden=make_golden(trained, golden_cases(measurer, count), count),
-            built=[row.built for row in kept if row.built],
-            default=chosen.key,
-            main_metric=measurer.main_metric,
-            lineage=lineage([row for row in rows if row.origin == chosen.origin]),
-            metrics=metrics,
-            benchmarks=bench_rows(kept, measurer),
-            licence=Licence(data=recipe.licence_data),
-            training={"recipe": recipe.name, **trained.info},
-            replace=True,
-        )
-        verify(str(candidate))
+        _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
         # Every variant must meet a limit; without one the chosen file's figure is enough.
-        many = kept if recipe.budget.memory_mb is not None else kept[:1]
+        many = kept if limits.budget.memory_mb is not None else kept[:1]
         measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
+        if split is not None and chosen.built is not None:  # only now it is sure that this file is handed over
+            tested = test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
+            _write(candidate, trained, kept, rows, measurer, [*metric_rows(kept, measurer), *tested])
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(candidate, destination)
     finally:
         shutil.rmtree(candidate, ignore_errors=True)
     return measured, read_artifact(destination)
+
+
+def _write(
+    folder: Path,
+    trained: Trained,
+    kept: Sequence[Row],
+    rows: Sequence[Row],
+    measurer: Measurer,
+    metrics: Sequence[MetricRow],
+) -> None:
+    """Write and verify the artifact of the rows ``kept``, of which the first is the default."""
+    recipe, count = measurer.recipe, measurer.task.golden.count
+    create_artifact(
+        trained,
+        folder,
+        name=recipe.name,
+        golden=make_golden(trained, golden_cases(measurer, count), count),
+        built=[replace(row.built, device=row.device) for row in kept if row.built],
+        default=kept[0].key,
+        main_metric=measurer.main_metric,
+        lineage=lineage([row for row in rows if row.origin == kept[0].origin]),
+        metrics=metrics,
+        benchmarks=bench_rows(kept, measurer),
+        licence=Licence(data=recipe.licence_data),
+        training={"recipe": recipe.name, **trained.info},
+        replace=True,
+    )
+    verify(str(folder))
 
 
 def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,8 @@ from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, Measure, MetricSpec, Task
 
+ROUNDS = {"p50": 15, "p90": 36}
+"""Least rounds that bound the percentile from above at 95 %."""
 PAUSE_MS = 5.0
 """Between engines of different kinds: threads of one may still spin when the next one starts."""
 
@@ -62,10 +64,21 @@ class Measurer:
         limit = self.recipe.search.eval_images if part is None else None
         return eval_cases(part or self.splits.val, self.recipe.data, limit=limit)
 
+    def target(self, built: Built) -> Target:
+        """How a candidate file is run: with the recipe's threads and device."""
+        return Target(built.runtime, built.precision, self.recipe.target.threads, self.recipe.target.device)
+
     def open(self, built: Built) -> Model:
         """Load a candidate file as a callable model."""
-        target = Target(built.runtime, built.precision, self.recipe.target.threads, self.recipe.target.device)
-        return Model.from_file(built.path, target, draft_manifest(self.trained, built, self.main_metric))
+        manifest = draft_manifest(self.trained, built, self.main_metric)
+        return Model.from_file(built.path, self.target(built), manifest)
+
+    def interleave(
+        self, calls: Mapping[str, Callable[[], object]], seconds: float, pause_ms: float
+    ) -> dict[str, Timing]:
+        """Time calls in turns, with as many rounds as an interval of the budget's percentile takes."""
+        rounds = ROUNDS[self.recipe.budget.percentile]
+        return interleave(calls, seconds=seconds, pause_ms=pause_ms, min_rounds=rounds)
 
     def score(self, built: Built, part: Collection | None = None) -> tuple[Measure, ...]:
         """All metrics of a file on the validation cases (or on those of ``part``)."""
@@ -79,7 +92,7 @@ class Measurer:
         models = [self.open(built) for built in files]
         calls = {str(index): (lambda model=model: model(self.image)) for index, model in enumerate(models)}  # type: ignore[misc]
         pause = PAUSE_MS if len({built.runtime for built in files}) > 1 else 0.0
-        timings = interleave(calls, seconds=self.recipe.search.timing_seconds * len(files), pause_ms=pause)
+        timings = self.interleave(calls, self.recipe.search.timing_seconds * len(files), pause)
         return [timings[str(index)] for index in range(len(files))]
 
     def not_learned(self, row: Row) -> str:
@@ -101,8 +114,7 @@ class Measurer:
 
 def make_measurer(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
     """The measurer of a trained model; reads the image that is timed."""
-    recipe = replace(recipe, preprocess=trained.preprocess)
-    return Measurer(trained, recipe, splits, budget_image(recipe, splits))
+    return Measurer(trained, replace(recipe, preprocess=trained.preprocess), splits, budget_image(recipe, splits))
 
 
 def budget_image(recipe: Recipe, splits: Splits) -> Pixels:

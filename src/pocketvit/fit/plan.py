@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.bench.timing import Timing
-from pocketvit.compress.table import leads_to
+from pocketvit.compress.table import Planned, leads_to, plan_steps
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
@@ -28,10 +28,6 @@ from pocketvit.tasks.start import new_model
 
 SLACK = 1.1
 """A candidate stays while its fastest random-weight timing is within this factor of the limit."""
-INT8_BOUND = 4.0
-"""int8 instructions multiply at most four times as many numbers as fp32 ones; it only keeps candidates in the race."""
-SMALLER = {"int8": 4.0, "fp16": 2.0}
-"""How many times smaller a step can make a float file at most."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +76,10 @@ def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:
 def start_notes(recipe: Recipe) -> list[str]:
     """What a reader of the results must know about how the candidates started."""
     models = sorted({c.model for c in candidates(recipe) if recipe_for(recipe, c).model.weights is None})
-    if not models:
-        return []
-    return [f"training of {', '.join(models)} starts from random weights: model.weights is not set for it"]
+    found = [f"training of {', '.join(models)} starts from random weights: model.weights is not set for it"]
+    others = sorted({c.model for c in candidates(recipe)} - {recipe.model.name})
+    kept = [f"model.options are {recipe.model.name}'s; {', '.join(others)} are built without them"]
+    return (found if models else []) + (kept if recipe.model.options and others else [])
 
 
 def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
@@ -97,9 +94,30 @@ def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
     named = ANY not in (target.runtime, target.precision)
     for name in chosen:
         check_target(replace(target, runtime=name, precision=target.precision if named else "fp32"))
-    if named and target.precision != "fp32" and not leads_to(chosen[0], target.precision):
-        raise UsageError(f"no step leads to {chosen[0]}:{target.precision}.", "Take another runtime or precision.")
+    wanted = target.precision
+    if wanted not in (ANY, "fp32") and not any(leads_to(name, wanted) for name in chosen):
+        what = f"no step leads to {' or '.join(f'{name}:{wanted}' for name in chosen)}."
+        raise UsageError(what, "Take another runtime or precision.")
     return chosen
+
+
+def planned_steps(recipe: Recipe, runtime: str) -> list[Planned]:
+    """The recipe's steps that exist in a runtime and lead to the target's precision, library defaults among them.
+
+    Raises:
+        UsageError: an unknown step or setting.
+    """
+    compress, wanted = recipe.compress, recipe.target.precision
+    steps = plan_steps(compress.steps, runtime, baselines=compress.library_default)
+    if compress.max_float_layers is not None:  # the section's field is the default of every step that has it
+        steps = [_with_default(step, "max_float_layers", compress.max_float_layers) for step in steps]
+    return [step for step in steps if wanted == ANY or step.kind.precision in ("", wanted)]
+
+
+def _with_default(step: Planned, name: str, value: Any) -> Planned:
+    return (
+        replace(step, config=replace(step.config, **{name: value})) if getattr(step.config, name, 0) is None else step
+    )
 
 
 def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "model") -> Built:
@@ -124,18 +142,23 @@ def time_candidates(
         known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{cache}: cannot be read ({error}).", "Delete it; the timings are taken again.") from error
+    size = budget_size(recipe, splits)
     for candidate in candidates(recipe):
-        own = recipe_for(recipe, candidate)
-        size = list(budget_size(own, splits))
-        if candidate.key not in known or any(entry["image"] != size for entry in known[candidate.key]):
+        if not _is_timed(known.get(candidate.key), size):
             notify(f"timing {candidate.key} with random weights")
-            known[candidate.key] = _time_one(own, splits, folder / "timing" / candidate.key)
+            own = recipe_for(recipe, candidate)
+            known[candidate.key] = _time_one(own, splits, size, folder / "timing" / candidate.key)
             write_json(cache, known)
         found.append((candidate, [_timed_row(candidate, entry) for entry in known[candidate.key]]))
     return found
 
 
-def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, Any]]:
+def _is_timed(entries: Any, size: tuple[int, int]) -> bool:
+    """Whether these are timings of an image of this size; older versions kept less."""
+    return bool(entries) and all("times_ms" in entry and entry.get("image") == list(size) for entry in entries)
+
+
+def _time_one(recipe: Recipe, splits: Splits, size: tuple[int, int], folder: Path) -> list[dict[str, Any]]:
     random = replace(recipe, model=replace(recipe.model, weights=None))
     trained = new_model(random, splits.train.levels)
     trained.model.eval()
@@ -144,7 +167,7 @@ def _time_one(recipe: Recipe, splits: Splits, folder: Path) -> list[dict[str, An
         built, runtime = export_float(trained, name, folder), RUNTIMES[name]
         able = set(runtime.precisions(recipe.target.device)) & set(recipe.compress.names)
         files += [built, *(replace(built, precision=p) for p in runtime.engine_precisions if p in able)]
-    measurer = make_measurer(trained, splits, random)
+    measurer = make_measurer(trained, splits, replace(random, budget=replace(random.budget, image=size)))
     return [
         {
             "runtime": b.runtime,
@@ -165,19 +188,25 @@ def _timed_row(candidate: Candidate, entry: dict[str, Any]) -> Row:
     reason = f"{timing.p50:.3g} ms on {height}x{width} with random weights"
     name = f"{candidate.key} {variant_key(runtime, precision)}"
     return Row(
-        name, runtime, precision, candidate.key, settings=settings, timing=timing, image=(height, width), reason=reason
+        name,
+        runtime,
+        precision,
+        origin=candidate.key,
+        settings=settings,
+        timing=timing,
+        image=(height, width),
+        reason=reason,
     )
 
 
 def within_reach(rows: list[Row], recipe: Recipe) -> bool:
     """Whether the fastest timing and the smallest file meet their limits, with what the recipe's steps can bring."""
-    limit, mb, steps = recipe.budget.latency_ms, recipe.budget.size_mb, set(recipe.compress.names)
-    hope = INT8_BOUND if "int8" in steps else 1.0
-    fastest = min(row.latency(recipe.budget.percent) or 0.0 for row in rows)
-    smallest = (
-        min(row.settings["bytes"] for row in rows) / 1e6 / max((SMALLER.get(step, 1.0) for step in steps), default=1.0)
-    )
-    return (limit is None or fastest <= limit * SLACK * hope) and (mb is None or smallest <= mb * SLACK)
+    limit, mb = recipe.budget.latency_ms, recipe.budget.size_mb
+    kinds = [step.kind for runtime in wanted_runtimes(recipe) for step in planned_steps(recipe, runtime)]
+    hope, shrink = (max((getattr(kind, what) for kind in kinds), default=1.0) for what in ("faster", "smaller"))
+    fastest = min(row.latency(recipe.budget.percent) or 0.0 for row in rows) / hope
+    smallest = min(row.settings["bytes"] for row in rows) / 1e6 / shrink
+    return (limit is None or fastest <= limit * SLACK) and (mb is None or smallest <= mb * SLACK)
 
 
 def surely_fast(rows: list[Row], recipe: Recipe) -> bool:

@@ -11,7 +11,7 @@ from pocketvit.bench.timing import Timing
 from pocketvit.errors import DataError
 from pocketvit.export.built import Built
 from pocketvit.files import write_json
-from pocketvit.spec.target import variant_key
+from pocketvit.spec.target import CPU, variant_key
 from pocketvit.spec.tasks.base import Measure
 
 ROW = "row.json"
@@ -24,6 +24,7 @@ class Row:
     name: str
     runtime: str = ""
     precision: str = ""
+    device: str = CPU
     origin: str = ""
     """Which trained model it was made from."""
     before: str = ""
@@ -45,6 +46,10 @@ class Row:
     """Median of the round-by-round ratios against the float file in the same runtime."""
     gain: float | None = None
     """The same against the file the step started from."""
+    certain: bool = True
+    """Both ratios lie above 1 with their whole 95 % interval."""
+    attempt: int = 0
+    """Which attempt of the step it was: 0 is the boldest."""
     memory_mb: float | None = None
     kept: bool = False
     baseline: bool = False
@@ -60,7 +65,7 @@ class Row:
     @property
     def key(self) -> str:
         """``runtime:precision``."""
-        return variant_key(self.runtime, self.precision)
+        return variant_key(self.runtime, self.precision, self.device)
 
     @property
     def bytes(self) -> int | None:

@@ -57,20 +57,23 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     for line in start_notes(recipe):
         notes.append(line)
         notify(line)
-    metric = recipe.floor.metric or task_of(recipe.task.name).main(
-        splits.val.levels, main_condition(recipe.data, recipe.task.name)
-    )
-    better = task_of(recipe.task.name).metric(metric).higher_is_better
+    task = task_of(recipe.task.name)
+    main = task.main(splits.val.levels, main_condition(recipe.data, task.name))
+    # Trials report the main metric, whatever the floor is on.
+    better = task.metric(main).higher_is_better
     trials = search(survivors, sure, splits, recipe, folder, notify, higher_is_better=better, quiet=quiet)
+    metric = recipe.floor.metric or main
     out += [_lost(trial.key, stopped(trial)) for trial in trials if not trial.complete]
     rows: list[Row] = []
     measurers: dict[str, Measurer] = {}
     for trial in trials:
         if trial.complete:
+            notes += wait_for_quiet(recipe, notify)
             measurers[trial.key] = make_measurer(load_checkpoint(trial.folder / "best"), splits, recipe)
             rows += shrink(measurers[trial.key], trial.key, folder / "files" / trial.key, notify)
     notes += wait_for_quiet(recipe, notify)
     rows = time_finalists(rows, measurers, limits_of(recipe, metric), notes)
+    notes = list(dict.fromkeys(notes))
     rows, artifact, why = decide(rows, measurers, recipe, folder, notes, out)
     chosen = next(row for row in rows if row.chosen)
     measurer = measurers[chosen.origin]

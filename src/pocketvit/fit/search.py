@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError
 from pocketvit.fit.plan import Candidate
-from pocketvit.fit.trial import TrialRow, run_trial
+from pocketvit.fit.trial import TrialRow, load_trial, run_trial
 from pocketvit.spec.recipe import Recipe
 
 STUDY, CANDIDATE = "study.db", "candidate"
@@ -58,7 +58,10 @@ def search(
         safe = [row.key for row in rows if row.complete and row.key in sure]
         left = [c.key for c in survivors[len(rows) :] if c.key in sure]
         last_sure = candidate.key in sure and not safe and left == [candidate.key]
-        trial = ask(study, candidate.key)
+        trial, place = ask(study, candidate.key), folder / "trials" / candidate.key
+        if study.trials[trial.number].state.is_finished() and (known := load_trial(place)):
+            rows.append(known)
+            continue
 
         def report(epoch: int, value: float, trial: optuna.Trial = trial, kept: bool = last_sure) -> bool:
             if epoch not in study.trials[trial.number].intermediate_values:
@@ -66,7 +69,6 @@ def search(
             return trial.should_prune() and not kept
 
         notify(f"training {candidate.key}")
-        place = folder / "trials" / candidate.key
         told = report if len(survivors) > 1 else None  # alone there is nothing to compare it with
         row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=told, quiet=quiet)
         tell(study, trial, row)

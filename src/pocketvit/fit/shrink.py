@@ -10,24 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pocketvit.bench.timing import speedup
 from pocketvit.compress.step import Context, StepReport
-from pocketvit.compress.table import Planned, attempts, plan_steps
-from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.compress.table import Planned, attempts
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, VerificationError
 from pocketvit.export.built import Built
 from pocketvit.fit.calibration import make_context
 from pocketvit.fit.gate import Limits, judge, limits_of
 from pocketvit.fit.measure import Measurer
-from pocketvit.fit.plan import export_float, wanted_runtimes
+from pocketvit.fit.plan import export_float, planned_steps, wanted_runtimes
 from pocketvit.fit.rows import Row, load_row, save_row
 from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.runtimes import RUNTIMES
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec.recipe import Recipe
-from pocketvit.spec.target import ANY
 from pocketvit.tasks.load import load_checkpoint
 
 MODEL = "model"
@@ -39,26 +38,8 @@ class State:
 
     row: Row
     trained: Trained
-    file_steps: tuple[Planned, ...] = ()
-
-
-def planned_steps(recipe: Recipe, runtime: str) -> list[Planned]:
-    """The recipe's steps that exist in a runtime and lead to the target's precision, library defaults among them.
-
-    Raises:
-        UsageError: an unknown step or setting.
-    """
-    compress, wanted = recipe.compress, recipe.target.precision
-    steps = plan_steps(compress.steps, runtime, baselines=compress.library_default)
-    if compress.max_float_layers is not None:  # the section's field is the default of every step that has it
-        steps = [_with_default(step, "max_float_layers", compress.max_float_layers) for step in steps]
-    return [step for step in steps if wanted == ANY or step.kind.precision in ("", wanted)]
-
-
-def _with_default(step: Planned, name: str, value: Any) -> Planned:
-    return (
-        replace(step, config=replace(step.config, **{name: value})) if getattr(step.config, name, 0) is None else step
-    )
+    file_steps: tuple[tuple[Planned, int], ...] = ()
+    """Steps that led from the network's float file to this one, each with the number of the attempt that was kept."""
 
 
 def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
@@ -124,12 +105,14 @@ class Chain:
         before = able[-1]
         rules = self._rules(before, step)
         if known := load_row(place, rules):
-            steps = self._file_steps(before, step) if known.kept else before.file_steps
+            steps = self._file_steps(before, step, known) if known.kept else before.file_steps
             return State(known, self._network(known, before), steps)
         self.notify(f"{self.origin}: {self.runtime} {step.label}")
         try:
             state = self._attempted(states[0], before, step, place)
-        except (PocketvitError, RuntimeError) as error:
+        except (UsageError, VerificationError, MissingDependencyError, RuntimeError) as error:
+            if "alloc" in str(error):  # memory that is missing today may be there tomorrow: nothing is recorded
+                raise
             what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"
             state = State(
                 self._refused(step, before, f"not possible here: {' '.join(what.split())[:200]}"), before.trained
@@ -155,19 +138,18 @@ class Chain:
         """The first attempt that holds the floor, timed and judged; or the last one that does not."""
         place.mkdir(parents=True, exist_ok=True)
         state = before
-        for trained, built, report in self._built(before, step, place):
+        for number, (trained, built, report) in enumerate(self._built(before, step, place)):
             probe_risky(built, self.measurer)
             row = self._row(step.label, built.precision, built, before.row, step)
-            row = self._scored(
-                replace(row, ranking=_ranking(report), model=row.model or self._saved(before, trained, place))
-            )
+            saved = self._saved(before, trained, place)
+            row = self._scored(replace(row, ranking=_ranking(report), model=saved, attempt=number))
             if misses := self.limits.floor.misses(row.metric or 0.0, origin.row.metric, self.limits.spec):
                 state = State(replace(row, reason=f"below the floor: {misses[0]}"), before.trained)
                 if step.kind.baseline:
                     break
                 self.notify(f"{self.origin}: {self.runtime} {step.label}: {misses[0]}; trying a milder one")
                 continue
-            return State(self._judged(origin.row, before.row, row), trained, self._file_steps(before, step))
+            return State(self._judged(origin.row, before.row, row), trained, self._file_steps(before, step, row))
         return State(self._judged(origin.row, before.row, state.row), before.trained)
 
     def _built(self, before: State, step: Planned, place: Path) -> Iterator[tuple[Trained, Built, StepReport]]:
@@ -180,8 +162,8 @@ class Chain:
         for report in attempts(step, before.trained, context):
             assert isinstance(report.result, Trained)
             built = export_float(report.result, self.runtime, place)
-            for again in before.file_steps:
-                built = next(attempts(again, built, context)).built
+            for again, number in before.file_steps:
+                built = next(islice(attempts(again, built, context), number, None)).built
             yield report.result, built, report
 
     def _judged(self, origin: Row, before: Row, row: Row) -> Row:
@@ -189,8 +171,9 @@ class Chain:
         files = {each.name: each.built for each in (origin, before, row) if each.built is not None}
         timings = dict(zip(files, self.measurer.time(list(files.values())), strict=True))
         mine = timings[row.name]
-        gain, faster = (speedup(timings[base.name], mine).p50 for base in (before, origin))
-        timed = replace(row, timing=mine, gain=gain, speedup=faster)
+        gain, faster = (speedup(timings[base.name], mine) for base in (before, origin))
+        timed = replace(row, timing=mine, gain=gain.p50, speedup=faster.p50)
+        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1)
         return judge(origin, before, timed, self.measurer.recipe.compress, self.limits)
 
     def _row(
@@ -202,12 +185,13 @@ class Chain:
             name,
             self.runtime,
             precision,
-            self.origin,
-            before.name if before else "",
-            step.label if step else "",
-            step.settings if step else {},
-            before.model if before else "",
-            built,
+            device=self.measurer.recipe.target.device,
+            origin=self.origin,
+            before=before.name if before else "",
+            step=step.label if step else "",
+            settings=step.settings if step else {},
+            model=before.model if before else "",
+            built=built,
             main=self.measurer.main_metric,
             image=self.measurer.image.shape[:2],
             baseline=step.kind.baseline if step else False,
@@ -225,8 +209,8 @@ class Chain:
             raise UsageError(f"floor.metric {row.main} is not measured here.", f"Take one of {names}.")
         return row
 
-    def _file_steps(self, before: State, step: Planned) -> tuple[Planned, ...]:
-        return (*before.file_steps, step) if step.kind.level == "file" else before.file_steps
+    def _file_steps(self, before: State, step: Planned, row: Row) -> tuple[tuple[Planned, int], ...]:
+        return (*before.file_steps, (step, row.attempt)) if step.kind.level == "file" else before.file_steps
 
     def _saved(self, before: State, trained: Trained, place: Path) -> str:
         """Where the network is kept that a model step made; a file step leaves it where it was."""
@@ -251,7 +235,7 @@ def probe_risky(built: Built, measurer: Measurer) -> None:
         VerificationError: the engine crashed, hung or refused the file.
     """
     if RUNTIMES[built.runtime].risky:
-        probe(built.path, measurer.open(built).target, measurer.trained.preprocess.size)
+        probe(built.path, measurer.target(built), measurer.trained.preprocess.size)
 
 
 def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:

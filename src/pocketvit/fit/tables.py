@@ -124,6 +124,7 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
                 chosen=row.chosen,
                 metric_interval=(measure.low, measure.high) if measure else None,
                 p50_interval=timing.interval(50) if timing else None,
+                image=row.image,
             )
         )
     return found

@@ -6,6 +6,7 @@ killed goes on in its folder with the numbers of an uninterrupted one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pocketvit.tasks.start import new_model
 from pocketvit.train.loop import train_model
 from pocketvit.train.progress import Reporter
 
+TRIAL = "trial.json"
 Report = Callable[[int, float], bool]
 """Told (epoch, best value so far) at each rung; True stops the trial there."""
 
@@ -82,8 +84,16 @@ def run_trial(
         row = TrialRow(candidate.key, best_value(trained), end, end == ends[-1], folder)
         if report is not None and report(end, row.value) and not row.complete:
             break
-    write_json(folder / "trial.json", {**vars(row), "folder": folder.name})
+    write_json(folder / TRIAL, {**vars(row), "folder": folder.name})
     return row
+
+
+def load_trial(folder: Path) -> TrialRow | None:
+    """The row of a trial that came to its end in ``folder``; ``None`` where there is none that can be read."""
+    try:
+        return TrialRow(**{**json.loads((folder / TRIAL).read_text(encoding="utf-8")), "folder": folder})
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def best_value(trained: Trained) -> float:

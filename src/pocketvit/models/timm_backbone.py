@@ -79,7 +79,8 @@ class TimmBackbone(nn.Module):
 
     def _patch(self) -> int | None:
         """Side of a patch where positions are a table (1, tokens, D) over the patches."""
-        table, patch = getattr(self.net, "pos_embed", None), getattr(self.net, "patch_embed", None)
+        patch: Any = getattr(self.net, "patch_embed", None)
+        table = getattr(self.net, "pos_embed", None)
         tabled = isinstance(table, Tensor) and table.dim() == 3 and getattr(patch, "grid_size", None) is not None
         return int(patch.patch_size[0]) if tabled else None
 

@@ -44,6 +44,8 @@ class CandidateRow:
     """95 % interval of ``p50_ms``."""
     count: int | None = None
     """Photos that the metric was measured on."""
+    image: tuple[int, int] | None = None
+    """Height and width of the image that was timed."""
 
     @property
     def interval(self) -> str:

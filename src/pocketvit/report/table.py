@@ -28,13 +28,24 @@ def candidates_table(
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", header_style="bold", pad_edge=False)
     table.add_column("candidate", overflow="fold")
     memory = ["RAM MB"] if any(row.memory_mb is not None for row in rows) else []
-    for name in (f"{metric_name} {metric_unit}".rstrip(), "ms p50/p90", "MB", *memory):
+    sizes = {row.image for row in rows if row.image is not None}
+    timed = "".join(f" on {height}x{width}" for height, width in sizes) if len(sizes) == 1 else ""
+    for name in (f"{metric_name} {metric_unit}".rstrip(), f"ms p50/p90{timed}", "MB", *memory):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for row in rows:
         style = STYLES.get("chosen" if row.chosen else row.verdict.split(" ")[0], "")
         verdict = f"{row.verdict}\n{row.reason}" if reasons and row.reason else row.verdict
         p50, p90, size, ram = (figure(x, digits=3) for x in (row.p50_ms, row.p90_ms, row.size_mb, row.memory_mb))
-        cells = [row.name, figure(row.metric), f"{p50} / {p90}", size, *([ram] if memory else []), verdict]
+        low, high = row.metric_interval or (None, None)
+        interval = f" ({figure(low, digits=3)} to {figure(high, digits=3)})" if row.metric_interval else ""
+        cells = [
+            row.name,
+            f"{figure(row.metric)}{interval}",
+            f"{p50} / {p90}",
+            size,
+            *([ram] if memory else []),
+            verdict,
+        ]
         table.add_row(*map(Text, cells), style=style)  # Text: names and reasons are no rich markup
     return table

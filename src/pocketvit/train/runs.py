@@ -13,8 +13,8 @@ from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe, load_recipe
 
 RECIPE, FINISHED = "recipe.yaml", "finished.json"
-CHANGEABLE = ("budget", "floor", "licence_data", "name")
-"""Sections that a resumed run may change: they judge and label what was trained, and change no training."""
+CHANGEABLE = ("budget", "floor", "licence_data", "name", "search.prefer", "search.quiet_seconds")
+"""Sections and fields that a resumed run may change: they judge and label what was trained, and change no training."""
 
 
 def open_run(recipe: Recipe, name: str, runs: str) -> Path:
@@ -45,7 +45,7 @@ def _enter(folder: Path, recipe: Recipe) -> Path:
     document = recipe.to_dict()
     if (folder / RECIPE).exists():
         begun = load_recipe(folder / RECIPE).to_dict()
-        if changed := _differences(begun, document | {key: begun[key] for key in CHANGEABLE}):
+        if changed := [line for line in _differences(begun, document) if not line.startswith(CHANGEABLE)]:
             what = f"the run {folder} was begun with another recipe ({changed[0]})."
             raise UsageError(what, "Undo the change to resume, or choose another --name.")
         if begun == document:
