@@ -1,14 +1,17 @@
-"""CONTRIBUTING's "one file and one row": each row of its table from test code; and no two files import each other.
+"""CONTRIBUTING's "one file and one row": each row of its table names what is there and what proves it.
 
-The rows of a model, a task, a runtime and a compression step are tested where they live.
+The rows of a command and an optional dependency are tested here, the others where they live. And what the whole tree
+keeps: no two files import each other, and none is too long.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,12 +162,78 @@ def test_no_files_import_each_other(repository: Path) -> None:
     assert cycles({name: imports_of(path, modules) for name, path in modules.items()}) == []
 
 
-def test_the_table_of_contributing_names_what_is_there(repository: Path) -> None:
+MOST_LINES, MOST_IN_A_FUNCTION = 400, 80
+
+
+def too_long(path: str, source: str) -> list[str]:
+    """The file, and each function in it, that has too many lines."""
+    functions = [x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {f"{path}: {x.name}": (x.end_lineno or 0) - x.lineno + 1 for x in functions}
+    found = [name for name, lines in lengths.items() if lines > MOST_IN_A_FUNCTION]
+    return found + ([path] if len(source.splitlines()) > MOST_LINES else [])
+
+
+def test_what_is_too_long_is_found() -> None:
+    body = "\n".join(["    pass"] * 79)
+    assert too_long("a.py", f"def f():\n{body}\n") == []
+    assert too_long("a.py", f"class A:\n  async def f():\n{body}\n    pass\n") == ["a.py: f"]
+    assert too_long("a.py", "\n" * 400) == []
+    assert too_long("a.py", "\n" * 401) == ["a.py"]
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "scripts", "benchmarks"])
+def test_no_file_and_no_function_is_too_long(repository: Path, folder: str) -> None:
+    files = sorted((repository / folder).rglob("*.py"))
+    assert files
+    found = [x for file in files for x in too_long(str(file.relative_to(repository)), file.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+KINDS = [
+    "a model",
+    "a token or map operator",
+    "a task",
+    "a runtime",
+    "a compression step",
+    "a data layout",
+    "a command",
+    "an optional dependency",
+]
+
+
+def contributing_rows(repository: Path) -> dict[str, list[str]]:
+    """Cells behind the first one of each row of "one file and one row", by the first."""
     text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| a") or line.startswith("| an")]
-    kinds = [row[0].strip() for row in rows]
-    assert {"a command", "an optional dependency"} <= set(kinds)
-    command = next(row for row in rows if row[0].strip() == "a command")
-    assert "`COMMANDS`" in command[2]
-    assert "DESCRIPTIONS" not in text
-    assert "EXTRAS" not in text
+    section = text.partition("one file and one row")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    assert all(len(row) == 4 for row in rows)
+    return {row[0]: row[1:] for row in rows[2:]}
+
+
+def there(repository: Path, name: str) -> bool:
+    """A file, given from the repository's root or from the package; ``<name>`` stands for a new one of a folder."""
+    path = name.partition("<")[0]
+    return any((root / path).exists() for root in (repository, repository / "src" / "pocketvit"))
+
+
+def test_the_table_of_contributing_has_every_kind(repository: Path) -> None:
+    assert list(contributing_rows(repository)) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_contributing_names_what_is_there(repository: Path, kind: str) -> None:
+    file, row, proof = contributing_rows(repository)[kind]
+    named = re.findall(r"`([\w/.<>]+\.(?:py|toml))`", " ".join((file, row, proof)))
+    assert [name for name in named if not there(repository, name)] == []
+    for table, module in re.findall(r"`([A-Z_]+)` in `([\w/]+)\.py`", row):
+        assert getattr(importlib.import_module(f"pocketvit.{module.replace('/', '.')}"), table), table
+    assert "` in `" in row or "`pyproject.toml`" in row
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_contributing_names_its_proof(repository: Path, kind: str) -> None:
+    ids = re.findall(r"`([\w/]+\.py)::(\w+)`", contributing_rows(repository)[kind][2])
+    assert ids
+    for path, test in ids:
+        tree = ast.parse((repository / path).read_text(encoding="utf-8"))
+        assert test in {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}, f"{path}::{test}"

@@ -48,7 +48,7 @@ COMMANDS = {
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
     "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
     "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
-    "demo": Command("pocketvit.fit.demo:demo", "denoise real photographs and run a small fit, without arguments"),
+    "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
 
 

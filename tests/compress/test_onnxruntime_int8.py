@@ -24,7 +24,7 @@ LOUD = "backbone.blocks.1.mlp.fc2"
 
 
 def loud_classifier() -> Trained:
-    """A classifier with planted outliers: one hidden channel of the second block is 300 times louder, as trained ViTs have them."""
+    """One hidden channel of the second block is 300 times louder, as trained ViTs have them."""
     trained = classifier()
     block = trained.model.backbone.blocks[1].mlp
     with torch.no_grad():

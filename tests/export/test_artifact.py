@@ -219,3 +219,10 @@ def test_card_of_a_restorer_says_how_it_tiles_and_what_is_not_measured(tmp_path:
     assert "Not measured yet." in card
     assert "model(image).image" in card
     assert "Steps tried" not in card
+    manifest = read_artifact(tmp_path / "a").manifest
+    for metric, synthetic in (("psnr@sigma25", True), ("psnr", False)):
+        row = MetricRow(
+            variant="onnxruntime:fp32", name=metric, value=30.0, unit="dB", dataset="d", split="val", count=2
+        )
+        text = write_card(manifest.model_copy(update={"metrics": [row]}))
+        assert ("added (synthetic) noise; camera noise was not tried" in text) is synthetic

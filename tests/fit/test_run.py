@@ -85,7 +85,9 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
         [
             sys.executable,
             "-c",
-            f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)",
+            "import pocketvit, sys; pocketvit.fit(sys.argv[1], name='k', runs=sys.argv[2], quiet=True)",
+            str(tmp_path / "r.yaml"),
+            str(tmp_path),
         ]
     )
     deadline = time.monotonic() + 150

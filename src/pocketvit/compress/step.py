@@ -1,7 +1,7 @@
 """What a compression step is: a frozen config, and a function from a state to a state that the gain gate may undo.
 
-A state is a trained model, or the file built from one. Model steps change the network (pruning, factorising, distilling),
-file steps the file (int8, bf16). Steps never change their input: a model step works on a copy, a file step writes a new file.
+A state is a trained model, or the file built from one. Model steps change the network (pruning, factorising), file
+steps the file (int8, bf16). A step never changes its input: it copies the network, or writes a new file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LayerRank:
 
     name: str
     error: float
-    """Change of the model's output when this layer alone is quantised: the task's ``change``, mean over calibration images."""
+    """The task's ``change`` of the outputs when this layer alone is quantised, mean over calibration images."""
     macs: int
     """Multiply-accumulates per image: what is lost in speed when it goes back to float."""
     kept_float: bool
@@ -78,7 +78,7 @@ class Context:
     folder: Path
     """Existing folder for new files."""
     score: Callable[[Path], float] = no_score
-    """How good a model file is on the calibration images with their ground truth, in the main metric; higher is better."""
+    """How good a model file is on the calibration images, in the main metric; higher is better."""
     change: Callable[[Outputs, Outputs], float] = lambda got, want: float(
         np.mean([np.sqrt(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(got, want, strict=True)])
     )

@@ -15,7 +15,7 @@ def write_card(manifest: Manifest) -> str:
     parts = [
         f"# {m.name} {m.version}",
         "",
-        f"A vision transformer that {TASKS[m.task].purpose}. Default variant: `{m.default}`.",
+        f"A vision transformer that {TASKS[m.task].purpose}. Default variant: `{m.default}`.{_tried_on(m)}",
     ]
     for title, body in (
         ("How to run it", _usage(m)),
@@ -29,6 +29,13 @@ def write_card(manifest: Manifest) -> str:
         if body:
             parts += ["", f"## {title}", *body]
     return "\n".join(parts) + "\n"
+
+
+def _tried_on(m: Manifest) -> str:
+    """What a reader must know of photos that got synthetic noise: the metric's name holds the condition then."""
+    synthetic = TASKS[m.task].degrades and m.metrics and all("@" in row.name for row in m.metrics)
+    text = " Measured on photographs with added (synthetic) noise; camera noise was not tried."
+    return text if synthetic else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -74,11 +81,8 @@ def _metrics(m: Manifest) -> list[str]:
     if not m.metrics:
         return ["Not measured yet."]
     rows = [(f"`{r.variant}`", r.name, m.text(r), _measured_on(r), r.protocol or "-") for r in m.metrics]
-    notes = []
-    if any(r.chosen_on for r in m.metrics):
-        notes.append("Figures on data that was also used to choose the model flatter it.")
-    if TASKS[m.task].degrades and all("@" in r.name for r in m.metrics):
-        notes.append("Measured with synthetic noise on clean photographs; real camera noise was not tried.")
+    flattered = any(r.chosen_on for r in m.metrics)
+    notes = ["Figures on data that was also used to choose the model flatter it."] if flattered else []
     table = _table(("variant", "metric", "value (95 % interval)", "data", "protocol"), rows)
     return [*table, *(line for note in notes for line in ("", note))]
 

@@ -21,7 +21,7 @@ MAX_CROPS = 16
 def make_context(measurer: Measurer, runtime: str, folder: Path) -> Context:
     """Draw ``compress.calibration_images`` samples from the training data, as the model meets them in use.
 
-    Whole photos get the evaluation's preprocessing and no augmentation; of pixel tasks, crops of the tile's size are taken.
+    Whole photos get the evaluation's preprocessing; pixel tasks take crops of the tile's size. Nothing is augmented.
     """
     recipe, trained, task = measurer.recipe, measurer.trained, measurer.task
     train = measurer.splits.train

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pocketvit.fit.gate import Limits, shortfalls, usable_rows
 from pocketvit.fit.rows import Row
+from pocketvit.spec.recipe import Prefer
 
-Prefer = Literal["quality", "speed", "size"]
 SAME_SIZE = 0.01
 """Files that differ by no more than this share are equally large."""
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.overrides import resolve_recipe
-from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.recipe import Prefer, Recipe
 
 if TYPE_CHECKING:
     from pocketvit.fit.result import FitReport
-
-Prefer = Literal["quality", "speed", "size"]
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""From measured rows to an artifact: time the finalists once more, choose, hand over; or say honestly that nothing fits."""
+"""From measured rows to an artifact: time the finalists once more, choose, hand over; or say that nothing fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 4 of fit: put the chosen file and the rest of the Pareto set into an artifact, and verify and measure it there."""
+"""Step 4 of fit: the chosen file and the rest of the Pareto set in an artifact, verified and measured there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hand_over(
 ) -> tuple[list[Row], Artifact]:
     """Write ``folder/artifact`` with the chosen file as default.
 
-    It is written, verified and measured under another name and renamed last, so that what lies at ``artifact`` is proven.
+    It is written, verified and measured under another name and renamed last: what lies at ``artifact`` is proven.
 
     Returns:
         The rows in the artifact with their peak memory, the chosen one first; and the artifact.

@@ -110,15 +110,18 @@ def budget_image(recipe: Recipe, splits: Splits) -> Pixels:
 
     That is ``budget.image``, or the model's input size, or for tiled models the median of the validation photos' sizes.
     """
-    items = splits.val.items
-    size = recipe.budget.image
-    if size is None and recipe.preprocess.resize == "tile":
-        sizes = []
-        for item in items:
-            with open_image(item.path) as header:
-                sizes.append((header.height, header.width))
-        size = (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes])))
-    return resize(read_item(splits.val, items[0])[0], size or recipe.preprocess.size)
+    return resize(read_item(splits.val, splits.val.items[0])[0], budget_size(recipe, splits))
+
+
+def budget_size(recipe: Recipe, splits: Splits) -> tuple[int, int]:
+    """Height and width of the image that the budget is for."""
+    if recipe.budget.image is not None or recipe.preprocess.resize != "tile":
+        return recipe.budget.image or recipe.preprocess.size
+    sizes = []
+    for item in splits.val.items:
+        with open_image(item.path) as header:
+            sizes.append((header.height, header.width))
+    return int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))
 
 
 def draft_manifest(trained: Trained, built: Built, main_metric: str) -> Manifest:

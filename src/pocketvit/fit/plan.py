@@ -1,4 +1,4 @@
-"""Step 1 of fit, time before training: latency does not depend on the weights, so what misses the budget is not trained."""
+"""Step 1 of fit, time before training: latency does not depend on the weights; what misses is never trained."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import exporter
 from pocketvit.files import write_json
-from pocketvit.fit.measure import make_measurer
+from pocketvit.fit.measure import budget_size, make_measurer
 from pocketvit.fit.rows import Row
 from pocketvit.models.build import architecture
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES, check_target
 from pocketvit.spec.recipe import Recipe
-from pocketvit.spec.target import ANY
+from pocketvit.spec.target import ANY, variant_key
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.start import new_model
 
 SLACK = 1.1
 """A candidate stays while its fastest random-weight timing is within this factor of the limit."""
 INT8_BOUND = 4.0
-"""int8 instructions multiply at most four times as many numbers as fp32 ones; used only to keep candidates in the race."""
+"""int8 instructions multiply at most four times as many numbers as fp32 ones; it only keeps candidates in the race."""
 SMALLER = {"int8": 4.0, "fp16": 2.0}
 """How many times smaller a step can make a float file at most."""
 
@@ -111,7 +111,7 @@ def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "mode
 def time_candidates(
     recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]
 ) -> list[tuple[Candidate, list[Row]]]:
-    """Build, export and time every candidate with random weights; ``timing.json`` keeps finished timings for a resumed run.
+    """Build, export and time every candidate with random weights; ``timing.json`` keeps what is done.
 
     Returns:
         Each candidate with one row per runtime and float precision.
@@ -125,9 +125,11 @@ def time_candidates(
     except (OSError, ValueError) as error:
         raise DataError(f"{cache}: cannot be read ({error}).", "Delete it; the timings are taken again.") from error
     for candidate in candidates(recipe):
-        if candidate.key not in known:
+        own = recipe_for(recipe, candidate)
+        size = list(budget_size(own, splits))
+        if candidate.key not in known or any(entry["image"] != size for entry in known[candidate.key]):
             notify(f"timing {candidate.key} with random weights")
-            known[candidate.key] = _time_one(recipe_for(recipe, candidate), splits, folder / "timing" / candidate.key)
+            known[candidate.key] = _time_one(own, splits, folder / "timing" / candidate.key)
             write_json(cache, known)
         found.append((candidate, [_timed_row(candidate, entry) for entry in known[candidate.key]]))
     return found
@@ -161,14 +163,14 @@ def _timed_row(candidate: Candidate, entry: dict[str, Any]) -> Row:
     settings = {"bytes": entry["bytes"]}
     height, width = entry["image"]
     reason = f"{timing.p50:.3g} ms on {height}x{width} with random weights"
-    name = f"{candidate.key} {runtime}:{precision}"
+    name = f"{candidate.key} {variant_key(runtime, precision)}"
     return Row(
         name, runtime, precision, candidate.key, settings=settings, timing=timing, image=(height, width), reason=reason
     )
 
 
 def within_reach(rows: list[Row], recipe: Recipe) -> bool:
-    """Whether the fastest timing meets the latency limit and the smallest file the size limit, with what steps can bring."""
+    """Whether the fastest timing and the smallest file meet their limits, with what the recipe's steps can bring."""
     limit, mb, steps = recipe.budget.latency_ms, recipe.budget.size_mb, set(recipe.compress.names)
     hope = INT8_BOUND if "int8" in steps else 1.0
     fastest = min(row.latency(recipe.budget.percent) or 0.0 for row in rows)

@@ -16,6 +16,7 @@ from pocketvit.runtimes.model import load
 from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.tasks import task_of
 
 PICTURES = 4
 
@@ -30,7 +31,7 @@ def write_fit_report(
     artifact: Artifact | None = None,
 ) -> Path:
     """Write ``report.html`` (and what it is drawn from) into the run folder."""
-    metric = measurer.main_metric if measurer else "metric"
+    metric = measurer.main_metric if measurer else task_of(recipe.task.name).metrics[0].name
     chosen = next((row for row in rows if row.chosen), None)
     curves = folder / "trials" / chosen.origin / "metrics.csv" if chosen else None
     verification = artifact.manifest.verification if artifact else None
@@ -39,7 +40,6 @@ def write_fit_report(
         task=recipe.task.name,
         metric_name=metric,
         metric_unit=measurer.spec.unit if measurer else "",
-        higher_is_better=measurer.spec.higher_is_better if measurer else True,
         budget=vars(recipe.budget),
         floor=vars(limits_of(recipe, metric).floor) if measurer else {},
         candidates=candidate_rows(rows),

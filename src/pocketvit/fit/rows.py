@@ -54,6 +54,8 @@ class Row:
     """Limits of budget and floor that a kept row misses."""
     reason: str = ""
     ranking: tuple[tuple[str, float], ...] = ()
+    rules: dict[str, Any] = field(default_factory=dict)
+    """What it was measured and judged by, in plain JSON types: under other rules it is measured anew."""
 
     @property
     def key(self) -> str:
@@ -95,8 +97,8 @@ def save_row(folder: Path, row: Row) -> None:
     write_json(folder / ROW, plain)
 
 
-def load_row(folder: Path) -> Row | None:
-    """The row in ``folder``, or ``None`` where there is none or its files are gone.
+def load_row(folder: Path, rules: dict[str, Any]) -> Row | None:
+    """The row in ``folder``, or ``None`` where there is none, its files are gone, or it was judged by other rules.
 
     Raises:
         DataError: ``row.json`` is damaged.
@@ -106,6 +108,8 @@ def load_row(folder: Path) -> Row | None:
         return None
     try:
         plain = json.loads(file.read_text(encoding="utf-8"))
+        if plain["rules"] != rules:
+            return None
         if plain["built"] is not None:
             path, *companions = (folder.parent / name for name in plain["built"]["files"])
             if not all(part.is_file() for part in (path, *companions)):

@@ -44,13 +44,10 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
     if wanted is None:
         return
     task, middle = task_of(recipe.task.name), main_condition(recipe.data, recipe.task.name)
-    conditions = [f"@{condition_name(recipe.data, sigma)}" for sigma in recipe.data.eval_sigma] if middle else [""]
-    levels = [f"{level.name}." for level in splits.val.levels] or [""]
-    names = [f"{level}{spec.name}{condition}" for condition in conditions for level in levels for spec in task.metrics]
-    main = task.evaluator(splits.val.levels, middle).main
-    if wanted not in (main, *names, *(spec.name for spec in task.metrics if not middle)):
-        what = f"floor.metric {wanted!r} is not measured on this data."
-        raise UsageError(what, f"Take one of {', '.join(dict.fromkeys((main, *names)))}.")
+    conditions = [condition_name(recipe.data, sigma) for sigma in recipe.data.eval_sigma] if middle else []
+    names = task.metric_names(splits.val.levels, conditions)
+    if wanted not in names:
+        raise UsageError(f"floor.metric {wanted!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
 
 
 def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:

@@ -1,7 +1,7 @@
 """Step 2 of fit: train the survivors a little and the better ones longer, driven by Optuna (ask and tell).
 
-Trials are stopped by Optuna's asynchronous successive halving (Li et al. 2020), which compares a trial at each rung with
-all that reached it: so trials may run one after the other or at once, and a study that was killed goes on.
+Trials are stopped by Optuna's asynchronous successive halving (Li et al. 2020), which compares a trial at each rung
+with all that reached it: trials may run one after the other or at once, and a study that was killed goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def search(
 
         notify(f"training {candidate.key}")
         place = folder / "trials" / candidate.key
-        row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=report, quiet=quiet)
+        told = report if len(survivors) > 1 else None  # alone there is nothing to compare it with
+        row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=told, quiet=quiet)
         tell(study, trial, row)
         rows.append(row)
         if not row.complete:

@@ -7,6 +7,7 @@ A model step behind file steps changes the network; the file steps are then carr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,30 +103,30 @@ class Chain:
     def first(self) -> State:
         """The float file, scored; refused where the model has learned nothing."""
         place = self.folder / "float"
-        row = load_row(place)
+        row = load_row(place, self._rules())
         if row is None:
             self.notify(f"{self.origin}: scoring {self.runtime}:fp32")
             built = export_float(self.measurer.trained, self.runtime, place)
             row = self._scored(self._row("fp32", "fp32", built))
             failed = "" if self.limits.floor.value is not None else self.measurer.not_learned(row)
             (timing,) = self.measurer.time([built])
-            row = replace(row, timing=timing, speedup=1.0, gain=1.0, kept=not failed, reason=failed or "the float file")
+            row = replace(row, timing=timing, speedup=1.0, gain=1.0, rules=self._rules())
+            row = replace(row, kept=not failed, reason=failed or "the float file")
             save_row(place, row)
         return State(row, self.measurer.trained)
 
     def next(self, states: list[State], step: Planned, place: Path) -> State:
         """The state after a step; its row says whether it is kept."""
-        known, precisions = load_row(place), step.kind.starts_from
+        precisions = step.kind.starts_from
         able = [s for s in states if s.row.precision in (precisions or (s.row.precision,))]
-        if known is not None and known.kept:
-            before = next(s for s in states if s.row.name == known.before)
-            return State(known, self._network(known, before), self._file_steps(before, step))
-        if known is not None or not able:
-            return State(
-                known or self._refused(step, states[-1], "nothing that it could start from"), states[-1].trained
-            )
-        self.notify(f"{self.origin}: {self.runtime} {step.label}")
+        if not able:
+            return State(self._refused(step, states[-1], "nothing that it could start from"), states[-1].trained)
         before = able[-1]
+        rules = self._rules(before, step)
+        if known := load_row(place, rules):
+            steps = self._file_steps(before, step) if known.kept else before.file_steps
+            return State(known, self._network(known, before), steps)
+        self.notify(f"{self.origin}: {self.runtime} {step.label}")
         try:
             state = self._attempted(states[0], before, step, place)
         except (PocketvitError, RuntimeError) as error:
@@ -133,8 +134,22 @@ class Chain:
             state = State(
                 self._refused(step, before, f"not possible here: {' '.join(what.split())[:200]}"), before.trained
             )
+        state = replace(state, row=replace(state.row, rules=rules))
         save_row(place, state.row)
         return state
+
+    def _rules(self, before: State | None = None, step: Planned | None = None) -> dict[str, Any]:
+        """What decides about a row: floor, least gains, timed image, the step's settings and where it starts from."""
+        compress = self.measurer.recipe.compress
+        rules = {
+            "floor": vars(self.limits.floor),
+            "gain": [compress.min_speedup, compress.min_shrink],
+            "image": self.measurer.image.shape[:2],
+            "before": before.row.name if before else "",
+            "settings": step.settings if step else {},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(rules))
+        return plain
 
     def _attempted(self, origin: State, before: State, step: Planned, place: Path) -> State:
         """The first attempt that holds the floor, timed and judged; or the last one that does not."""

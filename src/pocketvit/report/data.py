@@ -60,7 +60,6 @@ class ReportData:
     task: str
     metric_name: str
     metric_unit: str
-    higher_is_better: bool = True
     budget: dict[str, Any] = field(default_factory=dict)
     """Limits by name (``latency_ms``, ``percentile``, ``size_mb``, ``memory_mb``); ``None`` is no limit."""
     floor: dict[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ class Budget:
     """Limits on the target; ``None`` is no limit."""
 
     latency_ms: float | None = None
-    """Milliseconds for one image with pre- and postprocessing. The 95 % interval's upper end must meet it."""
+    """Milliseconds for one image, pre- and postprocessing included; the upper end of the 95 % interval must meet it."""
     percentile: Literal["p50", "p90"] = "p50"
     """Which percentile of the latency the limit is on."""
     size_mb: float | None = None

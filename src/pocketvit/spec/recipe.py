@@ -26,6 +26,8 @@ from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS, config_document, config_of
 from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
 
+Prefer = Literal["quality", "speed", "size"]
+
 
 def _require(ok: bool, key: str, value: object, rule: str) -> None:
     """Raise the ``UsageError`` that names ``key`` unless ``ok``; conditions are written so that nan fails them."""
@@ -218,7 +220,7 @@ class SearchConfig:
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
     """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
-    prefer: Literal["quality", "speed", "size"] = "quality"
+    prefer: Prefer = "quality"
     """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""

@@ -120,7 +120,7 @@ def eval(
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
     collection = load_collection([data], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
-    total = images * (len(section.eval_sigma) if section.layout == "clean" else 1)
+    total = images * (len(section.eval_sigma) if collection.degraded else 1)
     evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:

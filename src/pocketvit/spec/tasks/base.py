@@ -205,6 +205,8 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
+    """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     agreement: Callable[[Raw, Raw], float] | None = None
     """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
 
@@ -216,6 +218,13 @@ class Task:
         """
         base = name.partition("@")[0].rpartition(".")[2]
         return {spec.name: spec for spec in self.metrics}[base]
+
+    def metric_names(self, levels: Sequence[LevelSpec], conditions: Sequence[str]) -> list[str]:
+        """Full names of all metrics that the evaluator yields for a label hierarchy and conditions (``sigma25``)."""
+        if self.names is not None:
+            return self.names(levels)
+        suffixes = [f"@{condition}" if condition else "" for condition in conditions or [""]]
+        return [f"{spec.name}{suffix}" for suffix in suffixes for spec in self.metrics]
 
     def main(self, levels: Sequence[LevelSpec] = (), condition: str = "") -> str:
         """Name of the main metric."""

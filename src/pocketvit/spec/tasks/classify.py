@@ -143,6 +143,12 @@ class ClassifyEvaluator:
             yield base.mean_measure(MISTAKE.name, mistake_distance(predicted, truth).tolist(), MISTAKE.unit)
 
 
+def _names(levels: Sequence[LevelSpec]) -> list[str]:
+    """As :meth:`ClassifyEvaluator.metrics` yields them."""
+    finest = [f"{levels[-1].name}.{TOP5.name}", *([MISTAKE.name] if len(levels) > 1 else [])]
+    return [*(f"{level.name}.{TOP1.name}" for level in levels), *finest]
+
+
 def output_name(level: str) -> str:
     """Name of the output that holds the probabilities of a label level."""
     return f"probs_{level}"
@@ -200,6 +206,7 @@ CLASSIFY = base.Task(
     degrades=False,
     labelled=True,
     metrics=(TOP1, TOP5, MISTAKE),
+    names=_names,
     # Probabilities; metric_drop and agreement in percentage points, of which one of 32 goldens is 3.1.
     tolerances={
         "fp32": {"max_abs": 2e-3, "mean_abs": 2e-4, "min_cosine": 0.9999, "metric_drop": 0.0, "min_agreement": 100.0},
