@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from pocketvit.commands import resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.export.artifact import answers, create_artifact, make_golden, pixel_model_of
 from pocketvit.export.card import write_card
@@ -52,18 +52,18 @@ def shown(report: object) -> str:
 
 
 def test_verify_with_its_controls_and_a_metric_that_is_better_when_lower(artifact: Artifact, photos: Path) -> None:
-    report = resolve("verify")(str(artifact.path), data=str(photos))
+    report = COMMANDS["verify"].resolve()(str(artifact.path), data=str(photos))
     assert report.passed
     assert {"control: damaged weights", "control: channels swapped"} <= {c.name for c in report.checks if not c.skipped}
     assert report.checks[-1].figures["value"] < 4.2
     stated = artifact.manifest.metrics[0].model_copy(update={"value": -8.0})  # far better than it is
     write_manifest(artifact.path, artifact.manifest.model_copy(update={"metrics": [stated]}))
     with pytest.raises(VerificationError, match=r"allowed at most -5\.00 steps"):
-        resolve("verify")(str(artifact.path), data=str(photos))
+        COMMANDS["verify"].resolve()(str(artifact.path), data=str(photos))
 
 
 def test_eval_names_unit_and_interval(artifact: Artifact, photos: Path) -> None:
-    report = resolve("eval")(str(artifact.path), str(photos))
+    report = COMMANDS["eval"].resolve()(str(artifact.path), str(photos))
     model = load(artifact.path)
     errors = [
         np.abs(model(coloured(i, seed=i)).colour - coloured(i, seed=i).mean(axis=(0, 1))).mean() for i in range(4)
@@ -74,22 +74,26 @@ def test_eval_names_unit_and_interval(artifact: Artifact, photos: Path) -> None:
 
 
 def test_bench(artifact: Artifact) -> None:
-    report = resolve("bench")(str(artifact.path), seconds=0.05, memory=False)  # a fresh process does not know the task
+    report = COMMANDS["bench"].resolve()(
+        str(artifact.path), seconds=0.05, memory=False
+    )  # a fresh process does not know the task
     assert "onnxruntime:fp32" in shown(report)
 
 
 def test_predict_writes_a_table(artifact: Artifact, photos: Path, tmp_path: Path) -> None:
-    report = resolve("predict")(str(artifact.path), [str(photos)], out=str(tmp_path / "answers.csv"))
+    report = COMMANDS["predict"].resolve()(str(artifact.path), [str(photos)], out=str(tmp_path / "answers.csv"))
     rows = list(csv.DictReader((tmp_path / "answers.csv").open()))
     assert list(rows[0]) == ["image", "red", "green", "blue"]
     assert float(rows[3]["blue"]) > 150 > float(rows[3]["red"])
     assert "rgb " in shown(report)
     with pytest.raises(UsageError, match="is a picture"):
-        resolve("predict")(str(artifact.path), [str(photos)], out="a.png")
+        COMMANDS["predict"].resolve()(str(artifact.path), [str(photos)], out="a.png")
 
 
 def test_report_and_card(artifact: Artifact, tmp_path: Path) -> None:
-    text = resolve("report")(str(artifact.path), out=str(tmp_path / "r.html")).path.read_text(encoding="utf-8")
+    text = (
+        COMMANDS["report"].resolve()(str(artifact.path), out=str(tmp_path / "r.html")).path.read_text(encoding="utf-8")
+    )
     assert text.count("<figure>") == 6
     assert "error 1.20 steps (1.00 to 1.40, 6 photos) of onnxruntime:fp32" in text
     assert "down is better" in pareto_plot(

@@ -8,10 +8,8 @@ standard library is imported at the top, so that ``pocketvit --help`` answers at
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
-import math
 import os
 import sys
 import traceback
@@ -21,7 +19,8 @@ from typing import Any
 
 from pocketvit import __version__
 from pocketvit.commands import COMMANDS
-from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, did_you_mean
+from pocketvit.files import plain
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
@@ -38,15 +37,8 @@ class Flags:
     help: bool = False
 
 
-FLAGS = {
-    "--json": "json",
-    "-q": "quiet",
-    "--quiet": "quiet",
-    "-v": "verbose",
-    "--verbose": "verbose",
-    "-h": "help",
-    "--help": "help",
-}
+FLAGS = {"--json": "json", "-q": "quiet", "-v": "verbose", "-h": "help"}
+FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
@@ -106,12 +98,14 @@ commands:
 
 def _run(name: str, args: list[str], flags: Flags) -> int:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
-        raise UsageError(
-            f"unknown command {name!r}.",
-            f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.",
-        )
-    with _stdout_to_stderr(flags.json), _silent_stderr(flags.quiet):
+        todo = did_you_mean(name, COMMANDS, f"Commands: {', '.join(COMMANDS)}.", "`pocketvit {}`")
+        raise UsageError(f"unknown command {name!r}.", todo)
+    with contextlib.ExitStack() as stack:
+        if flags.json:
+            stack.enter_context(_stdout_to_stderr())
+        if flags.quiet:  # drop progress and log lines; errors are printed after it
+            sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stderr(sink))
         function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
@@ -126,7 +120,7 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
 
 def _show(report: Any, flags: Flags) -> None:
     if flags.json:
-        print(json.dumps(jsonable(report), indent=2, ensure_ascii=False, allow_nan=False))
+        print(_document(report))
     elif hasattr(report, "render"):
         text = report.render()
         if isinstance(text, str):
@@ -139,39 +133,21 @@ def _show(report: Any, flags: Flags) -> None:
         print(report)
 
 
-def jsonable(value: Any) -> Any:
-    """``value`` in plain JSON types: reports as their ``to_dict``, arrays as lists, paths as text, NaN as null."""
-    if hasattr(value, "to_dict"):
-        return jsonable(value.to_dict())
-    if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [jsonable(v) for v in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars
-        return jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+def _document(value: Any) -> str:
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def _guarded(action: Callable[[], int], flags: Flags) -> int:
     """Run ``action``; turn what it raises into two lines and an exit code."""
     try:
         return action()
-    except PocketvitError as error:
-        return _fail(error, flags)
     except KeyboardInterrupt:
         print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         raise
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if extra := extra_of(package):
-            return _fail(MissingDependencyError.of(package, extra), flags)
-        return _fail(_internal(error), flags)
     except Exception as error:
-        return _fail(_internal(error), flags)
+        return _fail(_expected(error), flags)
 
 
 def extra_of(package: str) -> str | None:
@@ -194,11 +170,14 @@ def extra_of(package: str) -> str | None:
     return min(extras, key=lambda extra: sizes[extra], default=None)
 
 
-def _internal(error: Exception) -> PocketvitError:
-    wrapped = PocketvitError(
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
-        "Run again with -v for the traceback, and report it.",
-    )
+def _expected(error: Exception) -> PocketvitError:
+    if isinstance(error, PocketvitError):
+        return error
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if extra := extra_of(package):
+        return MissingDependencyError.of(package, extra)
+    what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
     return wrapped
 
@@ -208,22 +187,13 @@ def _fail(error: PocketvitError, flags: Flags) -> int:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
     print(f"{error.what}\n{error.todo}", file=sys.stderr)
     if flags.json:
-        print(
-            json.dumps(
-                {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))
     return error.exit_code
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr(active: bool) -> Iterator[None]:
+def _stdout_to_stderr() -> Iterator[None]:
     """Send all that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
-    if not active:
-        yield
-        return
     saved = None
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
         if sys.stdout.fileno() == 1:
@@ -237,16 +207,6 @@ def _stdout_to_stderr(active: bool) -> Iterator[None]:
         if saved is not None:
             os.dup2(saved, 1)
             os.close(saved)
-
-
-@contextlib.contextmanager
-def _silent_stderr(active: bool) -> Iterator[None]:
-    """Drop progress and log lines meanwhile; errors are printed after it."""
-    if not active:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stderr(sink):
-        yield
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 _TRAIN = ("data", "model", "task", "preprocess", "train", "licence_data")
 _COMPRESS = ("data", "model", "task", "preprocess", "compress", "budget", "floor", "target", "search", "licence_data")
+_FIT = ("train", *_COMPRESS)
 
 
 @dataclass(frozen=True)
@@ -37,35 +38,18 @@ class Command:
 
 
 COMMANDS = {
-    "fit": Command(
-        "pocketvit.fit.command:fit", "images and a budget in, a verified artifact out", ("train", *_COMPRESS)
-    ),
+    "fit": Command("pocketvit.fit.command:fit", "images and a budget in, a verified artifact out", _FIT),
     "train": Command("pocketvit.train.command:train", "train or fine-tune one model from a recipe", _TRAIN),
     "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
-    "compress": Command(
-        "pocketvit.fit.command:compress", "shrink a trained model step by step behind the gain gate", _COMPRESS
-    ),
+    "compress": Command("pocketvit.fit.command:compress", "shrink a model in steps behind the gain gate", _COMPRESS),
     "export": Command("pocketvit.export.command:export", "trained checkpoint to an artifact"),
-    "verify": Command(
-        "pocketvit.verify.command:verify", "check an artifact against its goldens, checksums and negative controls"
-    ),
-    "bench": Command(
-        "pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact, or of two side by side"
-    ),
+    "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
+    "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
     "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
-    "doctor": Command(
-        "pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong with it"
-    ),
-    "demo": Command(
-        "pocketvit.fit.demo:demo", "denoise photographs with added (synthetic) noise, then run a small fit"
-    ),
+    "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
+    "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
-
-
-def resolve(name: str) -> Callable[..., Any]:
-    """The function behind a command, imported now."""
-    return COMMANDS[name].resolve()
 
 
 class _CallablePackage(ModuleType):
@@ -76,7 +60,7 @@ class _CallablePackage(ModuleType):
 
     @property
     def _function(self) -> Callable[..., Any]:
-        return resolve(self.__name__.rpartition(".")[2])
+        return COMMANDS[self.__name__.rpartition(".")[2]].resolve()
 
     @property
     def __signature__(self) -> inspect.Signature:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pocketvit.commands import resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, UsageError
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import write_image
 from pocketvit.spec.metrics import psnr
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.restore import Restored
-from pocketvit.verify.evaluate import score
+from pocketvit.verify.evaluate import measure
 from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo
 
-evaluate = resolve("eval")
+evaluate = COMMANDS["eval"].resolve()
 
 
 @pytest.fixture
@@ -30,15 +30,16 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_score_averages_over_cases_and_reports_progress() -> None:
+def test_measure_averages_over_cases_and_reports_progress() -> None:
     clean = photo(30, 30)
     cases = [SimpleNamespace(image=noisy(clean, 25, seed), truth=clean, condition="sigma25") for seed in range(3)]
     seen = []
-    values = score(Restored, cases, TASKS["restore"].evaluator((), "sigma25"), lambda: seen.append(1))
+    rows, count = measure(Restored, cases, TASKS["restore"].evaluator((), "sigma25"), lambda: seen.append(1))
+    values = {row.name: row.value for row in rows}
     assert values["psnr@sigma25"] == pytest.approx(np.mean([psnr(c.image, clean) for c in cases]))
-    assert len(seen) == 3
+    assert len(seen) == count == 3
     with pytest.raises(DataError, match="no images"):
-        score(Restored, [], TASKS["restore"].evaluator((), ""))
+        measure(Restored, [], TASKS["restore"].evaluator((), ""))
 
 
 def test_clean_photos_follow_the_protocol(tmp_path: Path, photos: Path) -> None:

@@ -11,11 +11,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
 from pocketvit.spec.recipe import TrainConfig
 
-RANDAUGMENT_OPS = 2
-"""Operations per image (Cubuk et al. 2020: N)."""
-RANDAUGMENT_MAX = 30
-"""Largest magnitude (the paper's scale)."""
+RANDAUGMENT_OPS, RANDAUGMENT_MAX = 2, 30
+"""Operations per image and largest magnitude (N and the scale of M in Cubuk et al. 2020)."""
 _FILL = (128, 128, 128)
+Operation = Callable[[Image.Image, float, float], Image.Image]
 
 
 def settle(image: Pixels, preprocess: Preprocess, train: TrainConfig) -> Pixels:
@@ -85,8 +84,7 @@ def randaugment(image: Pixels, magnitude: int, rng: np.random.Generator) -> Pixe
     share = min(max(magnitude, 0), RANDAUGMENT_MAX) / RANDAUGMENT_MAX
     picture = Image.fromarray(image)
     for name in rng.choice(list(OPERATIONS), size=RANDAUGMENT_OPS):
-        sign = 1.0 if rng.random() < 0.5 else -1.0
-        picture = OPERATIONS[name](picture, share, sign)
+        picture = OPERATIONS[name](picture, share, 1.0 if rng.random() < 0.5 else -1.0)
     return np.asarray(picture)
 
 
@@ -104,14 +102,12 @@ def _affine(picture: Image.Image, matrix: tuple[float, float, float, float, floa
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
 
 
-def _enhanced(
-    enhance: Callable[[Image.Image], ImageEnhance._Enhance],
-) -> Callable[[Image.Image, float, float], Image.Image]:
+def _enhanced(enhance: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda picture, share, sign: enhance(picture).enhance(1 + 0.9 * share * sign)
 
 
 # Ranges as in torchvision's RandAugment; share is magnitude / 30, sign is drawn for operations with a direction.
-OPERATIONS: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
+OPERATIONS: dict[str, Operation] = {
     "identity": lambda p, share, sign: p,
     "shear_x": lambda p, share, sign: _affine(p, (1, 0.3 * share * sign, 0, 0, 1, 0)),
     "shear_y": lambda p, share, sign: _affine(p, (1, 0, 0, 0.3 * share * sign, 1, 0)),

@@ -51,22 +51,15 @@ def eval_cases(collection: Collection, data: DataConfig, limit: int | None = Non
     through the images in order and noisy = clip(round(clean + noise), 0, 255). With ``poisson`` noise, shot noise of
     the middle of ``data.shot`` is added.
 
-    Args:
-        collection: samples of one split.
-        data: recipe section with layout and noise levels.
-        limit: at most so many images, evenly spread over the collection, so that all classes have their share.
-
-    Raises:
-        DataError: an image cannot be read, or the images of a pair differ in size.
+    At most ``limit`` images are taken, evenly spread over the collection, so that all classes have their share.
+    Raises DataError: an image cannot be read, or the images of a pair differ in size.
     """
     items, truth = spread(collection.items, limit), task_of(collection.task).truth
     for sigma in data.eval_sigma if collection.degraded else (None,):
-        rng = np.random.default_rng(0)
+        rng, condition = np.random.default_rng(0), "" if sigma is None else condition_name(data, sigma)
         for item in items:
             image, clean = read_item(collection, item)
-            condition = ""
             if sigma is not None:
-                condition = condition_name(data, sigma)
                 image, clean = _degrade(image, data, sigma, rng), image
             yield Case(image, truth(image, clean, item.labels), condition, item.path)
 

@@ -1,8 +1,7 @@
 """Folders and list files -> a collection of samples with consistent labels, and a deterministic split in two.
 
-Files are found here and decoded later (``crops``, ``cases``). What a layout looks like on disk is known to
-``layouts``; this module joins several roots, leaves out what the doctor quarantined and what is repeated, turns label
-texts into class numbers and splits.
+Files are found by ``layouts`` and decoded later (``crops``, ``cases``); here several roots are joined, what the doctor
+quarantined and what is repeated is left out, label texts become class numbers.
 """
 
 from __future__ import annotations
@@ -75,19 +74,17 @@ class Splits:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes of all parts: what was left out, classes missing from one part, files that are in several."""
-        parts = (self.train, self.val, *((self.test,) if self.test else ()))
-        return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        parts = (self.train, self.val, self.test)
+        return tuple(dict.fromkeys(note for part in parts if part for note in part.notes))
 
 
 def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.
 
     No image is in training and validation: training gives it up, unless nothing were left (``data.val`` names all of
-    the training data), which a note says.
-
-    Raises:
-        DataError: a folder or list is missing, empty or inconsistent; a validation class is unknown in training.
-        UsageError: no training data is named, or the layout does not go with the task.
+    the training data), which a note says. Raises DataError: a folder or list is missing, empty or inconsistent; a
+    validation class is unknown in training. UsageError: no training data is named, or the layout does not go with the
+    task.
     """
     if not data.train:
         raise UsageError("data.train names no data.", "Name a folder or list file, e.g. --data.train photos/")
@@ -126,20 +123,19 @@ def _without_shared(train: Collection, val: Collection) -> Splits:
 def load_collection(
     paths: Sequence[str], data: DataConfig, task: str, split: str, levels: Sequence[LevelSpec] = ()
 ) -> Collection:
-    """Find the samples below ``paths``.
+    """Find the samples below ``paths``, folders or list files, joined; an image that is found twice counts once.
 
-    Args:
-        paths: folders or list files, joined; an image that is found twice counts once.
-        data: layout and class names.
-        task: a row of :data:`pocketvit.spec.tasks.TASKS`.
-        split: ``train``, ``val`` or ``test``; chooses the sub-folder where a data set's root was named (``gopro``).
-        levels: label space to use (that of the training data or of an artifact) instead of making one; by name.
-
-    Raises:
-        DataError: see :func:`load_splits`.
-        UsageError: the layout does not go with the task.
+    ``split`` (``train``, ``val``, ``test``) chooses the sub-folder where a data set's root was named (``gopro``).
+    ``levels`` is the label space to use (that of the training data or of an artifact) instead of making one; by name.
+    Raises as :func:`load_splits` does.
     """
-    _check_layout(data, task)
+    record = task_of(task)
+    if data.layout not in record.layouts:
+        todo = f"Take one of {', '.join(record.layouts)}."
+        raise UsageError(f"data.layout {data.layout} does not go with task.name {task}.", todo)
+    if data.layout == "clean" and data.noise == "none" and record.degrades:
+        what = f"data.layout clean with data.noise none leaves nothing to {task}."
+        raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
     rows: dict[Path, layouts.Entry] = {}
     notes: list[str] = []
     excluded = repeated = contradicting = 0
@@ -160,10 +156,8 @@ def load_collection(
     if excluded:
         notes.append(f"{excluded} quarantined images are left out.")
     if not rows:
-        raise DataError(
-            f"{', '.join(paths)}: no usable images are left.",
-            "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data.",
-        )
+        todo = "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data."
+        raise DataError(f"{', '.join(paths)}: no usable images are left.", todo)
     items, found_levels = _items(tuple(rows.values()), data, task, levels)
     return Collection(_name(paths), task, data.layout, items, found_levels, split, tuple(paths), tuple(notes))
 
@@ -172,9 +166,7 @@ def split_off(collection: Collection, share: float) -> Splits:
     """Divide a collection, each class by ``share`` (largest remainder), always in the same way for the same files.
 
     Every class with two or more images keeps at least one in training; a class with a single image stays in training.
-
-    Raises:
-        DataError: fewer than two images.
+    Raises DataError: fewer than two images.
     """
     count = len(collection.items)
     if count < 2:
@@ -186,12 +178,9 @@ def split_off(collection: Collection, share: float) -> Splits:
     chosen = np.zeros(count, bool)
     for indices, take in zip(members, _allot([len(x) for x in members], share), strict=True):
         chosen[indices[:take]] = True
-    parts = [
-        tuple(item for item, flag in zip(collection.items, chosen, strict=True) if flag is want)
-        for want in (np.False_, np.True_)
-    ]
-    train = replace(collection, items=parts[0], split="train")
-    val = replace(collection, items=parts[1], split="val", notes=())
+    kept, taken = (tuple(collection.items[i] for i in np.flatnonzero(mask)) for mask in (~chosen, chosen))
+    train = replace(collection, items=kept, split="train")
+    val = replace(collection, items=taken, split="val", notes=())
     return Splits(train, replace(val, notes=_absent(train, val)))
 
 
@@ -199,8 +188,7 @@ def _allot(sizes: Sequence[int], share: float) -> list[int]:
     total = max(1, round(sum(sizes) * share))
     taken = [min(int(size * share), size - 1) for size in sizes]
     # Classes with the largest remainder come first; if every one of them is full, the rest stays in training.
-    order = sorted(range(len(sizes)), key=lambda c: (taken[c] - sizes[c] * share, c))
-    for c in order:
+    for c in sorted(range(len(sizes)), key=lambda c: (taken[c] - sizes[c] * share, c)):
         if sum(taken) < total and taken[c] < sizes[c] - 1:
             taken[c] += 1
     if sum(taken) == 0:  # only classes of one image: take from the last ones, keep at least one image in training
@@ -211,22 +199,10 @@ def _allot(sizes: Sequence[int], share: float) -> list[int]:
 def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
     notes = []
     for part in (train, val):
-        empty = [name for name, count in part.counts().items() if count == 0]
-        if empty:
+        if empty := [name for name, count in part.counts().items() if count == 0]:
             names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
             notes.append(f"{len(empty)} classes have no image in {part.split}: {names}.")
     return tuple(notes)
-
-
-def _check_layout(data: DataConfig, task: str) -> None:
-    record = task_of(task)
-    if data.layout not in record.layouts:
-        raise UsageError(
-            f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(record.layouts)}."
-        )
-    if data.layout == "clean" and data.noise == "none" and record.degrades:
-        what = f"data.layout clean with data.noise none leaves nothing to {task}."
-        raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
 
 
 def _items(
@@ -241,8 +217,5 @@ def _items(
 
 def _name(paths: Sequence[str]) -> str:
     """``shared/data/bsds500/train`` and ``.../grocery/val.txt`` become ``bsds500/train`` and ``grocery/val``."""
-    names = [
-        "/".join([part for part in path.removesuffix(".txt").strip("/").split("/") if part not in ("", ".", "..")][-2:])
-        for path in paths
-    ]
-    return "+".join(name or "data" for name in names)
+    parts = ([x for x in path.removesuffix(".txt").split("/") if x not in ("", ".", "..")][-2:] for path in paths)
+    return "+".join("/".join(last) or "data" for last in parts)

@@ -31,18 +31,16 @@ def epoch_length(collection: Collection, data: DataConfig) -> int:
 
 def epoch_order(collection: Collection, data: DataConfig, train: TrainConfig, epoch: int) -> NDArray[np.int64]:
     """Sample indices of an epoch in training order: a permutation by the files, ``train.seed`` and ``epoch`` alone."""
-    rng = _draw(train, ORDER, epoch)
+    rng, per_image = _draw(train, ORDER, epoch), _per_image(collection, data)
     images = rng.permutation(len(collection.items))
-    per_image = _per_image(collection, data)
     if per_image == 1:
         return images
     # A file that has vanished since is named by the DataError of the one who decodes it.
     mean_bytes = sum(item.path.stat().st_size for item in collection.items if item.path.exists()) / len(images)
     size = max(MIN_BLOCK_IMAGES, int(BLOCK_BYTES / max(mean_bytes, 1)))
     blocks = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate(
-        [rng.permutation((block[:, None] * per_image + np.arange(per_image)).ravel()) for block in blocks]
-    )
+    samples = ((block[:, None] * per_image + np.arange(per_image)).ravel() for block in blocks)
+    return np.concatenate([rng.permutation(each) for each in samples])
 
 
 def training_sample(
@@ -54,20 +52,14 @@ def training_sample(
     index: int,
     cache: ImageCache | None = None,
 ) -> tuple[Pixels, NDArray[np.generic]]:
-    """Sample ``index`` of an epoch: (input, target), by the task's record.
+    """Sample ``index`` of an epoch: (input, target), (H, W, 3) uint8 and what the task's record calls its ``truth``.
 
-    Returns:
-        (H, W, 3) uint8 and the record's ``truth`` of it. Geometry ``image``: the augmented photo at
-        ``preprocess.size``. Geometry ``pixels``: a crop (patch, patch, 3) at native resolution, flipped and turned like
-        its ground truth; images smaller than the patch are padded by reflection.
-
-    Raises:
-        DataError: the image cannot be decoded.
+    Geometry ``image``: the augmented photo at ``preprocess.size``. Geometry ``pixels``: a crop (patch, patch, 3) at
+    native resolution, flipped and turned like its ground truth; images smaller than the patch are padded by reflection.
+    Raises DataError: the image cannot be decoded.
     """
-    cache = cache if cache is not None else CACHE
-    rng = _draw(train, SAMPLE, epoch, index)
-    item = collection.items[index // _per_image(collection, data)]
-    record = task_of(collection.task)
+    cache, record = cache if cache is not None else CACHE, task_of(collection.task)
+    rng, item = _draw(train, SAMPLE, epoch, index), collection.items[index // _per_image(collection, data)]
     if record.geometry == "image":
         tag = (preprocess, train.augment, train.crop_scale)
         image, clean = cache.get(collection, item, lambda photo: settle(photo, preprocess, train), tag)

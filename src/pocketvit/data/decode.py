@@ -20,8 +20,7 @@ Decoded = tuple[Pixels, Pixels | None]
 def read_item(collection: Collection, item: Item) -> Decoded:
     """Decode an item: (image, clean image or ``None``), each (H, W, 3) uint8.
 
-    Raises:
-        DataError: a file cannot be decoded, with the command that lists it for exclusion; or a pair differs in size.
+    Raises DataError: a file cannot be decoded, with the command that lists it for exclusion; or a pair differs in size.
     """
     try:
         image = read_image(item.path)
@@ -29,9 +28,8 @@ def read_item(collection: Collection, item: Item) -> Decoded:
     except DataError as error:
         first, *rest = collection.roots or (str(item.path.parent),)
         others = f" --others {' '.join(rest)}" if rest else ""
-        raise DataError(
-            error.what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine"
-        ) from error
+        what = error.what
+        raise DataError(what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine") from error
     if clean is not None and clean.shape != image.shape:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
         what = f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}."

@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class DoctorReport:
     empty_folders: tuple[str, ...]
     skipped: int = 0
     """Files left out because they stand in a quarantine list."""
-    quarantine: tuple[str, ...] = field(default=())
+    quarantine: tuple[str, ...] = ()
     """Quarantine lists written in this run; damaged files are in them."""
 
     @property
@@ -83,19 +83,24 @@ class DoctorReport:
 
     def render(self) -> str:
         """Lines for people: each kind of finding with its number and the first few files."""
-        lines = [
-            f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s"
-            + (f"; {self.skipped} quarantined files skipped" if self.skipped else "")
-        ]
-        lines += _section("damaged", [f"{path}: {reason}" for path, reason in self.damaged.items()])
-        lines += _section("mislabelled", [f"{path}: is {kind}" for path, kind in self.mislabelled.items()])
-        lines += _section("in several splits", [_duplicate_line(d) for d in self.duplicates if d.across])
-        lines += _section("duplicate", [_duplicate_line(d) for d in self.duplicates if not d.across])
-        lines += _section("tiny", [f"{path}: {size}" for path, size in self.tiny.items()])
-        lines += _section("huge", [f"{path}: {size}" for path, size in self.huge.items()])
-        lines += _section("turned by EXIF", list(self.rotated))
-        lines += _section("animated (first frame used)", list(self.animated))
-        lines += _section("folders without images", list(self.empty_folders))
+        skipped = f"; {self.skipped} quarantined files skipped" if self.skipped else ""
+        lines = [f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s{skipped}"]
+        sections: dict[str, Sequence[str]] = {
+            "damaged": [f"{path}: {reason}" for path, reason in self.damaged.items()],
+            "mislabelled": [f"{path}: is {kind}" for path, kind in self.mislabelled.items()],
+            "in several splits": [_duplicate_line(group) for group in self.duplicates if group.across],
+            "duplicate": [_duplicate_line(group) for group in self.duplicates if not group.across],
+            "tiny": [f"{path}: {size}" for path, size in self.tiny.items()],
+            "huge": [f"{path}: {size}" for path, size in self.huge.items()],
+            "turned by EXIF": self.rotated,
+            "animated (first frame used)": self.animated,
+            "folders without images": self.empty_folders,
+        }
+        for title, entries in sections.items():
+            if entries:
+                lines += [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:_SHOWN])]
+            if len(entries) > _SHOWN:
+                lines.append(f"  ... and {len(entries) - _SHOWN} more (--json lists all)")
         if len(self.classes) > 1:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
             span = f"from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
@@ -145,14 +150,20 @@ def doctor(
     began = time.monotonic()
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    findings = _inspect(list(files), workers or os.cpu_count() or 1)
-    lists = _quarantine(roots, files, [f for f in findings if f.error]) if quarantine else []
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, track("doctor", len(files)) as advance:
+        findings = []
+        for finding in pool.map(inspect_file, files):
+            findings.append(finding)
+            advance()
+    damaged = [f for f in findings if f.error]
+    by_root = {root: [f.path for f in damaged if files[f.path] == root] for root in roots if quarantine}
+    lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
     report = DoctorReport(
         data=tuple(str(root) for root in roots),
         images=len(findings),
         bytes=sum(f.bytes for f in findings),
         seconds=round(time.monotonic() - began, 3),
-        damaged={str(f.path): f.error for f in findings if f.error},
+        damaged={str(f.path): f.error for f in damaged},
         mislabelled={str(f.path): f.format for f in findings if f.mislabelled},
         duplicates=tuple(_duplicates(findings, files, roots)),
         tiny={str(f.path): f"{f.width}x{f.height}" for f in findings if f.format and min(f.width, f.height) < small},
@@ -174,24 +185,19 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
     files: dict[Path, Path] = {}
     classes: Counter[str] = Counter()
     seen: set[Path] = set()
-    skipped = 0
     for root in roots:
         hidden = quarantined(root)
         for path, label in _entries(root):
             resolved = path.resolve()
-            if resolved in seen:
-                continue
+            if resolved not in seen and resolved not in hidden:
+                files[path] = root
+                classes[label if len(roots) == 1 or not label else f"{root}: {label}"] += 1
             seen.add(resolved)
-            if resolved in hidden:
-                skipped += 1
-                continue
-            files[path] = root
-            if label:
-                classes[label if len(roots) == 1 else f"{root}: {label}"] += 1
+    del classes[""]
     if not files:
-        what = f"{', '.join(map(str, roots))}: all {skipped} images are quarantined."
+        what = f"{', '.join(map(str, roots))}: all {len(seen)} images are quarantined."
         raise DataError(what, f"Delete lines from {FILE_NAME} to use files again.")
-    return files, dict(sorted(classes.items())), skipped
+    return files, dict(sorted(classes.items())), len(seen) - len(files)
 
 
 def _entries(root: Path) -> list[tuple[Path, str]]:
@@ -207,23 +213,12 @@ def _entries(root: Path) -> list[tuple[Path, str]]:
     return [(row.path, " > ".join(row.labels)) for row in rows]
 
 
-def _inspect(files: list[Path], workers: int) -> list[Finding]:
-    findings = []
-    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
-        for finding in pool.map(inspect_file, files):
-            findings.append(finding)
-            advance()
-    return findings
-
-
 def _duplicates(findings: Sequence[Finding], files: dict[Path, Path], roots: Sequence[Path]) -> Iterator[Duplicates]:
     groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         if finding.bytes:
             groups[finding.pixels or finding.sha256].append(finding)
-    for group in groups.values():
-        if len(group) < 2:
-            continue
+    for group in (each for each in groups.values() if len(each) > 1):
         splits = sorted({_split_of(finding.path, files[finding.path], roots) for finding in group})
         same = "file" if len({finding.sha256 for finding in group}) == 1 else "pixels"
         yield Duplicates(tuple(str(finding.path) for finding in group), same, tuple(splits) if len(splits) > 1 else ())
@@ -239,26 +234,10 @@ def _split_of(path: Path, root: Path, roots: Sequence[Path]) -> str:
 
 
 def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
-    for root in roots:
-        if root.is_dir():
-            used = {folder for path in list_images(root) for folder in path.parents}
-            yield from sorted(
-                str(folder)
-                for folder in root.rglob("*")
-                if folder.is_dir() and folder not in used and not folder.name.startswith(".")
-            )
-
-
-def _quarantine(roots: Sequence[Path], files: dict[Path, Path], damaged: Sequence[Finding]) -> list[Path]:
-    by_root = {root: [finding.path for finding in damaged if files[finding.path] == root] for root in roots}
-    return [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
-
-
-def _section(title: str, entries: Sequence[str]) -> list[str]:
-    if not entries:
-        return []
-    more = [f"  ... and {len(entries) - _SHOWN} more (--json lists all)"] if len(entries) > _SHOWN else []
-    return [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:_SHOWN]), *more]
+    for root in filter(Path.is_dir, roots):
+        used = {folder for path in list_images(root) for folder in path.parents}
+        folders = (path for path in root.rglob("*") if path.is_dir() and not path.name.startswith("."))
+        yield from sorted(str(folder) for folder in folders if folder not in used)
 
 
 def _duplicate_line(group: Duplicates) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,8 @@ def read_class_names(file: Path) -> ClassNames:
     """Read a CSV with fine name, fine id, coarse name, coarse id, by position; only two columns are flat labels.
 
     A header line (no number in the second column) is skipped; further columns are ignored. Classes are ordered by id.
-
-    Raises:
-        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
-            parents.
+    Raises DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
+    parents.
     """
     rows = read_lines(file)
     if len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit():
@@ -59,9 +57,8 @@ def read_class_names(file: Path) -> ClassNames:
                 raise DataError(what, "Give every class its own id.")
             ids.append(identity)
         if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
-            raise DataError(
-                f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class."
-            )
+            what = f"{where}: class {columns[0]!r} has two coarse classes."
+            raise DataError(what, "Give every fine class one coarse class.")
     return _class_names(file, names[::-1], parent_ids)
 
 
@@ -70,14 +67,9 @@ def encode(
 ) -> tuple[Codes, tuple[LevelSpec, ...]]:
     """Class numbers of every row, coarsest first, and the hierarchy they refer to.
 
-    Args:
-        rows: label texts, coarsest first, as many for each row.
-        known: class list that translates ids and names; without it the classes are those found, sorted (numbers by
-            value).
-        levels: hierarchy to encode into, matched by class name.
-
-    Raises:
-        DataError: an unknown class, a class with two parents, or differing numbers of levels; the line is named.
+    ``known`` is a class list that translates ids and names; without it the classes are those found, sorted (numbers by
+    value). ``levels`` is a hierarchy to encode into, matched by class name.
+    Raises DataError: an unknown class, a class with two parents, or differing numbers of levels; the line is named.
     """
     depth = len(rows[0].labels)
     for row in rows:
@@ -113,11 +105,9 @@ def _look_up(
         for k in range(1, len(path)):
             parents = levels[k].parents
             if parents is not None and parents[path[k]] != path[k - 1]:
-                names = [levels[k - 1].labels[parents[path[k]]], levels[k - 1].labels[path[k - 1]]]
-                raise DataError(
-                    f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {names[0]!r} and {names[1]!r}.",
-                    "Give every class one parent.",
-                )
+                below = " and ".join(repr(levels[k - 1].labels[p]) for p in (parents[path[k]], path[k - 1]))
+                what = f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {below}."
+                raise DataError(what, "Give every class one parent.")
         codes.append(path)
     return codes
 
@@ -128,15 +118,11 @@ def _make_levels(rows: Sequence[Entry], depth: int) -> tuple[LevelSpec, ...]:
         found: dict[str, str | None] = {}
         for row in rows:
             found.setdefault(row.labels[k], row.labels[k - 1] if k else None)
-        texts = sorted(found, key=_order(found))
+        numeric = all(text.lstrip("-").isdigit() for text in found)
+        texts = sorted(found, key=lambda text: (int(text) if numeric else 0, text))
         parents = [_table(made[-1], made[-2] if k > 1 else None)[str(found[text])] for text in texts] if k else None
         made.append(LevelSpec(name=name, labels=_shorten(found, texts), parents=parents))
     return tuple(made)
-
-
-def _order(texts: Collection[str]) -> Callable[[str], tuple[int, str]]:
-    numeric = all(text.lstrip("-").isdigit() for text in texts)
-    return (lambda text: (int(text), text)) if numeric else (lambda text: (0, text))
 
 
 def _shorten(parents: Mapping[str, str | None], texts: Sequence[str]) -> list[str]:
@@ -150,10 +136,8 @@ def _table(level: LevelSpec, above: LevelSpec | None) -> dict[str, int]:
     """Texts that mean a class of ``level``: its label, and ``parent/label`` as the folders are called."""
     table = {label: index for index, label in enumerate(level.labels)}
     if above is not None and level.parents is not None:
-        table |= {
-            f"{above.labels[parent]}/{label}": index
-            for index, (label, parent) in enumerate(zip(level.labels, level.parents, strict=True))
-        }
+        paths = (f"{above.labels[p]}/{label}" for label, p in zip(level.labels, level.parents, strict=True))
+        table |= {path: index for index, path in enumerate(paths)}
     return table
 
 
@@ -163,12 +147,9 @@ def _class_names(file: Path, names: Sequence[dict[int, str]], parent_ids: dict[i
     for k, (name, identities) in enumerate(zip(level_names(len(names)), ids, strict=True)):
         parents = [ids[k - 1].index(parent_ids[identity]) for identity in identities] if k else None
         labels = [names[k][identity] for identity in identities]
-        twice = [label for label, uses in Counter(labels).items() if uses > 1]
-        if twice:
+        if twice := [label for label, uses in Counter(labels).items() if uses > 1]:
             raise DataError(f"{file}: the {name} class {twice[0]!r} has two ids.", "Give every class its own name.")
         levels.append(LevelSpec(name=name, labels=labels, parents=parents))
         # An id wins over a class that happens to be called by that number.
-        tables.append(
-            {label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)}
-        )
+        tables.append({text: i for texts in (labels, map(str, identities)) for i, text in enumerate(texts)})
     return ClassNames(tuple(levels), tuple(tables), file)

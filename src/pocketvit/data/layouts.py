@@ -53,9 +53,8 @@ def read_pairs(root: Path, split: str) -> Found:
     for path in files:
         match = _WORD.match(path.stem.lower())
         if match is None:
-            raise DataError(
-                f"{path}: not part of a pair.", "Use folders noisy/ and clean/, or names ending in _real and _mean."
-            )
+            what = f"{path}: not part of a pair."
+            raise DataError(what, "Use folders noisy/ and clean/, or names ending in _real and _mean.")
         key = (str(path.parent).lower(), match[1], match[3])
         side = degraded if match[2] in PAIR_WORDS else truth
         if key in side:
@@ -80,9 +79,8 @@ def read_sidd(root: Path, split: str) -> Found:
         if not pairs:
             incomplete.append(scene.name)
     if not rows:
-        raise DataError(
-            f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG.", "Name the folder that holds Data/."
-        )
+        what = f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG."
+        raise DataError(what, "Name the folder that holds Data/.")
     if not incomplete:
         return rows, []
     return rows, [f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."]
@@ -158,8 +156,7 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """Number and columns of every line of a CSV file that is not blank.
 
-    Raises:
-        DataError: the file cannot be read, is no text, or holds no line.
+    Raises DataError: the file cannot be read, is no text, or holds no line.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

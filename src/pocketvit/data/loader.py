@@ -30,11 +30,7 @@ def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConf
 class Loader:
     """Batches of any epoch. Its processes, and the images that they have decoded, live until it is closed.
 
-    Args:
-        collection: training data.
-        data: crops, noise and ``workers``; with 0 workers samples are loaded in this process.
-        preprocess: of the model.
-        train: seed, batch size and augmentation.
+    With 0 ``data.workers`` samples are loaded in this process.
     """
 
     def __init__(self, collection: Collection, data: DataConfig, preprocess: Preprocess, train: TrainConfig) -> None:
@@ -49,11 +45,8 @@ class Loader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches ``start_batch`` and later of an epoch; skipped ones are not loaded.
 
-        Yields:
-            (inputs, targets): uint8 (B, H, W, 3), and the task's truths (B, ...) in their own dtype.
-
-        Raises:
-            DataError: an image cannot be decoded, in whichever process it was read.
+        Yields (inputs, targets): uint8 (B, H, W, 3), and the task's truths (B, ...) in their own dtype.
+        Raises DataError: an image cannot be decoded, in whichever process it was read.
         """
         collection, data, train = self._samples.collection, self._samples.data, self._samples.train
         order = crops.epoch_order(collection, data, train, epoch)

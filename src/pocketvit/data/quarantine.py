@@ -32,17 +32,15 @@ def read_list(file: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file}: cannot be read ({error}).", "Write it again with `pocketvit doctor DATA --quarantine`."
-        ) from error
+        what = f"{file}: cannot be read ({error})."
+        raise DataError(what, "Write it again with `pocketvit doctor DATA --quarantine`.") from error
     return [(file.parent / line).resolve() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def write_list(folder: Path, files: Sequence[Path]) -> Path:
     """Add ``files`` to the folder's quarantine list and return its path; entries that are there stay.
 
-    Raises:
-        DataError: the list cannot be read or written.
+    Raises DataError: the list cannot be read or written.
     """
     target = folder / FILE_NAME
     entries = set(read_list(target)) if target.exists() else set()

@@ -26,27 +26,22 @@ class Backbone(Protocol):
     @property
     def channels(self) -> tuple[int, ...]:
         """C of each feature."""
-        ...
 
     @property
     def embed_dim(self) -> int:
         """Width of the pooled feature; of the last of :meth:`features` where :meth:`forward` gives an image."""
-        ...
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one tensor for each stride."""
-        ...
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim), or an image (B, 3, H, W) in [0, 1] where the architecture gives images."""
-        ...
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """A state of this network, of any input size, for a network built at ``size`` (by default this one).
 
         Grids of positions are resampled; whatever does not depend on the size stays as it is.
         """
-        ...
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

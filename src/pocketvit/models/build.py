@@ -24,17 +24,14 @@ TIMM = "timm:"
 def architecture(name: str) -> Architecture:
     """The row of an architecture: of the table, or made for ``timm:<name>`` (timm itself is asked when it is built).
 
-    Raises:
-        UsageError: there is no such variant; the nearest is named.
+    Raises UsageError: there is no such variant; the nearest is named.
     """
     if name.startswith(TIMM):
         return Architecture("features", partial(_build_timm, name.removeprefix(TIMM)), {}, True, "timm")
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-        raise UsageError(
-            f"model.name: unknown variant {name!r}.",
-            f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.",
-        )
+        what = f"model.name: unknown variant {name!r}."
+        raise UsageError(what, f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
 
@@ -45,35 +42,22 @@ def _build_timm(name: str, **options: Any) -> nn.Module:
 
 
 def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None = None) -> nn.Module:
-    """Build an architecture with random weights.
+    """Build an architecture with random weights: a :class:`pocketvit.models.backbone.Backbone`.
 
-    Args:
-        name: row of the table, or ``timm:<name>``.
-        image_size: height and width of the input; ignored by fully convolutional variants.
-        options: keyword arguments that override the row.
-
-    Returns:
-        A :class:`pocketvit.models.backbone.Backbone`.
-
-    Raises:
-        UsageError: unknown name or option, or a size that the architecture cannot take.
+    ``name`` is a row of the table or ``timm:<name>``, ``options`` override the row, ``image_size`` (height, width) is
+    ignored by fully convolutional variants.
+    Raises UsageError: unknown name or option, or a size that the architecture cannot take.
     """
     row = architecture(name)
-    sized = {"image_size": image_size} if row.sized else {}
-    arguments = {**row.options, **sized, **(options or {})}
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    given = row.options | ({"image_size": image_size} if row.sized else {}) | (options or {})
     try:
-        return row.build(**arguments)
+        return row.build(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
     except (TypeError, KeyError) as error:
         raise UsageError(f"model.options for {name}: {error}.", "Correct model.options.") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file.
-
-    Raises:
-        DataError: missing, truncated, or its header lies.
-    """
+    """Tensors of a .safetensors file. Raises DataError: missing, truncated, or its header lies."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -83,21 +67,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def load_weights(
     model: nn.Module, weights: str, timm_name: str = "", *, original: nn.Module | None = None
 ) -> list[str]:
-    """Load backbone weights, resampling positions to the model's size.
+    """Load weights into a backbone built by :func:`build`, resampling positions to its size.
 
     Args:
-        model: a backbone built by :func:`build`.
-        weights: path of a .safetensors, or ``timm`` for timm's pretrained weights of the same name.
-        timm_name: the variant's name, used with ``timm``.
+        model: the backbone.
+        weights: path of a .safetensors, or ``timm`` for timm's pretrained weights of the variant ``timm_name``.
+        timm_name: used with ``timm``.
         original: the file may be narrowed against this one, and the model is cut like it first
             (:func:`pocketvit.models.shapes.cut_like`); without one all shapes must agree.
 
-    Returns:
-        Names of tensors in the file that the backbone does not have (its old head), for the caller to use or report.
-
-    Raises:
-        UsageError: a tensor of the backbone is missing in the file or has another shape.
-        DataError: the file is damaged, or timm's weights cannot be had.
+    Returns the names of tensors in the file that the backbone does not have (its old head).
+    Raises UsageError: a tensor of the backbone is missing in the file or has another shape. DataError: the file is
+    damaged, or timm's weights cannot be had.
     """
     if weights == "timm":
         from pocketvit.models.timm_backbone import pretrained_state
@@ -110,17 +91,11 @@ def load_weights(
     if original is not None:
         cut_like(model, state, original)
     own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or wrong:
-        reason = (
-            f"lacks {missing[0]}"
-            if missing
-            else f"has {wrong[0]} of shape {tuple(state[wrong[0]].shape)}, needed {tuple(own[wrong[0]].shape)}"
-        )
-        raise UsageError(
-            f"{weights}: {reason} (and {len(missing) + len(wrong) - 1} more).",
-            "Choose weights of the same architecture, or other model.options.",
-        )
+    wrong = [f"lacks {key}" for key in own if key not in state]
+    shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state]
+    wrong += [f"has {key} of shape {found}, needed {needed}" for key, found, needed in shapes if found != needed]
+    if wrong:
+        what = f"{weights}: {wrong[0]} (and {len(wrong) - 1} more)."
+        raise UsageError(what, "Choose weights of the same architecture, or other model.options.")
     model.load_state_dict({key: state[key] for key in own})
     return [key for key in state if key not in own]

@@ -21,12 +21,10 @@ HEAD_DIM = 32
 
 
 def _map_block(kind: str, width: int, window: int) -> nn.Module:
-    """``r`` is a convolution block, the other letters are rows of the attention table."""
-    if kind == "r":
-        return ConvBlock(width)
-    if kind not in MAP_ATTENTION:
-        raise UsageError(f"bottleneck: unknown block {kind!r}.", f"Known: {', '.join(('r', *MAP_ATTENTION))}.")
-    return MAP_ATTENTION[kind](width, max(1, width // HEAD_DIM), window)
+    table = {"r": lambda width, *_: ConvBlock(width)} | MAP_ATTENTION
+    if kind not in table:
+        raise UsageError(f"bottleneck: unknown block {kind!r}.", f"Known: {', '.join(table)}.")
+    return table[kind](width, max(1, width // HEAD_DIM), window)
 
 
 def _padded(image: Tensor, multiple: int) -> Tensor:
@@ -35,16 +33,14 @@ def _padded(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
 
 
-def _cropped(image: Tensor, like: Tensor) -> Tensor:
-    """The top left part of the size of another image."""
-    return image if image.shape == like.shape else image[..., : like.shape[-2], : like.shape[-1]]
+def _added(image: Tensor, residual: Tensor, multiple: int) -> Tensor:
+    """The residual of the padded image on top of it, cut to the image's size."""
+    restored = _padded(image, multiple) + residual
+    return restored if restored.shape == image.shape else restored[..., : image.shape[-2], : image.shape[-1]]
 
 
 class Restorer(AnySize, nn.Module):
-    """(B, 3, H, W) in [0, 1] -> the same, any H and W (padded inside to a multiple that the levels need).
-
-    Its features are the encoder's maps and the bottleneck's, at 1/2, 1/4 and so on.
-    """
+    """(B, 3, H, W) in [0, 1] -> the same, any H and W (padded inside); features: the maps of encoder and bottleneck."""
 
     feature_kind = "maps"
 
@@ -61,23 +57,17 @@ class Restorer(AnySize, nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder) != len(widths) - 1 or len(decoder) != len(widths) - 1:
-            raise UsageError(
-                f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last.",
-                "Correct model.options.",
-            )
+            what = f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last."
+            raise UsageError(what, "Correct model.options.")
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
         self.strides = tuple(unshuffle * 2**level for level in range(len(widths)))
         inner = channels * unshuffle**2
         self.stem = nn.Conv2d(inner, widths[0], 3, 1, 1)
-        self.encoder = nn.ModuleList(
-            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], encoder, strict=True)
-        )
+        self.encoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths, encoder))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.bottleneck = nn.Sequential(*(_map_block(kind, widths[-1], window) for kind in bottleneck))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(
-            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], decoder, strict=True)
-        )
+        self.decoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths, decoder))
         self.head = nn.Conv2d(widths[0], inner, 3, 1, 1)
         nn.init.zeros_(self.head.weight)  # training starts at the identity
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -107,8 +97,7 @@ class Restorer(AnySize, nn.Module):
         *skips, z = self.features(image)
         for up, decode, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             z = decode(F.pixel_shuffle(up(z), 2) + skip)
-        residual = F.pixel_shuffle(self.head(z), self.unshuffle)
-        return _cropped(_padded(image, self.multiple) + residual, image)
+        return _added(image, F.pixel_shuffle(self.head(z), self.unshuffle), self.multiple)
 
 
 class DenseDenoiser(AnySize, OneFeature, nn.Module):
@@ -123,9 +112,7 @@ class DenseDenoiser(AnySize, OneFeature, nn.Module):
         super().__init__()
         self.unshuffle, self.strides = unshuffle, (unshuffle,)
         inner = channels * unshuffle**2
-        body: list[nn.Module] = [nn.Conv2d(inner, width, 3, 1, 1), nn.ReLU()]
-        for _ in range(layers):
-            body += [nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()]
+        body = (layer for a in (inner, *[width] * layers) for layer in (nn.Conv2d(a, width, 3, 1, 1), nn.ReLU()))
         self.body = nn.Sequential(*body, nn.Conv2d(width, inner, 3, 1, 1))
 
     @property
@@ -140,4 +127,4 @@ class DenseDenoiser(AnySize, OneFeature, nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
         residual = F.pixel_shuffle(self.body[-1](self.features(image)[0]), self.unshuffle)
-        return _cropped(_padded(image, self.unshuffle) + residual, image)
+        return _added(image, residual, self.unshuffle)

@@ -29,34 +29,27 @@ def fit_shapes(model: nn.Module, shapes: Shapes) -> nn.Module:
     """
     _drop_blocks(model, shapes)
     for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        changed = False
-        for table in (module._parameters, module._buffers):
-            for name, old in table.items():
-                wanted = shapes.get(prefix + name)
-                if old is None or (wanted is not None and list(wanted) == list(old.shape)):
-                    continue
-                if table is module._parameters:
-                    new = None if wanted is None else nn.Parameter(old.new_empty(tuple(wanted)), old.requires_grad)
-                    module._parameters[name], changed = new, True
-                elif wanted is not None:
-                    table[name], changed = old.new_empty(tuple(wanted)), True
+        prefix, changed = f"{path}." if path else "", False
+        for name, old in (module._parameters | module._buffers).items():
+            wanted, learned = shapes.get(prefix + name), name in module._parameters
+            if old is None or (not learned if wanted is None else list(wanted) == list(old.shape)):
+                continue
+            new = None if wanted is None else old.new_empty(tuple(wanted))
+            setattr(module, name, nn.Parameter(new, old.requires_grad) if learned and new is not None else new)
+            changed = True
         if changed:
             _declare(module)
     return model
 
 
 def cut_like(model: nn.Module, state: Mapping[str, Tensor], original: nn.Module) -> nn.Module:
-    """Cut ``model`` in place as ``state`` is narrowed, where the two may be of different input sizes.
+    """Cut ``model``, freshly built, in place as ``state`` is narrowed, where the two may be of different input sizes.
 
-    Args:
-        model: freshly built.
-        state: of the narrowed network, positions already resampled for ``model``.
-        original: freshly built too, at the input size that ``state`` comes from: where it has the shape of ``state``, a
-            tensor of ``model`` that has another depends on the size, and keeps it.
+    The positions of ``state`` are already resampled for ``model``. ``original`` is freshly built too, at the input size
+    that ``state`` comes from: where it has the shape of ``state``, a tensor of ``model`` that has another depends on
+    the size, and keeps it.
     """
-    own, before = (shapes_of(net.state_dict()) for net in (model, original))
-    found = shapes_of(state)
+    own, before, found = map(shapes_of, (model.state_dict(), original.state_dict(), state))
     return fit_shapes(model, {key: own.get(key, x) if before.get(key) == x else x for key, x in found.items()})
 
 
@@ -71,11 +64,10 @@ def _drop_blocks(model: nn.Module, shapes: Shapes) -> None:
             for index, child in enumerate(parent)
         ]
         for index in reversed(range(len(there))):
-            if not there[index]:
-                if any(there[index:]):
-                    parent[index] = nn.Identity()
-                else:
-                    del parent[index]
+            if not there[index] and any(there[index:]):
+                parent[index] = nn.Identity()
+            elif not there[index]:
+                del parent[index]
 
 
 def _declare(module: nn.Module) -> None:

@@ -23,26 +23,22 @@ NET = "net."
 
 
 class TimmBackbone(nn.Module):
-    """(B, 3, H, W) -> (B, embed_dim). A :class:`~pocketvit.models.backbone.Backbone`.
+    """(B, 3, H, W) -> (B, embed_dim). A :class:`~pocketvit.models.backbone.Backbone`, by timm's name of the model.
 
-    Args:
-        name: timm's name of the model.
-        image_size: height and width; given to models that depend on it.
-        options: keyword arguments of timm's constructor.
-
-    Raises:
-        UsageError: there is no such model, it does not take an option, or it cannot take images of that size.
+    ``image_size`` (height, width) is given to models that depend on it, ``options`` to timm's constructor.
+    Raises UsageError: there is no such model, or it takes no such option, or no images of that size.
     """
 
     def __init__(self, name: str, *, image_size: Size, **options: Any) -> None:
         super().__init__()
-        self.net = _create(name, image_size, options)
-        self.any_size = not _config(self.net).get("fixed_input_size") or bool(options.get("dynamic_img_size"))
+        self.net: Any = _create(name, image_size, options)
+        fixed = self.net.pretrained_cfg.get("fixed_input_size")
+        self.any_size = not fixed or bool(options.get("dynamic_img_size"))
         if patch := self._patch():
             grid_of(image_size, patch)  # timm says so only when the first image comes
         self.feature_kind: FeatureKind = "maps"
         if hasattr(self.net, "forward_intermediates"):
-            info: Any = self.net.feature_info
+            info = self.net.feature_info
             rows = info if isinstance(info, list) else info.info
             every = [int(row["reduction"]) for row in rows]
             self.taps = [i for i, stride in enumerate(every) if stride not in every[i + 1 :]]
@@ -59,14 +55,13 @@ class TimmBackbone(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of the pooled feature, after those layers of the head that come before its classifier."""
-        return int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
+        return int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the last map (B, C, h, w) of each stride, or [(B, N, D)]."""
-        net: Any = self.net
         if self.taps:
-            return list(net.forward_intermediates(image, indices=self.taps, intermediates_only=True))
-        return [net.forward_features(image)[:, getattr(net, "num_prefix_tokens", 0) :]]
+            return list(self.net.forward_intermediates(image, indices=self.taps, intermediates_only=True))
+        return [self.net.forward_features(image)[:, getattr(self.net, "num_prefix_tokens", 0) :]]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim)."""
@@ -77,20 +72,19 @@ class TimmBackbone(nn.Module):
         state = {key if key.startswith(NET) else NET + key: value for key, value in state.items()}
         table, patch = f"{NET}pos_embed", self._patch()
         if table in state and patch:
-            own: Size = tuple(self.net.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
-            prefix = int(self.net.pos_embed.shape[1]) - own[0] * own[1]  # type: ignore[union-attr, index]
+            own: Size = tuple(self.net.patch_embed.grid_size)
+            prefix = int(self.net.pos_embed.shape[1]) - own[0] * own[1]
             state[table] = fit_table(state[table], own, grid_of(size, patch) if size else own, prefix)
         return state
 
     def _patch(self) -> int | None:
         """Side of a patch where positions are a table (1, tokens, D) over the patches."""
         table, patch = getattr(self.net, "pos_embed", None), getattr(self.net, "patch_embed", None)
-        if not isinstance(table, Tensor) or table.dim() != 3 or getattr(patch, "grid_size", None) is None:
-            return None
-        return int(patch.patch_size[0])  # type: ignore[union-attr]
+        tabled = isinstance(table, Tensor) and table.dim() == 3 and getattr(patch, "grid_size", None) is not None
+        return int(patch.patch_size[0]) if tabled else None
 
 
-def _create(name: str, image_size: Size, options: dict[str, Any]) -> nn.Module:
+def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
     """timm's network without classifier, with random weights."""
     if "pretrained" in options:
         raise UsageError("model.options: pretrained is no option.", "Set model.weights: timm.")
@@ -99,21 +93,15 @@ def _create(name: str, image_size: Size, options: dict[str, Any]) -> nn.Module:
         try:
             return timm.create_model(name, num_classes=0, img_size=image_size, **options)
         except TypeError:  # it has no such argument: convolutions take any size
-            net = timm.create_model(name, num_classes=0, **options)
+            net: Any = timm.create_model(name, num_classes=0, **options)
     except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"timm cannot build {name!r}: {reason}.", "Correct model.options or preprocess.size."
-        ) from error
-    fixed = tuple(_config(net)["input_size"][1:])
-    if _config(net).get("fixed_input_size") and fixed != tuple(image_size):
+        what = f"timm cannot build {name!r}: {reason}."
+        raise UsageError(what, "Correct model.options or preprocess.size.") from error
+    fixed = tuple(net.pretrained_cfg["input_size"][1:])
+    if net.pretrained_cfg.get("fixed_input_size") and fixed != tuple(image_size):
         raise UsageError(f"timm:{name} takes {fixed[0]}x{fixed[1]} images alone.", f"Set preprocess.size: {fixed}.")
     return net
-
-
-def _config(net: nn.Module) -> dict[str, Any]:
-    """What timm knows of a network's inputs."""
-    return net.pretrained_cfg  # type: ignore[return-value]
 
 
 def _known(name: str) -> None:
@@ -131,9 +119,7 @@ def _accept_bare_names(module: nn.Module, state: State, prefix: str, *_: Any) ->
 def pretrained_state(name: str) -> State:
     """timm's pretrained weights of a model, with its classifier: from this disk, or fetched where the hub answers.
 
-    Raises:
-        UsageError: timm has no such model.
-        DataError: the weights are not on this disk and cannot be fetched.
+    Raises UsageError: timm has no such model. DataError: the weights are not on this disk and cannot be fetched.
     """
     _known(name)
     try:
@@ -141,10 +127,9 @@ def pretrained_state(name: str) -> State:
             net: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the errors of hub and network libraries have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise DataError(
-            f"model.weights timm: no pretrained weights of {name} on this disk, and none came ({reason}).",
-            "Fetch its model.safetensors on another machine and set model.weights: FILE.safetensors.",
-        ) from error
+        what = f"model.weights timm: no pretrained weights of {name} on this disk, and none came ({reason})."
+        todo = "Fetch its model.safetensors on another machine and set model.weights: FILE.safetensors."
+        raise DataError(what, todo) from error
     return net.state_dict()
 
 

@@ -53,13 +53,11 @@ def copy_of(trained: Trained) -> Trained:
 def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | None = None) -> None:
     """Write weights and description, each file in one step; ``state`` replaces the model's own tensors (EMA).
 
-    Raises:
-        DataError: the folder cannot be written; a checkpoint that was there is intact.
+    Raises DataError: the folder cannot be written; a checkpoint that was there is intact.
     """
-    source = state or trained.model.state_dict()
     tensors = {
         key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu()
-        for key, value in source.items()
+        for key, value in (state or trained.model.state_dict()).items()
     }
     meta = {
         "model": TypeAdapter(ModelConfig).dump_python(trained.model_spec, mode="json"),
@@ -81,8 +79,7 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
 def find_checkpoint(source: str | Path) -> Path:
     """Folder of a checkpoint: itself, ``best`` or ``last`` of a run, or the one beside a shipped artifact.
 
-    Raises:
-        UsageError: there is none.
+    Raises UsageError: there is none.
     """
     path = Path(source)
     if not path.exists() and str(source) in shipped_names():
@@ -96,10 +93,8 @@ def find_checkpoint(source: str | Path) -> Path:
 def read_meta(folder: Path) -> dict[str, Any]:
     """The description beside the weights: validated objects keyed like :class:`Trained`, ``shapes`` for ``model``.
 
-    ``shapes`` holds the shape of every parameter; it is empty in a checkpoint from before they were recorded.
-
-    Raises:
-        DataError: it is missing or damaged.
+    ``shapes`` holds the shape of every parameter; it is empty in a checkpoint from before they were recorded. Raises
+    DataError: it is missing or damaged.
     """
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -112,6 +107,5 @@ def read_meta(folder: Path) -> dict[str, Any]:
             "shapes": TypeAdapter(dict[str, list[int]]).validate_python(meta.get("shapes", {})),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise DataError(
-            f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]}).", "Copy the checkpoint again."
-        ) from error
+        what = f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]})."
+        raise DataError(what, "Copy the checkpoint again.") from error

@@ -51,32 +51,20 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     if (folder / REPORT_JSON).is_file():
         data = load_report(folder)
     elif is_run and not (folder / "artifact").is_dir():
-        data = ReportData(
-            title=folder.resolve().name,
-            task="training run",
-            metric_name="",
-            metric_unit="",
-            curves=folder / METRICS_CSV,
-        )
+        data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
     else:
-        data = artifact_report(_artifact(run))
-        if is_run:
-            data = replace(data, curves=folder / METRICS_CSV)
+        try:
+            artifact = read_artifact(run)
+        except UsageError as error:
+            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            raise UsageError(what, error.todo) from error
+        data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
     if destination.is_dir():
         destination = destination / REPORT_HTML
     from pocketvit.report.html import write_report
 
     return ReportResult(write_report(destination, data), data.verdict)
-
-
-def _artifact(run: str) -> Artifact:
-    try:
-        return read_artifact(run)
-    except UsageError as error:
-        raise UsageError(
-            f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo
-        ) from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:
@@ -101,8 +89,7 @@ def artifact_report(artifact: Artifact) -> ReportData:
 
 
 def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
-    manifest = artifact.manifest
-    key = variant.key
+    manifest, key = artifact.manifest, variant.key
     row = next((row for row in manifest.metrics if (row.variant, row.name) == (key, manifest.main_metric)), None)
     timing = next((row for row in manifest.benchmarks if row.variant == key), None)
     is_default = key == manifest.default

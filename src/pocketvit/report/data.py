@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.errors import DataError
-from pocketvit.files import write_json
+from pocketvit.files import plain, write_json, writing
 from pocketvit.spec.tasks.base import Panel as Panel
 
 REPORT_JSON, PICTURES = "report.json", "pictures"
@@ -115,28 +115,19 @@ def save_report(folder: Path, data: ReportData) -> Path:
         DataError: the folder cannot be written.
     """
     document = {f.name: getattr(data, f.name) for f in fields(data) if f.name != "pictures"}
-    document["candidates"] = [asdict(row) for row in data.candidates]
-    document["curves"] = _relative(data.curves, folder)
+    # As seen from the folder, so that it can be moved.
+    document["curves"] = None if data.curves is None else os.path.relpath(data.curves, folder)
     document["pictures"] = []
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
         (folder / PICTURES).mkdir()
         for i, (caption, panels) in enumerate(data.pictures):
-            names = [f"{PICTURES}/{i:02d}_{k}.png" for k in range(len(panels))]
-            for name, (_, pixels) in zip(names, panels):
-                Image.fromarray(pixels).save(folder / name)
-            document["pictures"].append(
-                {
-                    "caption": caption,
-                    "panels": [{"label": label, "file": name} for name, (label, _) in zip(names, panels)],
-                }
-            )
-        write_json(folder / REPORT_JSON, _plain(document))
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the report cannot be written ({error.strerror or error}).", "Check free space and permissions."
-        ) from error
+            rows = [{"label": label, "file": f"{PICTURES}/{i:02d}_{k}.png"} for k, (label, _) in enumerate(panels)]
+            for row, (_, pixels) in zip(rows, panels):
+                Image.fromarray(pixels).save(folder / row["file"])
+            document["pictures"].append({"caption": caption, "panels": rows})
+        write_json(folder / REPORT_JSON, plain(document))
     return folder / REPORT_JSON
 
 
@@ -153,15 +144,11 @@ def load_report(folder: Path) -> ReportData:
             for p in document.pop("pictures")
         ]
         document["candidates"] = [CandidateRow(**row) for row in document["candidates"]]
-        document["rankings"] = {
-            step: [(layer, value) for layer, value in rows] for step, rows in document["rankings"].items()
-        }
+        document["rankings"] = {step: [(a, b) for a, b in rows] for step, rows in document["rankings"].items()}
         data = ReportData(**document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())}).",
-            "Run the command that made it again.",
-        ) from error
+        what = f"{folder / REPORT_JSON}: cannot be read ({' '.join(str(error).split())})."
+        raise DataError(what, "Run the command that made it again.") from error
     curves = folder / data.curves if data.curves else None
     return replace(data, pictures=pictures, curves=curves)
 
@@ -171,21 +158,3 @@ def _read_picture(folder: Path, name: str) -> NDArray[np.uint8]:
         raise ValueError(f"picture {name!r} lies outside the run folder")
     with Image.open(folder / name) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _relative(path: str | Path | None, folder: Path) -> str | None:
-    """``path`` as seen from ``folder``, so that the run folder can be moved."""
-    return None if path is None else os.path.relpath(path, folder)
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON types; NaN becomes null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

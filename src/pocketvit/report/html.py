@@ -36,19 +36,15 @@ def write_report(path: Path, data: ReportData) -> Path:
 
 def render_html(data: ReportData) -> str:
     """The HTML text of ``data``."""
-    loader = jinja2.FunctionLoader(
-        lambda name: (resources.files("pocketvit.report") / "templates" / name).read_text(encoding="utf-8")
-    )
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["figure"] = figure
-    environment.filters["data_uri"] = picture_uri
-    rejected = [row for row in data.candidates if not row.chosen and row.reason]
-    return environment.get_template("report.html.j2").render(
+    environment.filters |= {"figure": figure, "data_uri": picture_uri}
+    template = (resources.files("pocketvit.report") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
         data=data,
         chosen=data.chosen,
-        rejected=rejected,
+        rejected=[row for row in data.candidates if not row.chosen and row.reason],
         limits=limits(data),
         pareto=_both_themes(lambda theme: _pareto(data, theme)),
         curves=_both_themes(lambda theme: _curves(data, theme)),
@@ -65,9 +61,8 @@ def limits(data: ReportData) -> list[str]:
         if data.budget.get(key) is not None:
             percentile = f" {data.budget.get('percentile', 'p50')}" if key == "latency_ms" else ""
             words.append(f"{name}{percentile} at most {data.budget[key]:g} {unit}")
-    name = data.floor.get("metric") or data.metric_name
+    name, unit = data.floor.get("metric") or data.metric_name, data.metric_unit
     better = _higher_is_better(data)
-    unit = data.metric_unit
     if data.floor.get("value") is not None:
         words.append(f"{name} at {'least' if better else 'most'} {data.floor['value']:g} {unit}".rstrip())
     if data.floor.get("max_drop") is not None:
@@ -91,10 +86,8 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest > MAX_SIDE:
-        image = image.resize(
-            (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest)),
-            Image.Resampling.LANCZOS,
-        )
+        smaller = (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest))
+        image = image.resize(smaller, Image.Resampling.LANCZOS)
     elif longest <= 160:
         image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
@@ -103,14 +96,12 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def _pareto(data: ReportData, theme: Any) -> str | None:
-    label = f"{data.metric_name}{f', {data.metric_unit}' if data.metric_unit else ''}"
-    percentile = data.budget.get("percentile") or "p50"
     return pareto_plot(
         data.candidates,
-        metric_label=label,
+        metric_label=", ".join(filter(None, (data.metric_name, data.metric_unit))),
         latency_limit=data.budget.get("latency_ms"),
         floor=data.floor.get("value"),
-        percentile=percentile,
+        percentile=data.budget.get("percentile") or "p50",
         higher_is_better=_higher_is_better(data),
         theme=theme,
     )

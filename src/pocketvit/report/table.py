@@ -27,23 +27,14 @@ def candidates_table(
     """
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", header_style="bold", pad_edge=False)
     table.add_column("candidate", overflow="fold")
-    table.add_column(f"{metric_name}{f' {metric_unit}' if metric_unit else ''}", justify="right", no_wrap=True)
-    table.add_column("ms p50/p90", justify="right", no_wrap=True)
-    table.add_column("MB", justify="right", no_wrap=True)
-    memory = any(row.memory_mb is not None for row in rows)
-    if memory:
-        table.add_column("RAM MB", justify="right", no_wrap=True)
+    memory = ["RAM MB"] if any(row.memory_mb is not None for row in rows) else []
+    for name in (f"{metric_name} {metric_unit}".rstrip(), "ms p50/p90", "MB", *memory):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     for row in rows:
         style = STYLES.get("chosen" if row.chosen else row.verdict.split(" ")[0], "")
         verdict = f"{row.verdict}\n{row.reason}" if reasons and row.reason else row.verdict
-        cells = [
-            row.name,
-            figure(row.metric),
-            f"{figure(row.p50_ms, digits=3)} / {figure(row.p90_ms, digits=3)}",
-            figure(row.size_mb, digits=3),
-        ]
-        cells += [figure(row.memory_mb, digits=3)] if memory else []
-        # Text: names and reasons are no rich markup.
-        table.add_row(*(Text(cell) for cell in [*cells, verdict]), style=style)
+        p50, p90, size, ram = (figure(x, digits=3) for x in (row.p50_ms, row.p90_ms, row.size_mb, row.memory_mb))
+        cells = [row.name, figure(row.metric), f"{p50} / {p90}", size, *([ram] if memory else []), verdict]
+        table.add_row(*map(Text, cells), style=style)  # Text: names and reasons are no rich markup
     return table

@@ -7,20 +7,17 @@ import glob
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import write_json, write_text
+from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
-from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS
-from pocketvit.spec.tasks.base import Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,12 +45,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "image": str(self.image),
-            "output": str(self.output) if self.output else None,
-            "ms": self.ms,
-            **self.answer,
-        }
+        return plain({"image": self.image, "output": self.output, "ms": self.ms, **self.answer})
 
 
 @dataclass(frozen=True)
@@ -84,25 +76,16 @@ class PredictReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "artifact": self.artifact,
-            "variant": self.variant,
-            "task": self.task,
-            "predictions": [p.to_dict() for p in self.predictions],
-            "failures": [vars(f) for f in self.failures],
-            "table": str(self.table) if self.table else None,
-            "seconds": self.seconds,
-        }
+        return plain(vars(self))
 
     def render(self) -> RenderableType:
         """A table of answers, then what was skipped."""
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms"):
-            table.add_column(column, overflow="fold")
+        columns = ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms")
+        table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
         for row in self.predictions[:TABLE_ROWS]:
             table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
@@ -154,25 +137,18 @@ def predict(
         raise DataError(failures[0].reason, "Check the path.")
     alone = len(files) == 1 and not failures
     began = time.perf_counter()
-    if task.writes == "picture":
-        done, failed = _draw_all(model, files, out, alone)
-        table = None
-    else:
-        table = _table_path(out, csv)  # before the work: a wrong name should not cost hours
-        done, failed = _run_all(model, files, lambda *_: None, top, alone)
-        if table is not None and table.suffix.lower() == ".csv":
-            write_text(table, _to_csv(done))
-        elif table is not None:
-            write_json(table, [p.to_dict() for p in done])
-    return PredictReport(
-        model.manifest.name,
-        model.target.key,
-        task.name,
-        tuple(done),
-        (*failures, *failed),
-        table,
-        time.perf_counter() - began,
-    )
+    # Before the work: a wrong name should not cost hours.
+    places = plan_outputs(files, out) if task.writes == "picture" else {}
+    table = _table_path(out, csv) if task.writes == "table" else None
+    for folder in {path.parent for path in (*places.values(), *([table] if table else []))}:
+        make_folder(folder)
+    done, failed = _run_all(model, files, places, top, alone)
+    if table is not None and table.suffix.lower() == ".csv":
+        write_text(table, _to_csv(done))
+    elif table is not None:
+        write_json(table, plain(done))
+    who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
+    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -193,7 +169,12 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
             if path.is_dir():
                 files |= dict.fromkeys(list_images(path))
             elif not path.exists() and glob.has_magic(str(entry)):
-                files |= dict.fromkeys(_matches(str(entry)))
+                found = sorted(map(Path, glob.glob(str(entry), recursive=True)))
+                matches = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+                files |= dict.fromkeys(matches)
+                if not matches:
+                    what = f"{entry}: matches no image files."
+                    raise DataError(what, "Check the pattern; quote it so that the shell leaves it alone.")
             else:
                 files[path] = None
         except DataError as error:
@@ -201,58 +182,31 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
     return list(files), failures
 
 
-def _matches(pattern: str) -> list[Path]:
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    files = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise DataError(
-            f"{pattern}: matches no image files.", "Check the pattern; quote it so that the shell leaves it alone."
-        )
-    return files
-
-
 def _run_all(
-    model: Model, files: Sequence[Path], keep: Callable[[Path, Pixels, Result], Path | None], top: int, alone: bool
+    model: Model, files: Sequence[Path], places: dict[Path, Path], top: int, alone: bool
 ) -> tuple[list[Prediction], list[Failure]]:
-    """Answer for every file; ``keep`` stores a result and says where. A bad image is noted, unless it is ``alone``."""
+    """Answer for every file; ``places`` says where a picture goes. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
     failed: list[Failure] = []
-    with _progress(model, files) as (on_image, on_tile):
+    by_tile = model.tiled and len(files) == 1
+    with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
                 pixels = read_image(path)
                 start = time.perf_counter()
-                result = model(pixels, on_tile)
+                result = model(pixels, advance if by_tile else None)
                 ms = (time.perf_counter() - start) * 1e3
-                kept = keep(path, pixels, result)
-                done.append(Prediction(path, result.to_dict(top), kept, ms, result.line, result.cells(top)))
+                if path in places:
+                    write_image(places[path], result.draw(pixels))
+                cells = result.cells(top)
+                done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
             except DataError as error:
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))
-            on_image()
+            if not by_tile:
+                advance()
     return done, failed
-
-
-@contextmanager
-def _progress(model: Model, files: Sequence[Path]) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """A bar over the images; over the tiles where there is only one image."""
-    by_tile = model.tiled and len(files) == 1
-    with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
-        yield ((lambda: None), advance) if by_tile else (advance, (lambda: None))
-
-
-def _draw_all(
-    model: Model, files: Sequence[Path], out: str | None, alone: bool
-) -> tuple[list[Prediction], list[Failure]]:
-    destinations = plan_outputs(files, out)
-    _make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
-
-    def keep(path: Path, source: Pixels, result: Result) -> Path:
-        write_image(destinations[path], result.draw(source))
-        return destinations[path]
-
-    return _run_all(model, files, keep, 1, alone)
 
 
 def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
@@ -284,31 +238,19 @@ def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
 
 
 def _table_path(out: str | None, csv: bool) -> Path | None:
-    """The file for the answers; its folder is made."""
+    """The file for the answers."""
     if out is None and not csv:
         return None
     path = Path(out or DEFAULT_OUT)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise UsageError(
-            f"out {out} is a picture, but the answers of this artifact are a table.",
-            "Name a folder, a .csv or a .json file.",
-        )
+        what = f"out {out} is a picture, but the answers of this artifact are a table."
+        raise UsageError(what, "Name a folder, a .csv or a .json file.")
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix not in (".csv", ".json"):
         path = path / f"predictions.{'csv' if csv else 'json'}"
-    _make_folder(path.parent)
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be created ({error.strerror}).", "Check the path, free space and permissions."
-        ) from error
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

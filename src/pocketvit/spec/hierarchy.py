@@ -33,14 +33,10 @@ def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:
     """
     columns: list[Ints] = [np.arange(len(levels[-1].labels))]
     for k in range(len(levels) - 1, 0, -1):
-        parents = np.asarray(levels[k].parents if levels[k].parents is not None else [], np.int64)
-        if len(parents) != len(levels[k].labels) or (
-            len(parents) and not 0 <= parents.min() <= parents.max() < len(levels[k - 1].labels)
-        ):
-            raise DataError(
-                f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}.",
-                "Correct the label files.",
-            )
+        parents = np.asarray(levels[k].parents or [], np.int64)
+        if len(parents) != len(levels[k].labels) or not all((parents >= 0) & (parents < len(levels[k - 1].labels))):
+            what = f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}."
+            raise DataError(what, "Correct the label files.")
         columns.append(parents[columns[-1]])
     return np.stack(columns[::-1], axis=1)
 
@@ -72,9 +68,3 @@ def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
     """
     heights: NDArray[np.float64] = (np.cumsum(predicted != truth, axis=1) > 0).sum(axis=1).astype(np.float64)
     return heights
-
-
-def height_of_mistake(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """:func:`mistake_distance` from (N, levels) flags of wrong levels, coarsest first."""
-    height: NDArray[np.float64] = (np.cumsum(wrong, axis=1) > 0).sum(axis=1).astype(np.float64)
-    return height

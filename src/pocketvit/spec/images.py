@@ -56,13 +56,10 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
     try:
         with open_image(path) as image:
             return _from_pil(image, str(path))
-    except DataError:
-        raise
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise DataError(
-            f"{path}: cannot be decoded ({reason}).", "Run `pocketvit doctor` on its folder to list damaged files."
-        ) from error
+        what = f"{path}: cannot be decoded ({reason})."
+        raise DataError(what, "Run `pocketvit doctor` on its folder to list damaged files.") from error
 
 
 def open_image(path: Path) -> Image.Image:
@@ -83,10 +80,8 @@ def open_image(path: Path) -> Image.Image:
 def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}.",
-            "Cut it into parts first.",
-        )
+        what = f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}."
+        raise DataError(what, "Cut it into parts first.")
     if width == 0 or height == 0:
         raise DataError(f"{name}: the image has no pixels ({width}x{height}).", "Leave it out.")
     image.load()
@@ -121,9 +116,8 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         if not np.isfinite(array).all():
             raise DataError("the array holds NaN or infinity.", todo)
         if array.min() < 0 or array.max() > 1:
-            raise DataError(
-                f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}].", todo
-            )
+            what = f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}]."
+            raise DataError(what, todo)
         pixels = np.round(array * 255.0).astype(np.uint8)
     else:
         raise DataError(f"an array of dtype {array.dtype} is not an image.", todo)

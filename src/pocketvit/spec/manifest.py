@@ -176,9 +176,8 @@ class Manifest(_Strict):
     def _outputs_are_the_tasks(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
         if not {"task", "levels", "preprocess"} <= set(info.data):
             return outputs  # one of them is wrong, and that is what the error is about
-        wanted = {
-            x.name: x.shape for x in TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
-        }
+        specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
+        wanted = {x.name: x.shape for x in specs}
         for output in outputs:
             if output.name in wanted and output.shape != wanted[output.name]:
                 raise ValueError(f"output {output.name} has shape {output.shape}, not {wanted[output.name]}")

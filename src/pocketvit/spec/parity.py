@@ -31,7 +31,6 @@ class Runs(Protocol):
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """One answer by output name."""
-        ...
 
 
 def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
@@ -43,10 +42,8 @@ def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
     stated = manifest.tolerances.get(precision, {})
     unknown = sorted(set(stated) - {*UPPER, *LOWER})
     if unknown:
-        raise VerificationError(
-            f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit.",
-            f"Known limits: {', '.join((*UPPER, *LOWER))}.",
-        )
+        what = f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit."
+        raise VerificationError(what, f"Known limits: {', '.join((*UPPER, *LOWER))}.")
     return stated or TASKS[manifest.task].tolerances[precision]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
@@ -83,25 +82,19 @@ class DataConfig:
     def __post_init__(self) -> None:
         layouts = list(dict.fromkeys(layout for task in TASKS.values() for layout in task.layouts))
         if self.layout not in layouts:
-            near = difflib.get_close_matches(self.layout, layouts, n=1, cutoff=0.4)
-            todo = f"Did you mean {near[0]}?" if near else f"Take one of {', '.join(layouts)}."
+            todo = did_you_mean(self.layout, layouts, f"Take one of {', '.join(layouts)}.")
             raise UsageError(f"data.layout {self.layout!r} is unknown.", todo)
         if not 0 < self.val_share < 1:
             raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
-        if not 0 <= self.shot[0] <= self.shot[1]:
-            raise UsageError(f"data.shot {self.shot} is no range.", "Give low and high, 0 <= low <= high.")
-        _require(
-            bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma),
-            "data.eval_sigma",
-            self.eval_sigma,
-            "hold at least one noise level and none below 0",
-        )
+        for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
+            if not 0 <= low <= high:
+                raise UsageError(f"data.{name} {(low, high)} is no range.", "Give low and high, 0 <= low <= high.")
+        defined = bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma)
+        rule = "hold at least one noise level and none below 0"
+        _require(defined, "data.eval_sigma", self.eval_sigma, rule)
         if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
-            raise UsageError(
-                "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe."
-            )
+            what = "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0."
+            raise UsageError(what, "Correct the recipe.")
 
 
 @dataclass(frozen=True)
@@ -169,28 +162,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise UsageError(
-                f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are."
-            )
-        _at_least(
-            "train", self, 1, "batch_size", "accumulate", "validate_every", "patience", "checkpoint_steps", "threads"
-        )
+            what = f"train.epochs must not be negative, not {self.epochs}."
+            raise UsageError(what, "0 takes the start weights as they are.")
+        _at_least("train", self, 1, "batch_size", "accumulate", "validate_every")
+        _at_least("train", self, 1, "patience", "checkpoint_steps", "threads")
         _at_least("train", self, 0, "seed", "randaugment_magnitude", "weight_decay")
         _positive("train", self, "clip_norm", "checkpoint_minutes", "minutes", "distill_temperature")
         _require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "lie in [0, 1)")
         _require(0 <= self.min_lr <= 1, "train.min_lr", self.min_lr, "lie in [0, 1]")
         _require(0 <= self.jitter < 1, "train.jitter", self.jitter, "lie in [0, 1)")
-        _require(
-            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
-            "train.crop_scale",
-            self.crop_scale,
-            "be low and high with 0 < low <= high <= 1",
-        )
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, "train.crop_scale", (low, high), "be low and high with 0 < low <= high <= 1")
         if not self.lr > 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
-            raise UsageError(
-                "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].",
-                "Correct the recipe.",
-            )
+            what = "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1]."
+            raise UsageError(what, "Correct the recipe.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
 
@@ -275,16 +260,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
-            raise UsageError(
-                f"name {self.name!r} cannot name an artifact.",
-                "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
-            )
+            what = f"name {self.name!r} cannot name an artifact."
+            raise UsageError(what, "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
         wanted = self.target.precision
         if wanted not in ("any", "fp32", *self.compress.names):
-            raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}.",
-                f"Add {wanted} to compress.steps, or leave target.precision at any.",
-            )
+            what = f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}."
+            raise UsageError(what, f"Add {wanted} to compress.steps, or leave target.precision at any.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""
@@ -309,39 +290,32 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
-        _merge(document, _nest(key.split("."), value))
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(document, value)
     task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
     try:
         return TypeAdapter(Recipe).validate_python(document | {"task": task})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(
-            f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']} (got {first['input']!r}).",
-            "Correct the recipe or the option.",
-        ) from error
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})."
+        raise UsageError(what, "Correct the recipe or the option.") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}).", "Name a recipe, e.g. recipes/denoise_color.yaml."
-        ) from error
+        what = f"{path}: cannot be read ({error.strerror})."
+        raise UsageError(what, "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]}).", "Correct the file."
-        ) from error
+        what = f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]})."
+        raise UsageError(what, "Correct the file.") from error
     if document is not None and not isinstance(document, dict):
-        raise UsageError(
-            f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}.", "See recipes/ for examples."
-        )
+        what = f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}."
+        raise UsageError(what, "See recipes/ for examples.")
     return document or {}
-
-
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
@@ -361,8 +335,7 @@ def _check_keys(document: dict[str, Any], schema: type, prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for key, value in document.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
-            todo = f"Did you mean {prefix}{near[0]}?" if near else f"Known keys: {', '.join(hints)}."
+            todo = did_you_mean(key, hints, f"Known keys: {', '.join(hints)}.", prefix + "{}")
             raise UsageError(f"unknown key {prefix}{key}.", todo)
         nested = _dataclass_of(hints[key])
         if nested is not None and isinstance(value, dict):

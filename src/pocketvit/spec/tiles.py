@@ -48,10 +48,6 @@ def axis_weights(positions: list[int], tile: int) -> list[NDArray[np.float32]]:
     return [ramp / total[start : start + tile] for ramp, start in zip(ramps, positions, strict=True)]
 
 
-def _to_pixels(values: NDArray[np.float32]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
 def run_tiled(
     run: Run, image: Pixels, size: tuple[int, int], overlap: int, on_tile: Callable[[], None] | None = None
 ) -> Pixels:
@@ -87,6 +83,6 @@ def run_tiled(
         band *= row_weights[i][:, None, None]
         band[: len(carry)] += carry
         end = rows[i + 1] if i + 1 < len(rows) else full_h
-        output[top:end] = _to_pixels(band[: end - top])
+        output[top:end] = np.clip(np.rint(band[: end - top]), 0, 255)
         carry = band[end - top :]
     return np.ascontiguousarray(output[:height, :width])

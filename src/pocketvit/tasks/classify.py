@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pocketvit.data.collections import Collection
 from pocketvit.errors import UsageError
+from pocketvit.models.layers.blocks import init_linear
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -22,16 +23,15 @@ from pocketvit.tasks.base import TorchTask
 class Classifier(nn.Module):
     """Backbone and a head per level: (B, 3, H, W) -> a tuple of logits (B, classes), coarsest level first.
 
-    Args:
-        backbone: maps (B, 3, H, W) to pooled features (B, embed_dim) and has ``embed_dim``.
-        classes: number of classes of each level.
+    ``backbone`` maps (B, 3, H, W) to pooled features (B, embed_dim) and has ``embed_dim``; ``classes`` has the number
+    of classes of each level.
     """
 
     def __init__(self, backbone: nn.Module, classes: Sequence[int]) -> None:
         super().__init__()
         self.backbone = backbone
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
-        self.heads = nn.ModuleList(_head(width, count) for count in classes)
+        self.heads = nn.ModuleList(nn.Linear(width, count).apply(init_linear) for count in classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Logits of every level."""
@@ -39,19 +39,8 @@ class Classifier(nn.Module):
         return tuple(head(features) for head in self.heads)
 
 
-def _head(width: int, classes: int) -> nn.Linear:
-    head = nn.Linear(width, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
-
-
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> Classifier:
-    """A linear head for each level.
-
-    Raises:
-        UsageError: ``config.level_weights`` has not one entry for each level.
-    """
+    """A linear head for each level. Raises UsageError: ``config.level_weights`` has not one entry for each level."""
     if config.level_weights and len(config.level_weights) != len(levels):
         what = f"task.level_weights has {len(config.level_weights)} entries for {len(levels)} levels."
         raise UsageError(what, f"Give one weight each for {', '.join(level.name for level in levels)}.")

@@ -25,8 +25,7 @@ def build_task_model(
 ) -> nn.Module:
     """Architecture and heads with random weights, as the architecture's row has them.
 
-    Raises:
-        UsageError: unknown name or option, or a size that the architecture cannot take.
+    Raises UsageError: unknown name or option, or a size that the architecture cannot take.
     """
     backbone = build(model_spec.name, preprocess.size, model_spec.options)
     return TORCH_TASKS[task.name].build(backbone, task, levels, preprocess)
@@ -35,9 +34,7 @@ def build_task_model(
 def load_checkpoint(source: str | Path) -> Trained:
     """Rebuild a trained model, narrowed as it was, in evaluation mode on the CPU.
 
-    Raises:
-        UsageError: no checkpoint there.
-        DataError: damaged files, or weights that do not belong to the description.
+    Raises UsageError: no checkpoint there. DataError: damaged files, or weights that do not belong to the description.
     """
     folder = find_checkpoint(source)
     meta, state = read_meta(folder), read_safetensors(folder / WEIGHTS)
@@ -50,26 +47,20 @@ def load_checkpoint(source: str | Path) -> Trained:
             fit_shapes(model, shapes)
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise DataError(
-            f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]}).",
-            "Copy the checkpoint again.",
-        ) from error
+        what = f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]})."
+        raise DataError(what, "Copy the checkpoint again.") from error
     return Trained(model=model.eval(), **meta)
 
 
 def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
     """The same weights for another input size; position grids are resampled and baked in.
 
-    Raises:
-        UsageError: the architecture cannot take that size.
+    Raises UsageError: the architecture cannot take that size.
     """
     preprocess = replace(trained.preprocess, size=size)
-    model, original = (
-        build_task_model(trained.model_spec, trained.task, trained.levels, spec)
-        for spec in (preprocess, trained.preprocess)
-    )
-    state = trained.model.state_dict()
-    backbone = backbone_of(trained.model)
+    sizes = (preprocess, trained.preprocess)
+    model, original = (build_task_model(trained.model_spec, trained.task, trained.levels, spec) for spec in sizes)
+    state, backbone = trained.model.state_dict(), backbone_of(trained.model)
     prefix = "" if backbone is trained.model else "backbone."
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     resized = backbone.resize_state(inner, size)  # type: ignore[operator]
@@ -80,8 +71,6 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
             model.eval()(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
-            "Export at the size it was trained with.",
-        ) from error
+        what = f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason})."
+        raise UsageError(what, "Export at the size it was trained with.") from error
     return replace(trained, model=model, preprocess=preprocess)

@@ -31,23 +31,17 @@ GIVES = {"image": "features", "pixels": "image"}
 def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     """Build the recipe's model and load its start weights.
 
-    Raises:
-        UsageError: the architecture does not serve the task, the weights do not fit it, or the teacher has another task
-            or labels.
-        DataError: the weights are damaged, or cannot be fetched.
+    Raises UsageError: the architecture does not serve the task, the weights do not fit it, or the teacher has another
+    task or labels. DataError: the weights are damaged, or cannot be fetched.
     """
     row, geometry = architecture(recipe.model.name), task_of(recipe.task.name).geometry
     if row.gives != GIVES[geometry]:
-        raise UsageError(
-            f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}.",
-            f"Choose a variant that gives {GIVES[geometry]}.",
-        )
+        what = f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}."
+        raise UsageError(what, f"Choose a variant that gives {GIVES[geometry]}.")
     TORCH_TASKS[recipe.task.name].check(recipe)
     if geometry == "pixels" and row.sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
-        raise UsageError(
-            f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size.",
-            f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).",
-        )
+        what = f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size."
+        raise UsageError(what, f"Set data.patch to a square preprocess.size ({recipe.preprocess.size}).")
     _check_teacher(recipe, levels)  # here, because no run folder has been made yet
     torch.manual_seed(recipe.train.seed)
     model = build_task_model(recipe.model, recipe.task, tuple(levels), recipe.preprocess)
@@ -87,16 +81,14 @@ def _plain(spec: ModelConfig) -> str:
 
 def _keep_heads(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """Load layers outside the backbone that the file has in the same shapes; timm's ``head`` is the last of them."""
-    layers = {
-        path: layer
-        for path, layer in model.named_modules()
-        if path.partition(".")[0] != "backbone" and dict(layer.named_parameters(recurse=False))
-    }
+    outside = [(path, layer) for path, layer in model.named_modules() if path.partition(".")[0] != "backbone"]
+    layers = [(path, layer) for path, layer in outside if dict(layer.named_parameters(recurse=False))]
     kept = []
-    for path, layer in layers.items():
-        for prefix in (path, *(["head"] if layer is list(layers.values())[-1] else [])):
-            found = {name: state.get(f"{prefix}.{name}") for name in layer.state_dict()}
-            if all(new is not None and new.shape == layer.state_dict()[name].shape for name, new in found.items()):
+    for path, layer in layers:
+        own = layer.state_dict()
+        for prefix in (path, "head") if layer is layers[-1][1] else (path,):
+            found = {name: state.get(f"{prefix}.{name}") for name in own}
+            if all(new is not None and new.shape == own[name].shape for name, new in found.items()):
                 layer.load_state_dict(found)
                 kept.append(prefix)
     return kept
@@ -105,16 +97,14 @@ def _keep_heads(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
 def load_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained | None:
     """The recipe's teacher with its own preprocessing, frozen, on the CPU; None where the recipe has none.
 
-    Raises:
-        UsageError: no checkpoint there, or one of another task, other labels, or a fixed size that the patches do not
-            have.
-        DataError: the checkpoint is damaged.
+    Raises UsageError: no checkpoint there, or one of another task, other labels, or a fixed size that the patches do
+    not have. DataError: the checkpoint is damaged.
     """
     if not recipe.train.teacher:
         return None
     _check_teacher(recipe, levels)
     teacher = load_checkpoint(recipe.train.teacher)
-    teacher.model.eval().requires_grad_(False)
+    teacher.model.requires_grad_(False)
     return teacher
 
 
@@ -126,23 +116,16 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
     meta = read_meta(find_checkpoint(source))
     task, variant, size = meta["task"].name, meta["model_spec"].name, meta["preprocess"].size
     if task != recipe.task.name:
-        raise UsageError(
-            f"train.teacher {source} does {task}, not task.name {recipe.task.name}.", "Give a teacher of the same task."
-        )
+        what = f"train.teacher {source} does {task}, not task.name {recipe.task.name}."
+        raise UsageError(what, "Give a teacher of the same task.")
     if meta["levels"] != tuple(levels):
-        theirs, ours = (
-            ", ".join(f"{level.name} ({len(level.labels)} labels)" for level in each)
-            for each in (meta["levels"], levels)
-        )
-        raise UsageError(
-            f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}.",
-            "Give a teacher trained on the same levels, with the same labels in the same order.",
-        )
+        sides = (meta["levels"], levels)
+        theirs, ours = (", ".join(f"{x.name} ({len(x.labels)} labels)" for x in side) for side in sides)
+        what = f"train.teacher {source} has other levels or labels than the data: {theirs}; the data: {ours}."
+        raise UsageError(what, "Give a teacher trained on the same levels, with the same labels in the same order.")
     if task_of(task).geometry == "pixels" and architecture(variant).sized and size != (recipe.data.patch,) * 2:
-        raise UsageError(
-            f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}.",
-            "Set data.patch to the teacher's size, or take another teacher.",
-        )
+        what = f"train.teacher {source} works at size {size}, not at data.patch {recipe.data.patch}."
+        raise UsageError(what, "Set data.patch to the teacher's size, or take another teacher.")
 
 
 @torch.no_grad()

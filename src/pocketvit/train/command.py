@@ -22,12 +22,8 @@ class TrainReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "run": str(self.folder),
-            "checkpoint": str(self.folder / "best"),
-            **self.info,
-            "notes": list(self.notes),
-        }
+        paths = {"run": str(self.folder), "checkpoint": str(self.folder / "best")}
+        return {**paths, **self.info, "notes": list(self.notes)}
 
     def render(self) -> str:
         """Lines for people."""

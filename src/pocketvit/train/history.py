@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,13 @@ def read_rows(path: Path) -> list[EpochRow]:
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
-            try:
+            with suppress(ValueError):
                 rows.append({key: _number(text) for key, text in raw.items() if key is not None and text})
-            except ValueError:
-                continue
     return rows
 
 
 def write_rows(path: Path, rows: list[EpochRow]) -> None:
-    """Replace metrics.csv in one step.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
+    """Replace metrics.csv in one step. Raises DataError: the folder cannot be written."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -50,13 +45,10 @@ def draw_curves(rows: list[EpochRow], path: Path, metric: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    images = [row["images"] for row in rows]
-    left.plot(images, [row["train_loss"] for row in rows], marker=".")
-    left.set(xlabel="images seen", ylabel="training loss")
-    scored = [(row["images"], row[metric]) for row in rows if metric in row]
-    right.plot([x for x, _ in scored], [y for _, y in scored], marker=".", color="tab:green")
-    right.set(xlabel="images seen", ylabel=metric)
-    for axis in (left, right):
+    for axis, column, label, color in (left, "train_loss", "training loss", "C0"), (right, metric, metric, "tab:green"):
+        scored = [row for row in rows if column in row]
+        axis.plot([row["images"] for row in scored], [row[column] for row in scored], marker=".", color=color)
+        axis.set(xlabel="images seen", ylabel=label)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

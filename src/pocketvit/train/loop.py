@@ -42,14 +42,12 @@ from pocketvit.train.validate import validate
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
     """Fabric's name of the precision: ``auto`` is bf16 where the processor computes in it.
 
-    Raises:
-        UsageError: fp16 without a GPU.
+    Raises UsageError: fp16 without a GPU.
     """
     choice = settings.precision
     if choice == "fp16" and not cuda:
-        raise UsageError(
-            "train.precision fp16 needs a GPU; this machine has none that torch sees.", "Take bf16, fp32 or auto."
-        )
+        what = "train.precision fp16 needs a GPU; this machine has none that torch sees."
+        raise UsageError(what, "Take bf16, fp32 or auto.")
     if choice == "auto":
         fast = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         choice = "bf16" if fast else "fp32"
@@ -67,19 +65,12 @@ def train_model(
 ) -> Trained:
     """Train to the end of the recipe (or of ``stop_epoch``), from the folder's state on; return the best model.
 
-    Args:
-        trained: the start model, as the recipe describes it; changed in place.
-        splits: training and validation data.
-        recipe: ``data``, ``task``, ``preprocess`` and ``train`` are used.
-        folder: run folder; ``last``, ``best``, ``metrics.csv`` and ``curves.png`` are written there.
-        stop_epoch: stop early at this epoch without ending the schedule (a rung of successive halving); it is validated
-            whatever ``validate_every`` says, so that there is a best model to return.
-        reporter: shows progress.
+    The start model ``trained``, as the recipe describes it, is changed in place; ``last``, ``best``, ``metrics.csv``
+    and ``curves.png`` are written in ``folder``. ``stop_epoch`` does not end the schedule (a rung of successive
+    halving); it is validated whatever ``validate_every`` says, so that there is a best model to return.
 
-    Raises:
-        UsageError: the teacher does not fit the task or its labels.
-        DataError: a training image is damaged, or the disk is full.
-        PocketvitError: out of memory, with the batch size to try.
+    Raises UsageError: the teacher does not fit the task or its labels. DataError: a training image is damaged, or the
+    disk is full. PocketvitError: out of memory, with the batch size to try.
     """
     settings = recipe.train
     if settings.threads:
@@ -127,8 +118,7 @@ def _make_step(
     fabric: Fabric, forward: Any, optimizer: Any, run: Run, task_state: Any, teacher: Trained | None
 ) -> Step:
     """One optimiser step over the accumulated batches; returns the mean loss."""
-    settings, recipe = run.recipe.train, run.recipe
-    task = TORCH_TASKS[recipe.task.name]
+    settings, recipe, task = run.recipe.train, run.recipe, TORCH_TASKS[run.recipe.task.name]
 
     def step(batches: list[Batch]) -> float:
         total = 0.0
@@ -145,11 +135,9 @@ def _make_step(
                 loss = (1 - settings.distill_weight) * loss + settings.distill_weight * distilled
             fabric.backward(loss / len(batches))
             total += float(loss.detach())
-        if not total == total:
-            raise PocketvitError(
-                f"the loss became NaN at step {run.position.step}.",
-                "Lower train.lr, set train.clip_norm, or train in fp32; the last checkpoint is intact.",
-            )
+        if math.isnan(total):
+            todo = "Lower train.lr, set train.clip_norm, or train in fp32; the last checkpoint is intact."
+            raise PocketvitError(f"the loss became NaN at step {run.position.step}.", todo)
         if settings.clip_norm:
             fabric.clip_gradients(forward, optimizer, max_norm=settings.clip_norm)
         optimizer.step()
@@ -195,10 +183,9 @@ def _epoch(run: Run, splits: Splits, loader: Loader, step: Step, fabric: Fabric,
 
 
 def _save_due(run: Run) -> bool:
-    settings = run.recipe.train
-    if settings.checkpoint_steps:
-        return run.position.step % settings.checkpoint_steps == 0
-    return time.monotonic() - run.saved_at > 60 * settings.checkpoint_minutes
+    if steps := run.recipe.train.checkpoint_steps:
+        return run.position.step % steps == 0
+    return time.monotonic() - run.saved_at > 60 * run.recipe.train.checkpoint_minutes
 
 
 def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end: int, per_epoch: int) -> None:
@@ -211,8 +198,7 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
         return bool(settings.minutes) and run.share_done(per_epoch) >= 1
 
     last = at.epoch >= settings.epochs or out_of_time()
-    metric = ""
-    scheduled = last or at.epoch % settings.validate_every == 0
+    metric, scheduled = "", last or at.epoch % settings.validate_every == 0
     if scheduled or at.epoch >= end:
         record, began = task_of(run.recipe.task.name), time.monotonic()
         evaluator = record.evaluator(splits.val.levels, main_condition(run.recipe.data, record.name))
@@ -235,23 +221,20 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
 def _judge(
     run: Run, splits: Splits, row: dict[str, Any], metric: MetricSpec, value: float | None, scheduled: bool
 ) -> None:
-    """Keep the model where it is the best so far; patience looks at scheduled validations alone.
+    """Keep the model where it is the best so far.
 
-    A run without rungs has no others, and would stop elsewhere.
+    Patience looks at scheduled validations alone: a run without rungs has no others, and would stop elsewhere.
     """
     at = run.position
+
+    def beats(best: float | None) -> bool:
+        return value is not None and not math.isnan(value) and (best is None or metric.loss(value, best) < 0)
+
     if scheduled:
-        better = _better(metric, value, at.scheduled_best)
-        at.stale, at.scheduled_best = (0, value) if better else (at.stale + 1, at.scheduled_best)
-    if _better(metric, value, at.best):
+        at.stale, at.scheduled_best = (0, value) if beats(at.scheduled_best) else (at.stale + 1, at.scheduled_best)
+    if beats(at.best):
         at.best = value
         _save_best(run, splits, row)
-
-
-def _better(metric: MetricSpec, value: float | None, best: float | None) -> bool:
-    if value is None or math.isnan(value):
-        return False
-    return best is None or metric.loss(value, best) < 0
 
 
 def _validate(run: Run, splits: Splits, evaluator: Evaluator, reporter: Reporter) -> dict[str, float]:
@@ -277,13 +260,9 @@ def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
 
 
 def _explain_memory(error: RuntimeError, settings: TrainConfig) -> Exception:
-    text = str(error).lower()
-    known = "out of memory" in text or "can't allocate memory" in text
+    known = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
     if not known and not isinstance(error, torch.OutOfMemoryError):
         return error
-    size, accumulate = max(1, settings.batch_size // 2), settings.accumulate * 2
-    return PocketvitError(
-        f"out of memory at train.batch_size {settings.batch_size}.",
-        f"Take --train.batch_size {size} --train.accumulate {accumulate} (the same effective batch), "
-        "or a smaller data.patch or model.",
-    )
+    same = f"--train.batch_size {max(1, settings.batch_size // 2)} --train.accumulate {settings.accumulate * 2}"
+    todo = f"Take {same} (the same effective batch), or a smaller data.patch or model."
+    return PocketvitError(f"out of memory at train.batch_size {settings.batch_size}.", todo)

@@ -37,20 +37,16 @@ class Reporter:
         """
         began, images_seen = time.monotonic(), 0
         name = f"{self.label} epoch {epoch + 1}" + (f"/{epochs}" if epochs else "")
-
-        def note(loss: float, share: float) -> str:
-            seconds = max(time.monotonic() - began, 1e-9)
-            self._rate = images_seen / seconds
-            left = seconds / max(share - start, 1e-9) * (1 - share)
-            return f"{self._rate:.0f} images/s  loss {loss:.4f}  {clock(left)} left of the run"
-
         with track(name, batches, quiet=self.quiet) as step:
             step(done)
 
             def advance(batches: int, images: int, loss: float, share: float) -> None:
                 nonlocal images_seen
                 images_seen += images
-                step(batches, note(loss, share))
+                seconds = max(time.monotonic() - began, 1e-9)
+                self._rate = images_seen / seconds
+                left = clock(seconds / max(share - start, 1e-9) * (1 - share))
+                step(batches, f"{self._rate:.0f} images/s  loss {loss:.4f}  {left} left of the run")
 
             yield advance
 

@@ -20,29 +20,22 @@ CHANGEABLE = ("budget", "floor", "licence_data", "name")
 def open_run(recipe: Recipe, name: str, runs: str) -> Path:
     """Create or re-enter ``runs/name``; a re-entered run may change budget, floor, licence and artifact name.
 
-    Raises:
-        UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
-        DataError: the folder cannot be read or written.
+    Raises UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
+    DataError: the folder cannot be read or written.
     """
     if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-        raise UsageError(
-            f"{name!r} cannot name a run.", "Give --name one plain folder name, and --runs the folder above it."
-        )
+        what = f"{name!r} cannot name a run."
+        raise UsageError(what, "Give --name one plain folder name, and --runs the folder above it.")
     folder = Path(runs) / name
     try:
         return _enter(folder, recipe)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}).", "Check --runs, free space and permissions."
-        ) from error
+        what = f"{folder}: cannot be written ({error.strerror})."
+        raise DataError(what, "Check --runs, free space and permissions.") from error
 
 
 def finish_run(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark the run as finished.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
+    """Mark the run as finished. Raises DataError: the folder cannot be written."""
     write_json(folder / FINISHED, summary)
 
 

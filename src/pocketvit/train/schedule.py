@@ -28,8 +28,7 @@ def make_optimizer(model: nn.Module, settings: TrainConfig) -> optim.Optimizer:
     Only weights of linear and convolution layers are decayed: not biases, norms, class tokens, positions, queries or
     temperatures, whatever their shape.
     """
-    layers = (module for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd)))
-    weights = {id(layer.weight) for layer in layers}
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd))}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) in weights], "weight_decay": settings.weight_decay},

@@ -74,8 +74,7 @@ class Run:
 def save_state(run: Run, fabric: Fabric) -> None:
     """Replace the resumable state in one step: weights, optimiser, average, gradient scaler, position.
 
-    Raises:
-        DataError: the folder cannot be written; the state before is intact.
+    Raises DataError: the folder cannot be written; the state before is intact.
     """
     target = run.folder / "last"
     state = {
@@ -98,8 +97,7 @@ def save_state(run: Run, fabric: Fabric) -> None:
 def resume(run: Run, fabric: Fabric) -> None:
     """Take up the state of an earlier, unfinished run in the same folder; nothing happens where there is none.
 
-    Raises:
-        DataError: the state is damaged, or of another model.
+    Raises DataError: the state is damaged, or of another model.
     """
     path = run.folder / "last" / STATE
     if not path.exists():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketvit import __version__
 from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
 from pocketvit.spec.manifest import Verification
@@ -49,13 +50,7 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            "passed": self.passed,
-            "recorded": self.recorded,
-            "checks": [check.to_dict() for check in self.checks],
-        }
+        return {"passed": self.passed, **plain(vars(self))}
 
     def render(self) -> RenderableType:
         """A table with one row for each check."""
@@ -63,16 +58,10 @@ class VerifyReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in ("variant", "check", "", "found"):
-            table.add_column(column)
+        table = Table("variant", "check", "", "found", box=None, pad_edge=False)
         for check in self.checks:
-            table.add_row(
-                check.variant,
-                check.name,
-                "skipped" if check.skipped else "ok" if check.passed else "FAILED",
-                check.detail,
-            )
+            outcome = "ok" if check.passed else "FAILED"
+            table.add_row(check.variant, check.name, "skipped" if check.skipped else outcome, check.detail)
         record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
         return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
 
@@ -84,10 +73,8 @@ class ChecksFailed(VerificationError):
         first = report.failures[0]
         where = f"{report.name}{f' ({first.variant})' if first.variant else ''}"
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        super().__init__(
-            f"{where}: {first.detail}{more}.",
-            "Do not use it: export the artifact again, or copy it again from where it was verified.",
-        )
+        todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
+        super().__init__(f"{where}: {first.detail}{more}.", todo)
         self.report = report
 
 
@@ -138,10 +125,7 @@ def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
     """Write the result into the manifest; ``False`` for package data and folders that cannot be written."""
     if artifact.path.resolve().is_relative_to(shipped_root().resolve()) or not os.access(artifact.path, os.W_OK):
         return False
-    rows = [
-        {"name": c.name, "variant": c.variant, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
-        for c in checks
-    ]
+    rows = [{name: value for name, value in vars(check).items() if name != "figures"} for check in checks]
     result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
     try:
         write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
@@ -157,22 +141,19 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     name, key = manifest.main_metric, target.key
     stated = [row for row in manifest.metrics if row.variant == key and row.name == name]
     if not stated:
-        raise UsageError(
-            f"the manifest states no {name} of {key} to hold {data} against.",
-            "Leave out --data, or take another target.",
-        )
+        what = f"the manifest states no {name} of {key} to hold {data} against."
+        raise UsageError(what, "Leave out --data, or take another target.")
     report = evaluate(str(artifact.path), data, target=str(target), **options)
     value = report.metrics.get(name)
     if value is None:
-        raise UsageError(
-            f"{data} gives {', '.join(report.metrics)}, not {name}.",
-            "Name data of the kind the manifest's metric was measured on.",
-        )
+        what = f"{data} gives {', '.join(report.metrics)}, not {name}."
+        raise UsageError(what, "Name data of the kind the manifest's metric was measured on.")
     row, spec = stated[0], TASKS[manifest.task].metric(name)
-    floor = row.value - spec.default_drop if spec.higher_is_better else row.value + spec.default_drop
+    floor, side = row.value - spec.default_drop, "at least"
+    if not spec.higher_is_better:
+        floor, side = row.value + spec.default_drop, "at most"
     passed = spec.loss(value, row.value) <= spec.default_drop
     stated_as = f"the manifest states {spec.text(row.value)} on {row.dataset} {row.split}"
-    detail = f"{name} is {spec.text(value)} on {data}, {stated_as}"
-    side = "at least" if spec.higher_is_better else "at most"
-    detail = detail if passed else f"{detail}; allowed {side} {spec.text(floor)}"
+    allowed = "" if passed else f"; allowed {side} {spec.text(floor)}"
+    detail = f"{name} is {spec.text(value)} on {data}, {stated_as}{allowed}"
     return Check("data", passed, detail, key, {"value": value, "floor": floor})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import DataError
+from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.runtimes.model import load
 from pocketvit.spec.recipe import DataConfig
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def score(
+def measure(
     model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None = None
-) -> dict[str, float]:
-    """Run ``model`` on every case and return all metrics by name.
+) -> tuple[list[Measure], int]:
+    """Run ``model`` on every case and return all metrics, and the number of cases.
 
     Args:
         model: a :class:`pocketvit.runtimes.model.Model` or any callable from an image to a typed result.
@@ -34,13 +35,6 @@ def score(
     Raises:
         DataError: there is no case, or an image and its ground truth do not go together.
     """
-    return {row.name: row.value for row in measure(model, cases, evaluator, progress)[0]}
-
-
-def measure(
-    model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None
-) -> tuple[list[Measure], int]:
-    """:func:`score` with unit, interval and number of answers of each metric, and the number of cases."""
     count = 0
     for case in cases:
         evaluator.update(model(case.image), case.truth, case.condition)
@@ -66,7 +60,7 @@ class EvalReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What was left out of the data."""
-    exit_code: int = 0
+    exit_code: ClassVar[int] = 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -75,28 +69,16 @@ class EvalReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "artifact": self.artifact,
-            "variant": self.variant,
-            "dataset": self.dataset,
-            "main_metric": self.main_metric,
-            "metrics": [asdict(row) for row in self.rows],
-            "count": self.count,
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-        }
+        document: dict[str, Any] = plain(vars(self))
+        return document | {"metrics": document.pop("rows")}
 
     def render(self) -> RenderableType:
         """A table with one row for each metric."""
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        table.add_column("metric")
-        table.add_column("value", justify="right")
-        table.add_column("unit")
-        table.add_column("95 % interval")
+        table = Table("metric", Column("value", justify="right"), "unit", "95 % interval", box=None, pad_edge=False)
         for row in self.rows:
             style = "bold" if row.name == self.main_metric else ""
             value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
@@ -143,13 +125,5 @@ def eval(
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:
         rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance)
-    return EvalReport(
-        model.manifest.name,
-        model.target.key,
-        collection.name,
-        evaluator.main,
-        tuple(rows),
-        count,
-        time.perf_counter() - began,
-        collection.notes,
-    )
+    who, seconds = (model.manifest.name, model.target.key, collection.name), time.perf_counter() - began
+    return EvalReport(*who, evaluator.main, tuple(rows), count, seconds, collection.notes)

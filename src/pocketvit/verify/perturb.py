@@ -21,10 +21,10 @@ def damaged_copy(runtime: str, files: Sequence[Path], folder: Path) -> Path:
     copies = [folder / file.name for file in files]
     for file, copy in zip(files, copies, strict=True):
         shutil.copyfile(file, copy)
-    own = RUNTIMES[runtime]
     # Engines open each other's files (OpenVINO opens ONNX), so the format decides before the engine does.
-    by_format = (record for record in RUNTIMES.values() if record.suffix == copies[0].suffix)
-    (own if own.suffix == copies[0].suffix else next(by_format, own)).damage(copies)
+    own = RUNTIMES[runtime]
+    by_format = (record for record in (own, *RUNTIMES.values()) if record.suffix == copies[0].suffix)
+    next(by_format, own).damage(copies)
     return copies[0]
 
 

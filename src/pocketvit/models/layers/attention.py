@@ -16,11 +16,7 @@ from pocketvit.errors import UsageError
 
 
 def head_width(embed_dim: int, num_heads: int) -> int:
-    """Width of one head.
-
-    Raises:
-        UsageError: the heads do not divide the width.
-    """
+    """Width of one head. Raises UsageError: the heads do not divide the width."""
     if num_heads < 1 or embed_dim % num_heads:
         raise UsageError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them.")
     return embed_dim // num_heads
@@ -73,16 +69,14 @@ class WindowAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, window: int = 8, mlp_ratio: float = 2.0) -> None:
         super().__init__()
-        self.window = window
-        hidden = int(embed_dim * mlp_ratio)
+        self.window, hidden = window, int(embed_dim * mlp_ratio)
         self.norm1, self.attn = nn.LayerNorm(embed_dim), SelfAttention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.fc1, self.fc2 = nn.Linear(embed_dim, hidden), nn.Linear(hidden, embed_dim)
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""
-        b, d, h, w = x_bdhw.shape
-        k = self.window
+        (b, d, h, w), k = x_bdhw.shape, self.window
         pad_h, pad_w = -h % k, -w % k
         x = F.pad(x_bdhw, (0, pad_w, 0, pad_h)) if pad_h or pad_w else x_bdhw
         rows, columns = (h + pad_h) // k, (w + pad_w) // k
@@ -105,8 +99,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""
-        b, _, h, w = x_bdhw.shape
-        heads = self.temperature.shape[0]
+        (b, _, h, w), heads = x_bdhw.shape, self.temperature.shape[0]
         q, k, v = self.qkv(x_bdhw).reshape(b, 3, heads, self.head_dim, h * w).unbind(1)
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.temperature
         return x_bdhw + self.proj((scores.softmax(-1) @ v).reshape(b, heads * self.head_dim, h, w))

@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from pocketvit.models.layers.attention import TOKEN_ATTENTION, head_width, split_heads
 
 
+def init_linear(module: nn.Module) -> None:
+    """For ``Module.apply``: weights of linear layers truncated normal of deviation 0.02, biases zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
 class Mlp(nn.Module):
     """Linear, GELU, linear. Parameter names as in timm."""
 

@@ -22,34 +22,25 @@ def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
 
 
 def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
-    """Bicubic, antialiased resampling of the grid part of a position table (as timm does); the ``prefix`` tokens stay.
+    """Bicubic, antialiased resampling of the grid part of a position table, as timm does.
 
-    Args:
-        table: (1, prefix + old_h * old_w, D).
-        old: rows and columns of the table's grid.
-        new: rows and columns wanted.
-        prefix: number of class tokens in front.
+    ``table`` (1, prefix + old_h * old_w, D), from the grid ``old`` (rows, columns) to ``new``; the ``prefix`` class
+    tokens in front stay.
     """
     if old == new:
         return table
-    head, grid = table[:, :prefix], table[:, prefix:]
-    grid = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    grid = table[:, prefix:].reshape(1, *old, -1).permute(0, 3, 1, 2).float()
     grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
     grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
-    return torch.cat([head, grid.to(table.dtype)], dim=1)
+    return torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
 
 
 def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
-    """A table of another input size, or of other pooling, for the grid ``new`` and ``prefix`` class tokens.
+    """A table of another input size, or of other pooling, for the grid ``new`` (rows, columns): (1, tokens, D).
 
-    Args:
-        table: (1, tokens, D), over the grid ``own`` where the number of tokens says so, else over a square one.
-        own: rows and columns of the network that asks.
-        new: rows and columns wanted.
-        prefix: class tokens wanted in front: those of the table are kept, a missing one is zero.
-
-    Returns:
-        (1, prefix + new_h * new_w, D); the table as it is where its grid cannot be told, for a shape check to report.
+    The table lies over ``own``, the grid of the network that asks, where the number of tokens says so, else over a
+    square one. Of the ``prefix`` class tokens wanted in front those of the table are kept, a missing one is zero.
+    Where its grid cannot be told, the table is returned as it is, for a shape check to report.
     """
     tokens = table.shape[1]
     cells = {n: tokens - n for n in (prefix, 0, 1)}
@@ -58,8 +49,5 @@ def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
     if not found:
         return table
     old, had = found[0]
-    if had > prefix:
-        table, had = table[:, had - prefix :], prefix
-    elif had < prefix:
-        table, had = torch.cat([table.new_zeros(1, prefix - had, table.shape[2]), table], dim=1), prefix
+    table = torch.cat([table.new_zeros(1, max(0, prefix - had), table.shape[2]), table[:, max(0, had - prefix) :]], 1)
     return resample_grid(table, old, new, prefix)

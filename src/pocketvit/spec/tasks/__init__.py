@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.tasks.base import Task, TaskConfig
 from pocketvit.spec.tasks.classify import CLASSIFY
 from pocketvit.spec.tasks.restore import RESTORE
@@ -26,10 +25,7 @@ def task_of(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    near = difflib.get_close_matches(str(name), TASKS, n=1, cutoff=0.4)
-    raise UsageError(
-        f"unknown task {name!r}.", f"Did you mean {near[0]}?" if near else f"Take one of {', '.join(TASKS)}."
-    )
+    raise UsageError(f"unknown task {name!r}.", did_you_mean(name, TASKS, f"Take one of {', '.join(TASKS)}."))
 
 
 def config_of(document: Mapping[str, Any]) -> TaskConfig:
@@ -55,21 +51,18 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
         if key in known:
             continue
         if key not in foreign:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            todo = f"Did you mean task.{near[0]}?" if near else f"Known keys: {', '.join(sorted(known))}."
+            todo = did_you_mean(key, known, f"Known keys: {', '.join(sorted(known))}.", "task.{}")
             raise UsageError(f"unknown key task.{key}.", todo)
         owner, default = foreign[key]
         if _plain(value) != default:
             raise UsageError(f"task.{key} does not go with task.name {task.name}.", f"Leave it out; it is for {owner}.")
-    own = {key: value for key, value in document.items() if key in known}
     try:
-        return TypeAdapter(task.config).validate_python(own)
+        return TypeAdapter(task.config).validate_python({key: document[key] for key in document if key in known})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("task", *first["loc"])))
-        raise UsageError(
-            f"{key} {first['input']!r} does not go with task.name {task.name}.", f"{first['msg']}."
-        ) from error
+        what = f"{key} {first['input']!r} does not go with task.name {task.name}."
+        raise UsageError(what, f"{first['msg']}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -108,11 +108,9 @@ class Evaluator(Protocol):
 
     def update(self, result: Any, truth: Any, condition: str = "") -> None:
         """Add one answer with its ground truth; ``condition`` (e.g. ``sigma25``) keeps averages apart."""
-        ...
 
     def metrics(self) -> Iterator[Measure]:
         """All averages so far; nothing where there were no answers."""
-        ...
 
 
 class Result(Protocol):
@@ -120,20 +118,16 @@ class Result(Protocol):
 
     def to_dict(self, top: int = 5) -> dict[str, Any]:
         """JSON form; of a ranking the ``top`` best."""
-        ...
 
     def cells(self, top: int = 5) -> dict[str, str]:
         """One row of a table of answers: column to text."""
-        ...
 
     @property
     def line(self) -> str:
         """The answer in a few words."""
-        ...
 
     def draw(self, source: Pixels) -> Pixels:
         """The picture to look at."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -155,17 +149,14 @@ class Case(Protocol):
     @property
     def image(self) -> Pixels:
         """(H, W, 3) uint8 RGB, as the model's user has it."""
-        ...
 
     @property
     def truth(self) -> NDArray[Any]:
         """Ground truth of the task."""
-        ...
 
     @property
     def condition(self) -> str:
         """Which averages it belongs to."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,31 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.hierarchy import LevelSpec, decide, height_of_mistake, leaf_paths
+from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths, mistake_distance
 from pocketvit.spec.preprocess import Pixels, Preprocess
-from pocketvit.spec.tasks.base import (
-    Case,
-    Evaluator,
-    GoldenPolicy,
-    Measure,
-    MetricSpec,
-    Panel,
-    Raw,
-    Result,
-    Task,
-    TaskConfig,
-    TensorSpec,
-    mean_measure,
-    rate_measure,
-)
+from pocketvit.spec.tasks import base
 
-TOP1 = MetricSpec("top1", "%", default_drop=1.0, rate=True)
-TOP5 = MetricSpec("top5", "%", default_drop=1.0, rate=True)
-MISTAKE = MetricSpec("mistake_distance", "levels", default_drop=0.02, tie=0.005, higher_is_better=False)
+TOP1 = base.MetricSpec("top1", "%", default_drop=1.0, rate=True)
+TOP5 = base.MetricSpec("top5", "%", default_drop=1.0, rate=True)
+MISTAKE = base.MetricSpec("mistake_distance", "levels", default_drop=0.02, tie=0.005, higher_is_better=False)
 
 
 @dataclass(frozen=True)
-class ClassifyConfig(TaskConfig):
+class ClassifyConfig(base.TaskConfig):
     """How a classifier is trained."""
 
     name: str = "classify"
@@ -53,10 +39,8 @@ class ClassifyConfig(TaskConfig):
             raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
         weights = self.level_weights
         if weights and not (min(weights) >= 0 and sum(weights) > 0):
-            raise UsageError(
-                f"task.level_weights must have no negative entry and a positive sum, not {weights}.",
-                "Correct the recipe or the option.",
-            )
+            what = f"task.level_weights must have no negative entry and a positive sum, not {weights}."
+            raise UsageError(what, "Correct the recipe or the option.")
 
 
 @dataclass(frozen=True)
@@ -138,24 +122,25 @@ class ClassifyEvaluator:
     def __init__(self, levels: Sequence[LevelSpec]) -> None:
         self.levels = [level.name for level in levels]
         self.main = f"{self.levels[-1]}.{TOP1.name}"
-        self._hits: list[NDArray[np.bool_]] = []
+        self._paths: list[tuple[list[int], list[int]]] = []
         self._top5: list[bool] = []
 
     def update(self, result: Classification, truth: Any, condition: str = "") -> None:
         """``truth`` holds one class per level, coarsest first."""
-        self._hits.append(np.array([level.index == t for level, t in zip(result.levels, truth, strict=True)]))
+        self._paths.append(([level.index for level in result.levels], [int(x) for x in truth]))
         self._top5.append(int(truth[-1]) in np.argsort(-result.levels[-1].scores)[:5])
 
-    def metrics(self) -> Iterator[Measure]:
+    def metrics(self) -> Iterator[base.Measure]:
         """Percentages and the mean mistake distance."""
-        if not self._hits:
+        if not self._paths:
             return
-        hits = np.stack(self._hits)
+        predicted, truth = np.array(self._paths, np.int64).transpose(1, 0, 2)
+        hits = predicted == truth
         for k, name in enumerate(self.levels):
-            yield rate_measure(f"{name}.{TOP1.name}", hits[:, k])
-        yield rate_measure(f"{self.levels[-1]}.{TOP5.name}", self._top5)
+            yield base.rate_measure(f"{name}.{TOP1.name}", hits[:, k])
+        yield base.rate_measure(f"{self.levels[-1]}.{TOP5.name}", self._top5)
         if len(self.levels) > 1:
-            yield mean_measure(MISTAKE.name, height_of_mistake(~hits).tolist(), MISTAKE.unit)
+            yield base.mean_measure(MISTAKE.name, mistake_distance(predicted, truth).tolist(), MISTAKE.unit)
 
 
 def _names(levels: Sequence[LevelSpec]) -> list[str]:
@@ -174,34 +159,26 @@ def _check(preprocess: Preprocess) -> None:
         raise UsageError("classify needs preprocess.resize crop or stretch, not tile.", "Set preprocess.resize: crop.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
+    what = "probability of each class of level "
     return [
-        TensorSpec(
-            name=output_name(level.name),
-            shape=[1, len(level.labels)],
-            dtype="float32",
-            meaning=f"probability of each class of level {level.name}",
-        )
-        for level in levels
+        base.TensorSpec(name=output_name(x.name), shape=[1, len(x.labels)], dtype="float32", meaning=what + x.name)
+        for x in levels
     ]
 
 
-def _finish(raw: Raw, levels: Sequence[LevelSpec]) -> Classification:
+def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Classification:
     scores = [raw[output_name(level.name)] for level in levels]
     chosen = decide(scores, leaf_paths(levels))[0]
     parts = zip(levels, scores, chosen, strict=True)
     return Classification(tuple(Level(x.name, tuple(x.labels), score[0], int(index)) for x, score, index in parts))
 
 
-def _truth(image: Pixels, clean: Pixels | None, labels: tuple[int, ...]) -> NDArray[Any]:
-    return np.asarray(labels, np.int64)
-
-
-def _baseline(cases: Iterable[Case], evaluator: Evaluator) -> Measure:
+def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
     """Always the most frequent finest class."""
     classes = [int(case.truth[-1]) for case in cases]
     common = Counter(classes).most_common(1)[0][0]
-    return rate_measure(evaluator.main, [one == common for one in classes])
+    return base.rate_measure(evaluator.main, [one == common for one in classes])
 
 
 def _change(outputs: Sequence[NDArray[np.float32]], reference: Sequence[NDArray[np.float32]]) -> float:
@@ -209,18 +186,18 @@ def _change(outputs: Sequence[NDArray[np.float32]], reference: Sequence[NDArray[
     return float(np.mean([np.abs(a.astype(np.float64) - b).sum(axis=-1).mean() for a, b in zip(outputs, reference)]))
 
 
-def _agreement(outputs: Raw, reference: Raw) -> float:
+def _agreement(outputs: base.Raw, reference: base.Raw) -> float:
     """Share of equal finest classes in %."""
     finest = list(reference)[-1]
     return float(100 * np.mean(outputs[finest].argmax(axis=1) == reference[finest].argmax(axis=1)))
 
 
-def _panels(image: Pixels, result: Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[Panel]:
+def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[base.Panel]:
     path = " > ".join(level.labels[int(k)] for level, k in zip(levels, truth, strict=True))
     return [(f"truth: {path}", result.draw(image))]
 
 
-CLASSIFY = Task(
+CLASSIFY = base.Task(
     name="classify",
     purpose="classifies photographs",
     config=ClassifyConfig,
@@ -237,13 +214,13 @@ CLASSIFY = Task(
         "bf16": {"max_abs": 0.3, "mean_abs": 0.02, "min_cosine": 0.95, "metric_drop": 7.0, "min_agreement": 87.0},
         "int8": {"mean_cosine": 0.95, "metric_drop": 7.0, "min_agreement": 84.0},
     },
-    golden=GoldenPolicy(count=32, max_bytes=6_000_000, bytes_per_pixel=3 * 0.9),
+    golden=base.GoldenPolicy(count=32, max_bytes=6_000_000, bytes_per_pixel=3 * 0.9),
     protocol="one view, consistent path over the levels",
     check_preprocess=_check,
     outputs=_outputs,
     finish=_finish,
     evaluator=lambda levels, condition: ClassifyEvaluator(levels),
-    truth=_truth,
+    truth=lambda image, clean, labels: np.asarray(labels, np.int64),
     baseline=_baseline,
     change=_change,
     # Answers near a tie flip for any change: on a few images hits tell nothing, how far probabilities move does.

@@ -14,30 +14,17 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
-from pocketvit.spec.tasks.base import (
-    Case,
-    Evaluator,
-    GoldenPolicy,
-    Measure,
-    MetricSpec,
-    Panel,
-    Raw,
-    Result,
-    Task,
-    TaskConfig,
-    TensorSpec,
-    mean_measure,
-)
+from pocketvit.spec.tasks import base
 
 OUTPUT = "restored"
 MAX_PSNR = 100.0
 """dB that an exact pair counts in an average; without a cap one such pair would make the average infinite."""
-PSNR = MetricSpec("psnr", "dB", default_drop=0.1, tie=0.02)
-SSIM = MetricSpec("ssim", "", default_drop=0.005, tie=0.0005)
+PSNR = base.MetricSpec("psnr", "dB", default_drop=0.1, tie=0.02)
+SSIM = base.MetricSpec("ssim", "", default_drop=0.005, tie=0.0005)
 
 
 @dataclass(frozen=True)
-class RestoreConfig(TaskConfig):
+class RestoreConfig(base.TaskConfig):
     """How a restorer is trained."""
 
     name: str = "restore"
@@ -85,44 +72,36 @@ class RestoreEvaluator:
     def update(self, result: Restored, truth: Any, condition: str = "") -> None:
         """``truth`` is the clean (H, W, 3) uint8 image."""
         if result.image.shape != truth.shape:
-            raise DataError(
-                f"output {result.image.shape} and ground truth {truth.shape} differ in shape.",
-                "Check that the pair belongs together.",
-            )
+            what = f"output {result.image.shape} and ground truth {truth.shape} differ in shape."
+            raise DataError(what, "Check that the pair belongs together.")
         similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else None
         self._scores[condition].append((min(psnr(result.image, truth), MAX_PSNR), similarity))
 
-    def metrics(self) -> Iterator[Measure]:
+    def metrics(self) -> Iterator[base.Measure]:
         """Mean PSNR and SSIM of each condition."""
         for condition, scores in self._scores.items():
             suffix = f"@{condition}" if condition else ""
-            yield mean_measure(f"{PSNR.name}{suffix}", [value for value, _ in scores], PSNR.unit)
+            yield base.mean_measure(f"{PSNR.name}{suffix}", [value for value, _ in scores], PSNR.unit)
             if defined := [value for _, value in scores if value is not None]:
-                yield mean_measure(f"{SSIM.name}{suffix}", defined, SSIM.unit)
+                yield base.mean_measure(f"{SSIM.name}{suffix}", defined, SSIM.unit)
 
 
 def _check(preprocess: Preprocess) -> None:
     if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
-        raise UsageError(
-            "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1].",
-            "Resizing averages noise away; set the three fields in the recipe.",
-        )
+        what = "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1]."
+        raise UsageError(what, "Resizing averages noise away; set the three fields in the recipe.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
     meaning = "RGB pixels, 0 to 255, channels last, not rounded"
-    return [TensorSpec(name=OUTPUT, shape=[1, *preprocess.size, 3], dtype="float32", meaning=meaning)]
+    return [base.TensorSpec(name=OUTPUT, shape=[1, *preprocess.size, 3], dtype="float32", meaning=meaning)]
 
 
-def _finish(raw: Raw, levels: Sequence[LevelSpec]) -> Restored:
+def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
     return Restored(np.clip(np.rint(raw[OUTPUT][0]), 0, 255).astype(np.uint8))
 
 
-def _truth(image: Pixels, clean: Pixels | None, labels: tuple[int, ...]) -> NDArray[Any]:
-    return image if clean is None else clean
-
-
-def _baseline(cases: Iterable[Case], evaluator: Evaluator) -> Measure:
+def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
     """The input itself, unchanged."""
     for case in cases:
         evaluator.update(Restored(case.image), case.truth, case.condition)
@@ -135,11 +114,11 @@ def _change(outputs: Sequence[NDArray[np.float32]], reference: Sequence[NDArray[
     return float(np.mean(np.sqrt(squares)))
 
 
-def _panels(image: Pixels, result: Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[Panel]:
+def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[base.Panel]:
     return [("input", image), ("restored", result.draw(image)), ("truth", truth.astype(np.uint8))]
 
 
-RESTORE = Task(
+RESTORE = base.Task(
     name="restore",
     purpose="restores photographs (removes noise or blur)",
     config=RestoreConfig,
@@ -156,13 +135,13 @@ RESTORE = Task(
         "int8": {"mean_abs": 5.0, "metric_drop": 0.5},
     },
     # Noise does not pack, the clean crop packs to about 0.9 of its 8 bits, an output to 12 bits a value.
-    golden=GoldenPolicy(count=6, max_bytes=1_000_000, bytes_per_pixel=3 * 3.9, round_to=1 / 16),
+    golden=base.GoldenPolicy(count=6, max_bytes=1_000_000, bytes_per_pixel=3 * 3.9, round_to=1 / 16),
     protocol="8-bit RGB, input and output rounded, mean over images",
     check_preprocess=_check,
     outputs=_outputs,
     finish=_finish,
     evaluator=lambda levels, condition: RestoreEvaluator(condition),
-    truth=_truth,
+    truth=lambda image, clean, labels: image if clean is None else clean,
     baseline=_baseline,
     change=_change,
     change_limits=(1.0, 0.05),
