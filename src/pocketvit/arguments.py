@@ -112,8 +112,7 @@ class Arguments:
             UsageError: an unknown option (with the nearest one), a missing argument, a value of the wrong type.
         """
         given = self._parser.parse_args(self._written_out(list(args)), defaults=False).as_dict()
-        left_out = {name for name in self._positional if given.get(name) in (None, [])}
-        return {name: value for name, value in given.items() if name not in left_out}
+        return {name: value for name, value in given.items() if name not in self._positional or value not in (None, [])}
 
     def _add_parameters(self, function: Callable[..., Any], texts: dict[str, str]) -> None:
         parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)

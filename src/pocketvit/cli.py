@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,15 @@ def _dispatch(flags: Flags, args: list[str]) -> int:
     if not args:
         print(_overview())
         return 0 if flags.help else UsageError.exit_code
-    return _guarded(lambda: _run(args[0], args[1:], flags), flags)
+    try:
+        return _run(args[0], args[1:], flags)
+    except KeyboardInterrupt:
+        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _fail(_expected(error), flags)
 
 
 def _overview() -> str:
@@ -135,19 +143,6 @@ def _show(report: Any, flags: Flags) -> None:
 
 def _document(value: Any) -> str:
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _guarded(action: Callable[[], int], flags: Flags) -> int:
-    """Run ``action``; turn what it raises into two lines and an exit code."""
-    try:
-        return action()
-    except KeyboardInterrupt:
-        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        return _fail(_expected(error), flags)
 
 
 def extra_of(package: str) -> str | None:

@@ -41,13 +41,14 @@ def render_html(data: ReportData) -> str:
     )
     environment.filters |= {"figure": figure, "data_uri": picture_uri}
     template = (resources.files("pocketvit.report") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    curves = Path(data.curves) if data.curves else None
     return environment.from_string(template).render(
         data=data,
         chosen=data.chosen,
         rejected=[row for row in data.candidates if not row.chosen and row.reason],
         limits=limits(data),
         pareto=_both_themes(lambda theme: _pareto(data, theme)),
-        curves=_both_themes(lambda theme: _curves(data, theme)),
+        curves=_both_themes(lambda theme: curves_plot(curves, theme=theme)) if curves and curves.is_file() else None,
         rankings={step: _bars(rows) for step, rows in data.rankings.items() if rows},
         environment=_flat(data.environment),
         version=__version__,
@@ -105,11 +106,6 @@ def _pareto(data: ReportData, theme: Any) -> str | None:
         higher_is_better=_higher_is_better(data),
         theme=theme,
     )
-
-
-def _curves(data: ReportData, theme: Any) -> str | None:
-    path = Path(data.curves) if data.curves else None
-    return curves_plot(path, theme=theme) if path is not None and path.is_file() else None
 
 
 def _both_themes(draw: Any) -> dict[str, str] | None:

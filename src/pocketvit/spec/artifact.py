@@ -19,7 +19,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -258,12 +258,9 @@ def _sweep(destination: Path) -> None:
     with os.scandir(destination.parent) as entries:
         found = [entry for entry in entries if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
     for entry in found:
-        try:
-            old = time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS
-        except FileNotFoundError:  # another process has just finished or swept it
-            continue
-        if old:
-            shutil.rmtree(entry.path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished or swept it
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:

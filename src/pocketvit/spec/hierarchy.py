@@ -21,7 +21,7 @@ class LevelSpec(BaseModel):
     name: str
     labels: list[str]
     parents: list[int] | None = Field(
-        default=None, description="For each class its parent in the level before; none for the first level."
+        default=None, description="Each class's parent in the level before; none in the first."
     )
 
 

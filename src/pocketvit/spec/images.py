@@ -87,8 +87,8 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        return _stack_grey(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.float64)[:, :, None] / 257.0
+        return np.clip(np.round(grey), 0, 255).astype(np.uint8).repeat(3, axis=2)
     if image.mode == "F":
         return _from_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -96,10 +96,6 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB")).copy()  # np.array(image) is several times slower
-
-
-def _stack_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -122,7 +118,7 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     else:
         raise DataError(f"an array of dtype {array.dtype} is not an image.", todo)
     if pixels.shape[2] == 1:
-        return _stack_grey(pixels[:, :, 0])
+        return pixels.repeat(3, axis=2)
     if pixels.shape[2] == 4:
         return _from_pil(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"), "the array")
     return np.ascontiguousarray(pixels)

@@ -137,7 +137,7 @@ class Manifest(_Strict):
     verification: Verification | None = None
     licence: Licence = Licence()
     training: dict[str, Any] = Field(
-        default={}, description="Data, images seen, minutes, machine and recipe of the training run."
+        default={}, description="Data, images seen, minutes, machine and recipe of training."
     )
 
     def text(self, row: MetricRow, count: int = 0) -> str:
