@@ -2,7 +2,7 @@
 
 python scripts/ship_denoiser.py runs/denoise_color [--recipe recipes/denoise_color.yaml]
 
-One ONNX file serves ONNX Runtime and OpenVINO (fp32 and bf16), which reads ONNX; int8 is added if it passes the gain gate.
+One ONNX file serves ONNX Runtime and OpenVINO (fp32 and bf16), which reads ONNX; int8 is added if it passes the gate.
 Every variant is scored on all validation images, timed and verified before anything is copied.
 """
 
@@ -37,7 +37,8 @@ def more(history: Path, metric: str) -> str:
     rows = [row for row in read_rows(history) if metric in row]
     steps = [min(rows, key=lambda row: abs(row["images"] - share * rows[-1]["images"])) for share in (0.25, 0.5, 1.0)]
     curve = ", ".join(f"{row['images'] / 1000:.0f}k: {row[metric]:.2f}" for row in steps)
-    return f"validation {metric} (dB) after so many patches: {curve}; not flat yet. To train on: pocketvit train recipes/denoise_color.yaml --model.weights {NAME}"
+    train_on = f"pocketvit train recipes/denoise_color.yaml --model.weights {NAME}"
+    return f"validation {metric} (dB) after so many patches: {curve}; not flat yet. To train on: {train_on}"
 
 
 def main() -> None:

@@ -114,8 +114,8 @@ def test_what_it_does_not_offer_is_refused(artifact: Artifact, tmp_path: Path) -
 @pytest.mark.slow
 def test_export_writes_its_format(tmp_path: Path) -> None:
     from pocketvit.export.artifact import make_golden, pixel_model_of
+    from pocketvit.export.check import check_parity
     from pocketvit.export.formats import exporter
-    from pocketvit.export.parity import check_parity
     from tests.export.nets import cases, classifier
 
     trained = classifier()

@@ -27,11 +27,8 @@ class ExportReport:
     """``runtime:precision`` to ``max_abs``, ``mean_abs``, ``min_cosine`` on the goldens, and ``bytes``."""
     goldens: int
     size: tuple[int, int]
-
-    @property
-    def exit_code(self) -> int:
-        """0: a mismatch is raised, not reported."""
-        return 0
+    exit_code: int = 0
+    """A mismatch is raised, not reported."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -42,8 +39,8 @@ class ExportReport:
         lines = [f"{self.path}: input {self.size[0]}x{self.size[1]}, checked on {self.goldens} real images."]
         for key, row in self.variants.items():
             differences = f"largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}"
-            size = f"{row['bytes'] / 1e6:7.2f} MB"
-            lines.append(f"  {key:20s} {size}   {differences}, least cosine {row['min_cosine']:.6f}")
+            cosine = f"least cosine {row['min_cosine']:.6f}"
+            lines.append(f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   {differences}, {cosine}")
         return "\n".join(lines)
 
 
@@ -104,8 +101,7 @@ def export(
     metric = task.main(trained.levels, main_condition(settings, task.name))
     with tempfile.TemporaryDirectory() as scratch:
         built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
-        limits = task.tolerances
-        variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
+        found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,
@@ -118,6 +114,7 @@ def export(
             licence=licence,
             replace=replace_existing,
         )
+        variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
 
 
@@ -126,18 +123,15 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     from pocketvit.models.trained import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    for parent in (folder, folder.parent):
-        if (parent / "recipe.yaml").is_file():
-            return load_recipe(parent / "recipe.yaml")
-    return None
+    files = (folder / "recipe.yaml", folder.parent / "recipe.yaml")
+    return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
 def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
-            raise UsageError(
-                "there are no images to hold the files against.", "Name a folder of real images with --data."
-            )
+            todo = "Name a folder of real images with --data."
+            raise UsageError("there are no images to hold the files against.", todo)
         return recipe.data
     known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
     chosen = layout or (known.layout if recipe is not None else task.layouts[0])

@@ -84,12 +84,16 @@ class Model:
         return {name: image[None].astype(np.float32)}
 
     def finish(self, raw: Raw) -> Result:
-        """The typed answer of raw outputs.
+        """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
 
         Raises:
             DataError: an output holds NaN or infinity.
         """
-        return finish(raw, self.manifest)
+        for name, value in raw.items():
+            if not np.isfinite(value).all():
+                todo = "Take another precision, and run `pocketvit verify`."
+                raise DataError(f"output {name} holds NaN or infinity.", todo)
+        return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
     def tiled(self) -> bool:
@@ -100,20 +104,6 @@ class Model:
         """How many times the file runs for an image of this size."""
         spec = self.manifest.preprocess
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
-
-
-def finish(raw: Raw, manifest: Manifest) -> Result:
-    """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
-
-    Raises:
-        DataError: an output holds NaN or infinity.
-    """
-    for name, value in raw.items():
-        if not np.isfinite(value).all():
-            raise DataError(
-                f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`."
-            )
-    return TASKS[manifest.task].finish(raw, manifest.levels)
 
 
 def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
