@@ -80,8 +80,8 @@ class Timing:
 def interval_of(values: Sequence[float], percentile: float = 50) -> tuple[float, float]:
     """95 % confidence interval of a percentile (above 0, below 100), from order statistics (binomial distribution).
 
-    Nothing is assumed about the distribution of ``values``, only that they are independent. Few values cannot bound a
-    percentile (p50 takes 6, p90 takes 36): then the end is the least or the largest value, and covers less.
+    ``values`` of any distribution need only be independent. Too few to bound a percentile (p50 takes 6, p90 takes 36)
+    give the least or the largest as its end, which covers less.
     """
     ordered, n, p = sorted(values), len(values), percentile / 100
     logs = [

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.data.cases import Case, eval_cases, main_condition
-from pocketvit.data.collections import Collection, load_collection
+from pocketvit.data.cases import eval_cases, main_condition
+from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
@@ -89,16 +88,17 @@ def export(
     writers = [exporter(name) for name in dict.fromkeys(formats)]
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
-    trained = load_checkpoint(checkpoint)
+    trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:
         trained = at_size(trained, (int(size[0]), int(size[1])))
-    recipe = recipe_of(checkpoint)
     task = TASKS[trained.task.name]
     settings = _data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
     count = goldens or task.golden.count
-    golden = make_golden(trained, _main_cases(collection, settings, count), count)
     metric = task.main(trained.levels, main_condition(settings, task.name))
+    if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
+        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
+    golden = make_golden(trained, eval_cases(collection, settings, count), count)
     with tempfile.TemporaryDirectory() as scratch:
         built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
         found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
@@ -136,10 +136,3 @@ def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Rec
     known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
     chosen = layout or (known.layout if recipe is not None else task.layouts[0])
     return replace(known, train=(data,), val=(), layout=chosen)
-
-
-def _main_cases(collection: Collection, settings: DataConfig, count: int) -> Iterator[Case]:
-    """The cases of the main condition, spread over the collection."""
-    if settings.layout == "clean" and settings.eval_sigma:
-        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
-    return eval_cases(collection, settings, count)

@@ -151,10 +151,7 @@ def zero_in_file(file: Path, regions: Sequence[tuple[int, int]]) -> None:
 
 
 def zero_middles(content: bytearray, regions: Sequence[tuple[int, int]]) -> None:
-    """Zero the middle half of each region (first byte, end), in whole groups of 4 bytes.
-
-    Regions too short for that are scalars (scales, bounds) and stay.
-    """
+    """Zero the middle half of each region (first byte, end) in whole groups of 4 bytes; too short ones stay."""
     for low, high in regions:
         quarter = (high - low) // 16 * 4
         if quarter:
