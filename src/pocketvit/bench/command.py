@@ -207,6 +207,9 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
     model, info = watch.model, watch.model.session.info
     parts = [Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist()]
     names = (model.variant.path, *model.variant.companions) if model.variant else (model.file.name,)
+    values: dict[str, Any] = {key: getattr(info, key) for key in ("threads", "device", "coverage")}
+    values |= {key: model.manifest.architecture.get(key) for key in ("macs", "parameters")}
+    values |= zip(PARTS, (total, *parts), strict=True)
     return Result(
         name=model.manifest.name,
         variant=model.target.key,
@@ -215,9 +218,7 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
         runs_per_image=model.count_runs(*watch.image.shape[:2]),
         disk_bytes=sum((model.path / name).stat().st_size for name in names),
         fresh=fresh,
-        **{key: getattr(info, key) for key in ("threads", "device", "coverage")},
-        **dict(zip(PARTS, (total, *parts), strict=True)),
-        **{name: model.manifest.architecture.get(name) for name in ("macs", "parameters")},
+        **values,
     )
 
 

@@ -209,8 +209,8 @@ def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRo
             stems[source] = f"{stem}-{item.runtime}-{item.precision}" if taken else stem
             for path in files:
                 shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
-        path, *companions = (f"{stems[source]}{file.suffix}" for file in files)
+        name, *companions = (f"{stems[source]}{file.suffix}" for file in files)
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
-        which = {"runtime": item.runtime, "precision": item.precision, "path": path, "companions": companions}
-        variants.append(Variant(**which, metrics=measured))
+        which = {"runtime": item.runtime, "precision": item.precision}
+        variants.append(Variant.model_validate(which | {"path": name, "companions": companions, "metrics": measured}))
     return variants
