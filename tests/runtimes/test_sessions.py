@@ -92,6 +92,7 @@ def test_inputs_need_not_be_contiguous(restorer: Artifact, runtime: str, file: s
         ({"pixels": np.zeros((1, 8, 8, 3), np.uint8)}, "expected shape (1, 48, 64, 3), got (1, 8, 8, 3)"),
         ({"pixels": np.zeros((48, 64, 3), np.uint8)}, "expected shape (1, 48, 64, 3), got (48, 64, 3)"),
         ({"pixels": np.zeros((2, 48, 64, 3), np.uint8)}, "expected shape"),
+        ({"pixels": np.zeros((1, 48, 64, 3, 1), np.uint8)}, "expected shape"),
         ({"pixels": np.zeros((1, 48, 64, 3), np.float32)}, "expected uint8 (1, 48, 64, 3), got float32"),
         ({"pixels": [[1]]}, "got list"),
         ({"image": np.zeros((1, 48, 64, 3), np.uint8)}, "['image'] given, ['pixels'] expected"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Stopwatch:
 
     model: Model
     image: Pixels
+    advance: Callable[[], None] = lambda: None
+    """Called after each answer (progress)."""
     parts: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __call__(self) -> None:
@@ -42,11 +45,7 @@ class Stopwatch:
         answered = time.perf_counter()
         self.model.finish(raw)
         self.parts.append(((ready - start) * 1e3, (answered - ready) * 1e3, (time.perf_counter() - answered) * 1e3))
-
-
-def _pause_ms(watches: dict[str, Stopwatch]) -> float:
-    """Two engines get a pause in between: threads of the one may still spin when the other starts."""
-    return 5.0 if len({watch.model.target.runtime for watch in watches.values()}) > 1 else 0.0
+        self.advance()
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,9 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "includes": INCLUDES,
-            "results": [result.to_dict() for result in self.results],
-            "ratio": self.ratio.to_dict() if self.ratio else None,
-            "environment": self.environment,
-            "warnings": list(self.warnings),
-        }
+        results, ratio = [result.to_dict() for result in self.results], self.ratio.to_dict() if self.ratio else None
+        timed = {"includes": INCLUDES, "results": results, "ratio": ratio}
+        return timed | {"environment": self.environment, "warnings": list(self.warnings)}
 
     def render(self) -> RenderableType:
         """A table with one column for each artifact, then ratio, environment and warnings."""
@@ -120,10 +115,8 @@ class BenchReport:
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
             low, high = self.ratio.ci95
-            lines.append(
-                f"The second is {self.ratio.p50:.2f} times as fast as the first "
-                f"(95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
-            )
+            sure = f"(95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)"
+            lines.append(f"The second is {self.ratio.p50:.2f} times as fast as the first {sure}.")
         env = self.environment | {"flags": " ".join(self.environment["flags"])}
         lines.append("{cpu}, {cores} cores ({flags}), {os}, Python {python}".format_map(env))
         lines += [f"Warning: {warning}" for warning in self.warnings]
@@ -132,20 +125,16 @@ class BenchReport:
 
 def _rows(result: Result) -> list[tuple[str, str]]:
     """Label and value of each line of the table."""
-    total, fresh = result.total, result.fresh
-    size, runs = f"{result.image_shape[0]}x{result.image_shape[1]}", result.runs_per_image
-
-    def timed(percentile: int) -> tuple[str, str]:
-        low, high = total.interval(percentile)
-        return f"p{percentile} of {size}", f"{total.percentile(percentile):.2f} ms ({low:.2f} to {high:.2f})"
-
+    total, fresh, runs = result.total, result.fresh, result.runs_per_image
+    size = f"{result.image_shape[0]}x{result.image_shape[1]}"
+    text = "{:.2f} ms ({:.2f} to {:.2f})"
     return [
         ("engine", result.engine),
         ("threads", str(result.threads)),
         ("device", result.device),
         ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items()) or "-"),
         ("image", f"{size}, {runs} run{'s' if runs != 1 else ''}"),
-        *(timed(percentile) for percentile in (50, 90, 99)),
+        *((f"p{q} of {size}", text.format(total.percentile(q), *total.interval(q))) for q in (50, 90, 99)),
         ("pre / inference / post", f"{result.pre.p50:.2f} / {result.infer.p50:.2f} / {result.post.p50:.2f} ms"),
         ("throughput", f"{result.images_per_s:.1f} images/s"),
         ("times taken", str(len(total.times_ms))),
@@ -197,49 +186,39 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
+    watches = [Stopwatch(load(path, wanted), pixels) for path, wanted in sides]
+    # Two engines get a pause in between: threads of the one may still spin when the other starts.
+    pause_ms = 5.0 if len({watch.model.target.runtime for watch in watches}) > 1 else 0.0
     busy = quiet(0)
     with track("bench", None) as advance:
-        calls = {name: _counted(watch, advance) for name, watch in watches.items()}
-        timings = interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=_pause_ms(watches))
+        for watch in watches:
+            watch.advance = advance
+        calls = {str(i): watch for i, watch in enumerate(watches)}
+        timings = list(interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=pause_ms).values())
     results = tuple(
-        _result(watch, timings[name], fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
-        for name, watch in watches.items()
+        _result(watch, total, fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
+        for watch, total in zip(watches, timings, strict=True)
     )
-    ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
+    ratio = speedup(*timings) if len(timings) == 2 else None
     return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
-
-
-def _counted(watch: Stopwatch, advance: Any) -> Any:
-    def call() -> None:
-        watch()
-        advance()
-
-    return call
 
 
 def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
     model, info = watch.model, watch.model.session.info
-    pre, infer, post = (Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist())
-    architecture = model.manifest.architecture
+    parts = [Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist()]
     names = (model.variant.path, *model.variant.companions) if model.variant else (model.file.name,)
+    values: dict[str, Any] = {key: getattr(info, key) for key in ("threads", "device", "coverage")}
+    values |= {key: model.manifest.architecture.get(key) for key in ("macs", "parameters")}
+    values |= zip(PARTS, (total, *parts), strict=True)
     return Result(
         name=model.manifest.name,
         variant=model.target.key,
         engine=f"{info.engine} {info.version}",
-        threads=info.threads,
-        device=info.device,
-        coverage=info.coverage,
         image_shape=watch.image.shape,
         runs_per_image=model.count_runs(*watch.image.shape[:2]),
-        total=total,
-        pre=pre,
-        infer=infer,
-        post=post,
         disk_bytes=sum((model.path / name).stat().st_size for name in names),
         fresh=fresh,
-        macs=architecture.get("macs"),
-        parameters=architecture.get("parameters"),
+        **values,
     )
 
 
@@ -248,11 +227,11 @@ def _warnings(results: tuple[Result, ...], ratio: Ratio | None, busy: str = "") 
     for result in results:
         if result.total.wide:
             low, high = result.total.ci95
-            found.append(
-                f"the times of {result.name} {result.variant} scatter widely (middle half within "
-                f"{100 * result.total.spread:.0f} % of p50, interval {low:.2f} to {high:.2f} ms); "
-                "close other programs or time longer."
+            share, interval = f"{100 * result.total.spread:.0f} % of p50", f"interval {low:.2f} to {high:.2f} ms"
+            what = (
+                f"the times of {result.name} {result.variant} scatter widely (middle half within {share}, {interval})"
             )
+            found.append(f"{what}; close other programs or time longer.")
         if result.threads > available_cores():
             found.append(f"{result.name} {result.variant} runs {result.threads} threads on {available_cores()} cores.")
     if ratio is not None and ratio.ci95[0] <= 1 <= ratio.ci95[1]:

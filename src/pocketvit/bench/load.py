@@ -16,8 +16,7 @@ OTHERS = 0.15
 """Share of our cores that other processes may keep busy."""
 STOLEN = 0.02
 """Share of the time that the host may give to other machines."""
-LOOK_S = 0.3
-PAUSE_S = 1.0
+LOOK_S, PAUSE_S = 0.3, 1.0
 
 
 @dataclass(frozen=True)

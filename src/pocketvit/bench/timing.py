@@ -72,21 +72,16 @@ class Timing:
 
     def to_dict(self) -> dict[str, Any]:
         """Summary in plain JSON types."""
-        keys = ("p50", "p90", "p99", "mean")
-        return {f"{key}_ms": getattr(self, key) for key in keys} | {
-            "ci95_ms": list(self.ci95),
-            "p90_ci95_ms": list(self.interval(90)),
-            "spread": self.spread,
-            "wide": self.wide,
-            "runs": len(self.times_ms),
-        }
+        plain = {f"{key}_ms": getattr(self, key) for key in ("p50", "p90", "p99", "mean")}
+        plain |= {"ci95_ms": list(self.ci95), "p90_ci95_ms": list(self.interval(90))}
+        return plain | {"spread": self.spread, "wide": self.wide, "runs": len(self.times_ms)}
 
 
 def interval_of(values: Sequence[float], percentile: float = 50) -> tuple[float, float]:
     """95 % confidence interval of a percentile (above 0, below 100), from order statistics (binomial distribution).
 
-    Nothing is assumed about the distribution of ``values``, only that they are independent. Few values cannot bound a
-    percentile (p50 takes 6, p90 takes 36): then the end is the least or the largest value, and covers less.
+    ``values`` of any distribution need only be independent. Too few to bound a percentile (p50 takes 6, p90 takes 36)
+    give the least or the largest as its end, which covers less.
     """
     ordered, n, p = sorted(values), len(values), percentile / 100
     logs = [
@@ -116,13 +111,8 @@ class Ratio:
 
     def to_dict(self) -> dict[str, Any]:
         """Summary in plain JSON types."""
-        return {
-            "p50": self.p50,
-            "ci95": list(self.ci95),
-            "p10": float(np.percentile(self.ratios, 10)),
-            "p90": float(np.percentile(self.ratios, 90)),
-            "rounds": len(self.ratios),
-        }
+        p10, p90 = map(float, np.percentile(self.ratios, (10, 90)))
+        return {"p50": self.p50, "ci95": list(self.ci95), "p10": p10, "p90": p90, "rounds": len(self.ratios)}
 
 
 def speedup(slow: Timing, fast: Timing) -> Ratio:
@@ -147,8 +137,7 @@ def interleave(
         min_rounds: at least so many rounds, however long they take.
         max_rounds: at most so many.
         warmup: rounds that are run first and not counted.
-        pause_ms: idle time before each call; engines of different kinds need some, since one's threads may still spin
-            when the next one starts.
+        pause_ms: idle time before each call, since threads of another engine may still spin from its turn.
 
     Returns:
         A ``Timing`` for each call; all have the same number of times, and times of one index are of the same round.

@@ -56,7 +56,7 @@ class StaticInt8:
     def __post_init__(self) -> None:
         least = (self.max_drop or 0, self.max_float_layers or 0, self.max_float_share)
         if min(least) < 0 or min(self.rank_images, 1 if self.max_error is None else self.max_error) <= 0:
-            what = "int8: max_drop, max_float_share and max_float_layers must be 0 or more, max_error and rank_images more."
+            what = "int8: max_drop, max_float_share, max_float_layers must be 0 or more, max_error, rank_images more."
             raise UsageError(what, "Correct the step.")
         if unknown := set(self.kinds) - {"Gemm", "MatMul", "Conv"}:
             raise UsageError(f"int8: unknown kind of layer {unknown.pop()!r}.", "Take Gemm, MatMul or Conv.")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,24 +23,11 @@ from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_fo
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
-
-
-class GoldenCase(Protocol):
-    """What goldens are made of (:class:`pocketvit.data.cases.Case`)."""
-
-    @property
-    def image(self) -> Pixels:
-        """(H, W, 3) uint8 RGB."""
-        ...
-
-    @property
-    def truth(self) -> NDArray[Any]:
-        """Ground truth of the task."""
-        ...
 
 
 def pixel_model_of(trained: Trained) -> PixelModel:
@@ -61,7 +48,7 @@ def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDAr
 
 
 def make_golden(
-    trained: Trained, cases: Iterable[GoldenCase], count: int | None = None, *, max_bytes: int | None = None
+    trained: Trained, cases: Iterable[Case], count: int | None = None, *, max_bytes: int | None = None
 ) -> Golden:
     """Run the trained float model on real inputs.
 
@@ -83,9 +70,7 @@ def make_golden(
     limit = task.golden.max_bytes if max_bytes is None else max_bytes
     spare = limit - (0 if tiled else MAX_SOURCES * SOURCE_SIDE**2 * 2)
     count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
-    inputs: list[Pixels] = []
-    sources: list[Pixels] = []
-    truth: list[NDArray[Any]] = []
+    inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
     for case in islice(cases, count):
         image, answer = _tile(case, spec) if tiled else (case.image, np.asarray(case.truth))
         if not tiled and len(sources) < MAX_SOURCES:
@@ -101,7 +86,7 @@ def make_golden(
     return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
 
 
-def _tile(case: GoldenCase, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
+def _tile(case: Case, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
     """The centre of image and truth at the model's size (padded by reflection where too small)."""
     cut = []
     for image in (case.image, case.truth):
@@ -180,12 +165,9 @@ def create_artifact(
     """
     keys = [b.key for b in built]
     if not keys or len(set(keys)) != len(keys) or (default or keys[0]) not in keys:
-        raise UsageError(
-            f"an artifact cannot be made of variants {keys} with default {default}.",
-            "Give each variant once and a default among them.",
-        )
-    inputs, outputs = tensor_specs(trained)
-    task = TASKS[trained.task.name]
+        what = f"an artifact cannot be made of variants {keys} with default {default}."
+        raise UsageError(what, "Give each variant once and a default among them.")
+    (inputs, outputs), task = tensor_specs(trained), TASKS[trained.task.name]
     limits = {p: dict(task.tolerances[p]) for p in dict.fromkeys(b.precision for b in built)}
     for precision, values in (tolerances or {}).items():
         limits.setdefault(precision, {}).update(values)
@@ -212,10 +194,8 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest(**fields)
     except ValueError as error:
         first = error.errors()[0]  # type: ignore[attr-defined]
-        raise UsageError(
-            f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}).",
-            "Correct the argument of that name.",
-        ) from error
+        what = f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})."
+        raise UsageError(what, "Correct the argument of that name.") from error
 
 
 def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
@@ -223,26 +203,14 @@ def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRo
     stems: dict[Path, str] = {}
     variants = []
     for item in built:
-        source = item.path.resolve()
+        source, stem, files = item.path.resolve(), item.path.stem, (item.path, *item.companions)
         if source not in stems:
-            stem = item.path.stem
-            stems[source] = (
-                stem
-                if stem + item.path.suffix not in {p.name for p in folder.iterdir()}
-                else f"{stem}-{item.runtime}-{item.precision}"
-            )
-            for path in (item.path, *item.companions):
+            taken = (folder / item.path.name).exists()
+            stems[source] = f"{stem}-{item.runtime}-{item.precision}" if taken else stem
+            for path in files:
                 shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
-        names = [f"{stems[source]}{path.suffix}" for path in (item.path, *item.companions)]
+        name, *companions = (f"{stems[source]}{file.suffix}" for file in files)
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
-        variants.append(
-            Variant(
-                runtime=item.runtime,
-                precision=item.precision,
-                device=item.device,
-                path=names[0],
-                companions=names[1:],
-                metrics=measured,
-            )
-        )
+        which = {"runtime": item.runtime, "precision": item.precision, "device": item.device}
+        variants.append(Variant.model_validate(which | {"path": name, "companions": companions, "metrics": measured}))
     return variants

@@ -12,23 +12,18 @@ from pocketvit.spec.tasks import TASKS
 def write_card(manifest: Manifest) -> str:
     """Markdown of the card; figures come from the manifest and name the variant and data they were measured with."""
     m = manifest
-    parts = [
-        f"# {m.name} {m.version}",
-        "",
-        f"A vision transformer that {TASKS[m.task].purpose}. Default variant: `{m.default}`.{_tried_on(m)}",
-    ]
-    for title, body in (
-        ("How to run it", _usage(m)),
-        ("Model", _model(m)),
-        ("Training", _pairs(m.training)),
-        ("Metrics", _metrics(m)),
-        ("Speed", _speed(m)),
-        ("Steps tried", _lineage(m.lineage)),
-        ("Licence", [f"Weights: {m.licence.weights}. Training data: {m.licence.data}."]),
-    ):
-        if body:
-            parts += ["", f"## {title}", *body]
-    return "\n".join(parts) + "\n"
+    purpose = f"A vision transformer that {TASKS[m.task].purpose}. Default variant: `{m.default}`.{_tried_on(m)}"
+    bodies = {
+        "How to run it": _usage(m),
+        "Model": _model(m),
+        "Training": _pairs(m.training),
+        "Metrics": _metrics(m),
+        "Speed": _speed(m),
+        "Steps tried": _lineage(m.lineage),
+        "Licence": [f"Weights: {m.licence.weights}. Training data: {m.licence.data}."],
+    }
+    parts = [line for title, body in bodies.items() if body for line in ("", f"## {title}", *body)]
+    return "\n".join([f"# {m.name} {m.version}", "", purpose, *parts]) + "\n"
 
 
 def _tried_on(m: Manifest) -> str:
@@ -96,7 +91,8 @@ def _speed(m: Manifest) -> list[str]:
         (
             f"`{r.variant}`",
             str(r.threads),
-            _number(r.p50_ms) + _interval(r.p50_low_ms, r.p50_high_ms),
+            _number(r.p50_ms)
+            + ("" if r.p50_high_ms is None else f" ({_number(r.p50_low_ms)} to {_number(r.p50_high_ms)})"),
             _number(r.p90_ms),
             str(r.runs),
             "x".join(map(str, r.input_shape)),
@@ -108,15 +104,11 @@ def _speed(m: Manifest) -> list[str]:
     return _table(("variant", "threads", "p50 ms", "p90 ms", "runs", "input", "covers", "processor"), rows)
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" ({_number(low)} to {_number(high)})"
-
-
 def _lineage(steps: Sequence[LineageStep]) -> list[str]:
     rows = []
     for s in steps:
         metric = f"{s.metric_name}: {_number(s.metric_before)} -> {_number(s.metric_after)}"
-        size = f"{_number(s.bytes_before and s.bytes_before / 1e6)} -> {_number(s.bytes_after and s.bytes_after / 1e6)}"
+        size = " -> ".join(_number(x and x / 1e6) for x in (s.bytes_before, s.bytes_after))
         speed = f"{_number(s.latency_ms_before)} -> {_number(s.latency_ms_after)}"
         settings = ", ".join(f"{key} {_short(value)}" for key, value in s.settings.items())
         rows.append((s.step, settings or "-", "kept" if s.kept else "rejected", metric, speed, size, s.reason))

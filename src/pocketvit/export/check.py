@@ -45,7 +45,6 @@ def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], thre
             raise VerificationError(f"{built.path.name}: output {name} holds NaN or infinity.", todo)
     found = compare_all(outputs, golden.outputs)
     if broken := violations(found, limits, PER_OUTPUT):
-        raise VerificationError(
-            f"{built.path.name} ({built.key}) differs from the trained model: {', '.join(broken)}.", todo
-        )
+        what = f"{built.path.name} ({built.key}) differs from the trained model: {', '.join(broken)}."
+        raise VerificationError(what, todo)
     return found

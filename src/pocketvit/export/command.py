@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.data.cases import Case, eval_cases, main_condition
-from pocketvit.data.collections import Collection, load_collection
+from pocketvit.data.cases import eval_cases, main_condition
+from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
@@ -27,11 +26,8 @@ class ExportReport:
     """``runtime:precision`` to ``max_abs``, ``mean_abs``, ``min_cosine`` on the goldens, and ``bytes``."""
     goldens: int
     size: tuple[int, int]
-
-    @property
-    def exit_code(self) -> int:
-        """0: a mismatch is raised, not reported."""
-        return 0
+    exit_code: int = 0
+    """A mismatch is raised, not reported."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -42,8 +38,8 @@ class ExportReport:
         lines = [f"{self.path}: input {self.size[0]}x{self.size[1]}, checked on {self.goldens} real images."]
         for key, row in self.variants.items():
             differences = f"largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}"
-            size = f"{row['bytes'] / 1e6:7.2f} MB"
-            lines.append(f"  {key:20s} {size}   {differences}, least cosine {row['min_cosine']:.6f}")
+            cosine = f"least cosine {row['min_cosine']:.6f}"
+            lines.append(f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   {differences}, {cosine}")
         return "\n".join(lines)
 
 
@@ -92,20 +88,20 @@ def export(
     writers = [exporter(name) for name in dict.fromkeys(formats)]
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
-    trained = load_checkpoint(checkpoint)
+    trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:
         trained = at_size(trained, (int(size[0]), int(size[1])))
-    recipe = recipe_of(checkpoint)
     task = TASKS[trained.task.name]
     settings = _data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
     count = goldens or task.golden.count
-    golden = make_golden(trained, _main_cases(collection, settings, count), count)
     metric = task.main(trained.levels, main_condition(settings, task.name))
+    if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
+        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
+    golden = make_golden(trained, eval_cases(collection, settings, count), count)
     with tempfile.TemporaryDirectory() as scratch:
         built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
-        limits = task.tolerances
-        variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
+        found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,
@@ -118,6 +114,7 @@ def export(
             licence=licence,
             replace=replace_existing,
         )
+        variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
 
 
@@ -126,26 +123,16 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     from pocketvit.models.trained import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    for parent in (folder, folder.parent):
-        if (parent / "recipe.yaml").is_file():
-            return load_recipe(parent / "recipe.yaml")
-    return None
+    files = (folder / "recipe.yaml", folder.parent / "recipe.yaml")
+    return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
 def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
-            raise UsageError(
-                "there are no images to hold the files against.", "Name a folder of real images with --data."
-            )
+            todo = "Name a folder of real images with --data."
+            raise UsageError("there are no images to hold the files against.", todo)
         return recipe.data
     known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
     chosen = layout or (known.layout if recipe is not None else task.layouts[0])
     return replace(known, train=(data,), val=(), layout=chosen)
-
-
-def _main_cases(collection: Collection, settings: DataConfig, count: int) -> Iterator[Case]:
-    """The cases of the main condition, spread over the collection."""
-    if settings.layout == "clean" and settings.eval_sigma:
-        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
-    return eval_cases(collection, settings, count)

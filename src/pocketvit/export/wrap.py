@@ -46,10 +46,8 @@ class PixelModel(nn.Module):
         answer = self.graph_output(self.model(normalise(pixels, self.preprocess)), self.preprocess)
         count = 1 if isinstance(answer, Tensor) else len(answer)
         if count != len(self.output_names):
-            raise UsageError(
-                f"the model has {count} outputs, not the {len(self.output_names)} of its task.",
-                "Build it with one head per output (label level).",
-            )
+            what = f"the model has {count} outputs, not the {len(self.output_names)} of its task."
+            raise UsageError(what, "Build it with one head per output (label level).")
         return answer
 
 

@@ -11,18 +11,13 @@ from pathlib import Path
 
 from pocketvit.errors import MissingDependencyError, UsageError
 from pocketvit.runtimes import onnxruntime, openvino, torchscript
-from pocketvit.runtimes.session import OneAtATime, Port, Runtime, Session, SessionInfo, check_inputs, first_line
+from pocketvit.runtimes.session import OneAtATime, Port, Runtime, Session, SessionInfo, check_inputs
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import Target, variant_key
 
-__all__ = [
-    "RUNTIMES", "Port", "Runtime", "Session", "SessionInfo", "check_inputs", "check_target", "first_line", "installed",
-    "open_session", "runtime_of",
-]  # fmt: skip
-
-RUNTIMES: dict[str, Runtime] = {
-    record.name: record for record in (onnxruntime.RUNTIME, openvino.RUNTIME, torchscript.RUNTIME)
-}
+_RECORDS = (onnxruntime.RUNTIME, openvino.RUNTIME, torchscript.RUNTIME)
+RUNTIMES: dict[str, Runtime] = {record.name: record for record in _RECORDS}
+__all__ = ["RUNTIMES", "Port", "Runtime", "Session", "SessionInfo", "check_inputs", "open_session"]
 
 
 def runtime_of(name: str) -> Runtime:
@@ -66,12 +61,9 @@ def check_target(target: Target) -> Runtime:
 
 
 def open_session(path: Path, target: Target, manifest: Manifest | None = None) -> Session:
-    """Open ``path`` in the runtime, precision, thread count and device of ``target``; safe to run from many threads.
+    """Open a model file in the engine, precision, thread count and device of ``target``; safe to run from many threads.
 
-    Args:
-        path: the model file.
-        target: engine, precision, threads and device.
-        manifest: names and shapes for files that do not declare them themselves (TorchScript).
+    ``manifest`` gives names and shapes for files that do not declare them themselves (TorchScript).
 
     Raises:
         MissingDependencyError: the engine is not installed.

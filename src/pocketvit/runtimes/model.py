@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,21 +74,21 @@ class Model:
         """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
         if not self.tiled:
             return self.session.run({PIXELS: prepared[None]})
-        spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
-
-        def run(tile: Pixels) -> Any:
-            return self.session.run({PIXELS: tile[None]})[name][0]
-
-        image = run_tiled(run, prepared, spec.size, spec.overlap, on_tile)
+        spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
+        image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
         return {name: image[None].astype(np.float32)}
 
     def finish(self, raw: Raw) -> Result:
-        """The typed answer of raw outputs.
+        """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
 
         Raises:
             DataError: an output holds NaN or infinity.
         """
-        return finish(raw, self.manifest)
+        for name, value in raw.items():
+            if not np.isfinite(value).all():
+                todo = "Take another precision, and run `pocketvit verify`."
+                raise DataError(f"output {name} holds NaN or infinity.", todo)
+        return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
     def tiled(self) -> bool:
@@ -100,20 +99,6 @@ class Model:
         """How many times the file runs for an image of this size."""
         spec = self.manifest.preprocess
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
-
-
-def finish(raw: Raw, manifest: Manifest) -> Result:
-    """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
-
-    Raises:
-        DataError: an output holds NaN or infinity.
-    """
-    for name, value in raw.items():
-        if not np.isfinite(value).all():
-            raise DataError(
-                f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`."
-            )
-    return TASKS[manifest.task].finish(raw, manifest.levels)
 
 
 def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
@@ -144,8 +129,8 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
             first = first or error
             continue
         if first is not None:
-            said, wanted = "%s: running %s instead of %s (%s)", artifact.manifest
-            log.warning(said, wanted.name, model.target, wanted.default, first.what)
+            name, wanted = artifact.manifest.name, default.key
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, first.what)
         return model
     raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 

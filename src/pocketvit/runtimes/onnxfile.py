@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pocketvit.runtimes.session import zero_middles
+from pocketvit.runtimes.session import zero_in_file
 
 _WEIGHTS = {1, 2, 3, 10, 16, 17, 18, 19, 20, 21, 22}
 """TensorProto types of weights: float, uint8, int8, float16, bfloat16, float8, (u)int4; never int64: shapes."""
@@ -20,23 +20,12 @@ _FLOAT16 = 10
 
 def damage(files: Sequence[Path]) -> None:
     """See :class:`pocketvit.runtimes.Runtime`."""
-    content = bytearray(files[0].read_bytes())
+    content = files[0].read_bytes()
     tensors = [list(_fields(content, *span)) for field, *span in _graph(content) if field == 5]
-    zero_middles(
-        content,
-        [
-            (start, end)
-            for parts in tensors
-            if _type_of(parts) in _WEIGHTS
-            for field, start, end in parts
-            if field in _VALUES and end > start
-        ],
-    )
-    files[0].write_bytes(content)
+    weights = [part for parts in tensors if _type_of(parts) in _WEIGHTS for part in parts if part[0] in _VALUES]
+    zero_in_file(files[0], [(start, end) for _, start, end in weights])
     for companion in files[1:]:  # external data holds nothing but tensors
-        outside = bytearray(companion.read_bytes())
-        zero_middles(outside, [(0, len(outside))])
-        companion.write_bytes(outside)
+        zero_in_file(companion, [(0, companion.stat().st_size)])
 
 
 def computes_in_half(path: Path) -> bool:
@@ -52,7 +41,7 @@ def computes_in_half(path: Path) -> bool:
     return bool(half - cast)
 
 
-def _graph(data: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+def _graph(data: bytes) -> Iterator[tuple[int, int, int]]:
     for field, low, high in _fields(data, 0, len(data)):
         if field == 7:
             yield from _fields(data, low, high)
@@ -62,7 +51,7 @@ def _type_of(parts: list[tuple[int, int, int]]) -> int | None:
     return next((value for field, value, _ in parts if field == 2), None)
 
 
-def _fields(data: bytes | bytearray, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+def _fields(data: bytes, low: int, high: int) -> Iterator[tuple[int, int, int]]:
     """Fields of a message: (number, first byte, end) of length-delimited ones, (number, value, value) of varints."""
     position = low
     while position < high:
@@ -79,7 +68,7 @@ def _fields(data: bytes | bytearray, low: int, high: int) -> Iterator[tuple[int,
             position += {1: 8, 5: 4}[wire]
 
 
-def _varint(data: bytes | bytearray, position: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[position]

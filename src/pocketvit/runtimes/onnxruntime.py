@@ -7,6 +7,7 @@ in speed and answers, so there fp16 is refused for files whose arithmetic is flo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,18 +36,16 @@ class OnnxRuntimeSession:
         self.info = info
         self.inputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_inputs()}
         self.outputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_outputs()}
-        self._names = list(self.outputs)
         self._session = session
 
     def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
-        feed = dict(inputs)
         try:
-            answers = self._session.run(self._names, feed)
+            answers = self._session.run(list(self.outputs), dict(inputs))
         except Exception as error:  # the engine's error classes share no base but Exception
             raise cannot_run("ONNX Runtime", error) from error
-        return dict(zip(self._names, answers, strict=True))
+        return dict(zip(self.outputs, answers, strict=True))
 
 
 def _port(node: Any) -> Port:
@@ -79,34 +78,28 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     # Threads that go on spinning after an answer would slow whatever runs next: another model, pre- and postprocessing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
-    wanted = _PROVIDERS[target.device]
+    providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
+    wanted, settings = list(providers), list(providers.values())
     try:
-        providers = list(dict.fromkeys([wanted[0], "CPUExecutionProvider"]))  # what CUDA lacks runs on the processor
-        settings = [wanted[1], {}][: len(providers)]
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers, provider_options=settings)
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
     except Exception as error:  # the engine's error classes share no base but Exception
         raise cannot_open(path, "ONNX Runtime", error) from error
     if session.get_providers()[0] != wanted[0]:  # the engine falls back to the processor without an error
-        raise UsageError(
-            f"ONNX Runtime could not start {wanted[0]}.",
-            "Install the CUDA and cuDNN versions that it names, or take cpu.",
-        )
+        todo = "Install the CUDA and cuDNN versions that it names, or take cpu."
+        raise UsageError(f"ONNX Runtime could not start {wanted[0]}.", todo)
     if target.device != CPU and target.precision == "fp16" and not computes_in_half(path):
         raise UsageError(f"{path}: computes in float32, not fp16.", f"Take onnxruntime:fp32@{target.device}.")
-    version = onnxruntime.__version__
-    device = target.device.upper()
-    info = SessionInfo("onnxruntime", version, target.precision, target.threads, device, _coverage(session))
-    return OnnxRuntimeSession(session, info)
+    return OnnxRuntimeSession(session, SessionInfo.of(target, onnxruntime.__version__, _coverage(session)))
 
 
 def _coverage(session: Any) -> dict[str, float]:
     """Share of the nodes each provider took, as the engine records it; versions before 1.24 do not tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
-        taken[part.ep_name] = taken.get(part.ep_name, 0) + len(part.get_nodes())
-    total = sum(taken.values())
+        taken[part.ep_name] += len(part.get_nodes())
+    total = taken.total()
     return {name: count / total for name, count in taken.items()} if total else {session.get_providers()[0]: 1.0}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import VerificationError
-from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs, zero_middles
+from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs, zero_in_file
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
 
@@ -95,46 +95,34 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     import openvino
 
     _check_complete(path)
-    device = target.device.upper()
     widened = target.precision == "fp16" and "FP16" not in capabilities(target.device)
-    config: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if widened else _HINTS[target.precision],
-    }
+    hint = "f32" if widened else _HINTS[target.precision]
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     if target.device == CPU:
         config["INFERENCE_NUM_THREADS"] = target.threads
     try:
-        compiled = _core().compile_model(_core().read_model(str(path)), device, config)
+        compiled = _core().compile_model(_core().read_model(str(path)), target.device.upper(), config)
     except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
         raise cannot_open(path, "OpenVINO", error) from error
-    says = f"{device} (fp16 weights, float32 arithmetic)" if widened else device
-    version = openvino.__version__.split("-")[0]
-    return OpenVinoSession(
-        compiled, SessionInfo("openvino", version, target.precision, target.threads, says, {device: 1.0})
-    )
+    note = " (fp16 weights, float32 arithmetic)" if widened else ""
+    return OpenVinoSession(compiled, SessionInfo.of(target, openvino.__version__.split("-")[0], note=note))
 
 
 def _check_complete(path: Path) -> None:
     """Refuse missing and cut-off files ourselves: the engine would try every other format it knows on them."""
-    is_onnx = path.suffix == ".onnx"
-    for part in (path,) if is_onnx else (path, path.with_suffix(".bin")):
+    parts = (path,) if path.suffix == ".onnx" else (path, path.with_suffix(".bin"))
+    for part in parts:
         if not part.is_file():
             raise VerificationError(f"{part}: the file is missing.", "Export the artifact again, or copy it again.")
-    if is_onnx:
-        return
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        if b"</net>" not in file.read():
-            raise cannot_open(path, "OpenVINO", "no complete IR document")
+    if len(parts) > 1 and b"</net>" not in path.read_bytes()[-_TAIL_BYTES:]:
+        raise cannot_open(path, "OpenVINO", "no complete IR document")
 
 
 def damage(files: Sequence[Path]) -> None:
     """See :class:`pocketvit.runtimes.Runtime`: the IR says where in the ``.bin`` each weight lies."""
     regions = [(int(offset), int(offset) + int(size)) for offset, size in _CONSTANT.findall(files[0].read_bytes())]
     for companion in files[1:]:
-        content = bytearray(companion.read_bytes())
-        zero_middles(content, regions)
-        companion.write_bytes(content)
+        zero_in_file(companion, regions)
 
 
 RUNTIME = Runtime(

@@ -28,6 +28,13 @@ class SessionInfo:
     coverage: dict[str, float]
     """Share of the graph's nodes each execution provider took; empty where the engine does not tell."""
 
+    @classmethod
+    def of(cls, target: Target, version: str, coverage: dict[str, float] | None = None, note: str = "") -> SessionInfo:
+        """Of a session for ``target``, which ran all of the graph there where ``coverage`` does not say otherwise."""
+        device = target.device.upper()
+        coverage = {device: 1.0} if coverage is None else coverage
+        return cls(target.runtime, version, target.precision, target.threads, device + note, coverage)
+
 
 @dataclass(frozen=True)
 class Port:
@@ -67,7 +74,6 @@ class Runtime:
     format: str
     """What ``export`` calls its files."""
     suffix: str
-    """Of the file that it opens."""
     writer: str
     """``module:function`` of ``write(pixel_model, size, folder, stem) -> Built``; a text, since export lies above."""
     open: Callable[[Path, Target, Manifest | None], Session]
@@ -114,40 +120,38 @@ def check_inputs(ports: Mapping[str, Port], inputs: Mapping[str, NDArray[Any]]) 
         if not isinstance(array, np.ndarray) or str(array.dtype) != port.dtype:
             got = getattr(array, "dtype", type(array).__name__)
             raise DataError(f"input {name}: expected {port.dtype} {port.shape}, got {got}.", todo)
-        wrong = port.shape is not None and (
-            len(array.shape) != len(port.shape)
-            or any(w not in (-1, h) for w, h in zip(port.shape, array.shape, strict=True))
-        )
-        if wrong:
-            raise DataError(f"input {name}: expected shape {port.shape}, got {array.shape}.", todo)
+        want, have = port.shape, array.shape
+        if want is not None and (len(want) != len(have) or any(w not in (-1, h) for w, h in zip(want, have))):
+            raise DataError(f"input {name}: expected shape {want}, got {have}.", todo)
 
 
 def cannot_open(path: Path, engine: str, why: BaseException | str) -> VerificationError:
     """The error for a file that an engine refuses."""
-    reason = why if isinstance(why, str) else first_line(why)
-    return VerificationError(
-        f"{path}: {engine} cannot open it ({reason}).", "Export the artifact again, or copy it again."
-    )
+    todo = "Export the artifact again, or copy it again."
+    return VerificationError(f"{path}: {engine} cannot open it ({_first_line(why)}).", todo)
 
 
 def cannot_run(engine: str, error: BaseException) -> VerificationError:
     """The error for an engine that fails on a file it has opened."""
-    return VerificationError(
-        f"{engine} fails on its file ({first_line(error)}).", "Run `pocketvit verify`, or take another variant."
-    )
+    todo = "Run `pocketvit verify`, or take another variant."
+    return VerificationError(f"{engine} fails on its file ({_first_line(error)}).", todo)
 
 
-def first_line(error: BaseException, limit: int = 160) -> str:
+def _first_line(error: BaseException | str) -> str:
     """The most telling line of an engine's error, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
-    return (lines[0] if lines else type(error).__name__)[:limit]
+    return (lines[0] if lines else type(error).__name__)[:160]
+
+
+def zero_in_file(file: Path, regions: Sequence[tuple[int, int]]) -> None:
+    """:func:`zero_middles` of a file, in place."""
+    content = bytearray(file.read_bytes())
+    zero_middles(content, regions)
+    file.write_bytes(content)
 
 
 def zero_middles(content: bytearray, regions: Sequence[tuple[int, int]]) -> None:
-    """Zero the middle half of each region (first byte, end), in whole groups of 4 bytes.
-
-    Regions too short for that are scalars (scales, bounds) and stay.
-    """
+    """Zero the middle half of each region (first byte, end) in whole groups of 4 bytes; too short ones stay."""
     for low, high in regions:
         quarter = (high - low) // 16 * 4
         if quarter:

@@ -48,10 +48,8 @@ class TorchScriptSession:
         values = answer if isinstance(answer, tuple | list) else (answer,)
         names = self.outputs or [f"output{i}" for i in range(len(values))]
         if len(names) != len(values):
-            raise VerificationError(
-                f"the TorchScript file gives {len(values)} outputs, the manifest names {len(names)}.",
-                "Export the artifact again.",
-            )
+            what = f"the TorchScript file gives {len(values)} outputs, the manifest names {len(names)}."
+            raise VerificationError(what, "Export the artifact again.")
         return {name: value.float().cpu().numpy() for name, value in zip(names, values, strict=True)}
 
 
@@ -83,10 +81,9 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> T
         raise UsageError(f"{path}: holds {have} weights, not {target.precision}.", f"Take torchscript:{have}.")
     if target.device != CPU:
         torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32; one setting for the whole process
-    inputs = {x.name: Port(tuple(x.shape), x.dtype) for x in manifest.inputs} if manifest else {}
-    outputs = {x.name: Port(tuple(x.shape), x.dtype) for x in manifest.outputs} if manifest else {}
-    version, device = torch.__version__.split("+")[0], target.device.upper()
-    info = SessionInfo("torchscript", version, target.precision, target.threads, device, {device: 1.0})
+    stated = (manifest.inputs, manifest.outputs) if manifest else ((), ())
+    inputs, outputs = ({x.name: Port(tuple(x.shape), x.dtype) for x in side} for side in stated)
+    info = SessionInfo.of(target, torch.__version__.split("+")[0])
     return TorchScriptSession(module, info, inputs or {"pixels": Port(None, "uint8")}, outputs)
 
 
@@ -96,11 +93,8 @@ def precision_of(module: Any) -> str | None:
     A float32 file asked for in bf16 would silently run in float32. Frozen files hold weights as constants of the graph.
     """
     graph = module.inlined_graph  # nodes live as long as their graph
-    constants = [
-        node.t("value")
-        for node in graph.findAllNodes("prim::Constant")
-        if "value" in node.attributeNames() and node.kindOf("value") == "t"
-    ]
+    nodes = [node for node in graph.findAllNodes("prim::Constant") if "value" in node.attributeNames()]
+    constants = [node.t("value") for node in nodes if node.kindOf("value") == "t"]
     sizes: Counter[str] = Counter()
     for tensor in (*module.parameters(), *constants):
         if tensor.is_floating_point() and tensor.dim() > 1:
