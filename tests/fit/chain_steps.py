@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
+import torch
 
 import pocketvit
 from pocketvit.compress.step import Context, StepKind, StepReport
@@ -32,6 +33,13 @@ class DropBlocks:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """Keep a share of the neurons of every MLP."""
+
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Half:
     """Store large weights as float16."""
 
@@ -47,6 +55,20 @@ def drop_blocks(step: DropBlocks, trained: Trained, context: Context) -> StepRep
     model = copy.deepcopy(trained.model)
     model.backbone.blocks = model.backbone.blocks[: -step.count]
     return StepReport("drop_blocks", asdict(step), replace(trained, model=model))
+
+
+def narrow(step: Narrow, trained: Trained, context: Context) -> StepReport:
+    model = copy.deepcopy(trained.model)
+    for block in model.backbone.blocks:
+        keep = int(block.mlp.fc1.out_features * step.share)
+        fc1, fc2 = torch.nn.Linear(block.mlp.fc1.in_features, keep), torch.nn.Linear(keep, block.mlp.fc2.out_features)
+        with torch.no_grad():
+            fc1.weight.copy_(block.mlp.fc1.weight[:keep])
+            fc1.bias.copy_(block.mlp.fc1.bias[:keep])
+            fc2.weight.copy_(block.mlp.fc2.weight[:, :keep])
+            fc2.bias.copy_(block.mlp.fc2.bias)
+        block.mlp.fc1, block.mlp.fc2 = fc1, fc2
+    return StepReport("narrow", asdict(step), replace(trained, model=model.eval()))
 
 
 def half(step: Half, built: Built, context: Context) -> StepReport:
@@ -72,6 +94,7 @@ def wreck(step: Wreck, built: Built, context: Context) -> StepReport:
 
 KINDS = [
     StepKind("drop_blocks", DropBlocks, drop_blocks, "model"),
+    StepKind("narrow", Narrow, narrow, "model"),
     StepKind("half", Half, half, "file", "onnxruntime"),
     StepKind("wreck", Wreck, wreck, "file", "onnxruntime"),
 ]
@@ -87,7 +110,7 @@ def chain_recipe(data: Path, steps: list[object], weights: str) -> Recipe:
         "search.runtimes": ["onnxruntime"],
         "search.timing_seconds": 0.1,
         "search.prefer": "size",
-        "floor": {"max_drop": 40},
+        "floor": {"max_drop": 70},
     }
     return load_recipe(classify_recipe(data, **{"train.epochs": 0}), fields)
 

@@ -86,6 +86,22 @@ def test_a_model_step_and_a_file_step_chain_in_both_orders(
 
 
 @pytest.mark.slow
+def test_two_model_steps_leave_the_network_of_the_last_one_and_names_of_their_own(
+    data: Path, weights: str, tmp_path: Path
+) -> None:
+    report = fit(data, [{"narrow": {"share": 0.5}}, {"narrow": {"share": 0.25}}], weights, tmp_path)
+    first, second = (row for row in report.rows if row.step)
+    assert [first.step, second.step] == ["narrow", "narrow (2)"]
+    assert len({row.name for row in report.rows}) == len(report.rows)
+    assert first.kept
+    assert second.kept, second.reason
+    hidden = [load_checkpoint(row.model).model.backbone.blocks[0].mlp.fc1.out_features for row in (first, second)]
+    assert hidden == [64, 16]
+    assert report.chosen == second.name
+    assert pocketvit.verify(str(report.artifact)).passed
+
+
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_shrinking_goes_on_at_the_step_it_was_in(
     data: Path, weights: str, tmp_path: Path
 ) -> None:

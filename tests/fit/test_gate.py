@@ -101,3 +101,10 @@ def test_a_drop_counts_from_the_float_file_of_the_same_origin_and_runtime(tmp_pa
 def test_the_targets_precision_limits_the_choice(tmp_path: Path, precision: str, names: list[str]) -> None:
     rows = [row(tmp_path, "float", 90, 10), row(tmp_path, "int8", 89.99, 8, 50, precision="int8")]
     assert [r.name for r in usable_rows(rows, limits(spec=PSNR, precision=precision))] == names
+
+
+def test_a_speed_gain_that_may_be_noise_is_none(tmp_path: Path) -> None:
+    base = row(tmp_path, "float", 90, 10)
+    faster = row(tmp_path, "faster", 90, 9, precision="bf16", speedup=1.1, gain=1.1)
+    assert judge(base, base, faster, CompressConfig(), limits()).kept
+    assert "no gain" in judge(base, base, replace(faster, certain=False), CompressConfig(), limits()).reason

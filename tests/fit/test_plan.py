@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,32 @@ def test_timings_are_kept_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "timing.json").write_text("{")
     with pytest.raises(DataError, match=r"timing.json: cannot be read"):
         time_candidates(recipe, splits, tmp_path, told.append)
+
+
+def test_a_step_without_a_known_bound_keeps_every_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketvit.compress.table import STEPS
+
+    from . import chain_steps
+
+    monkeypatch.setattr("pocketvit.compress.table.STEPS", [*STEPS, *chain_steps.KINDS])
+    assert within_reach(timed(900.0), load_recipe(None, {"budget.latency_ms": 10, "compress.steps": ["narrow"]}))
+
+
+def test_timings_of_an_older_version_are_taken_again(tmp_path: Path) -> None:
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d", per_class=3),
+        **{"search.timing_seconds": 0.05, "search.runtimes": ["onnxruntime"]},
+    )
+    old = [{"runtime": "onnxruntime", "precision": "fp32", "p50": 1.0, "p90": 1.0, "mb": 1.0}]
+    (tmp_path / "timing.json").write_text(json.dumps({"vit_micro_patch16_224-32x32": old}))
+    ((_, rows),) = time_candidates(recipe, load_splits(recipe.data, "classify"), tmp_path, lambda line: None)
+    assert rows[0].timing is not None
+    assert len(rows[0].timing.times_ms) >= 15
+
+
+@pytest.mark.parametrize("overrides", [{"search.models": ["a"]}, {"search": {"sizes": [64]}}, {"train.epochs": 3}])
+def test_compress_refuses_what_it_would_ignore(overrides: dict[str, object]) -> None:
+    import pocketvit
+
+    with pytest.raises(UsageError, match="has no say"):
+        pocketvit.compress(load_recipe(None, {"model.weights": "x"}), name="x", **overrides)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from pocketvit.errors import DataError
+from pocketvit.files import write_json
 from pocketvit.fit import search as module
 from pocketvit.fit.plan import Candidate
 from pocketvit.fit.search import open_study, search
@@ -36,6 +37,7 @@ class Trials:
             row = TrialRow(candidate.key, value, end, end == ends[-1], folder)
             if options["report"](end, value) and not row.complete:
                 break
+        write_json(folder / "trial.json", {**vars(row), "folder": folder.name})
         return row
 
 
@@ -76,11 +78,23 @@ def test_a_study_that_was_killed_goes_on_with_the_same_trials(tmp_path: Path, mo
         run(tmp_path, Trials(values, dies_at=KEYS[1]), monkeypatch)
     again = Trials(values)
     rows = run(tmp_path, again, monkeypatch)
-    assert again.ran == KEYS  # trials that are done return at once from their folders
+    assert again.ran == KEYS[1:]  # what is done is read from its folder
     assert [(r.key[0], r.complete) for r in rows] == [("c", True), ("a", True), ("b", False)]
     study = open_study(tmp_path, load_recipe(None, {}), True)
     assert [t.user_attrs["candidate"] for t in study.trials] == KEYS
     assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+
+
+def test_a_run_killed_behind_a_stopped_trial_takes_it_over_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"a": [50, 60, 70], "b": [40, 80, 90], "c": [55, 70, 80]}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Trials(values, dies_at=KEYS[2]), monkeypatch)
+    again = Trials(values)
+    rows = run(tmp_path, again, monkeypatch)
+    assert again.ran == [KEYS[2]]
+    assert [(r.key[0], r.epochs, r.complete) for r in rows] == [("c", 4, True), ("a", 4, True), ("b", 1, False)]
 
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:
