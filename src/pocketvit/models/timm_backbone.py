@@ -81,7 +81,7 @@ class TimmBackbone(nn.Module):
         """Side of a patch where positions are a table (1, tokens, D) over the patches."""
         table, patch = getattr(self.net, "pos_embed", None), getattr(self.net, "patch_embed", None)
         tabled = isinstance(table, Tensor) and table.dim() == 3 and getattr(patch, "grid_size", None) is not None
-        return int(patch.patch_size[0]) if tabled else None
+        return int(patch.patch_size[0]) if tabled else None  # type: ignore[union-attr]
 
 
 def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
