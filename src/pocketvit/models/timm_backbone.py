@@ -82,7 +82,7 @@ class TimmBackbone(nn.Module):
         patch: Any = getattr(self.net, "patch_embed", None)
         table = getattr(self.net, "pos_embed", None)
         tabled = isinstance(table, Tensor) and table.dim() == 3 and getattr(patch, "grid_size", None) is not None
-        return int(patch.patch_size[0]) if tabled else None
+        return int(patch.patch_size[0]) if tabled else None  # type: ignore[union-attr]
 
 
 def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
