@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from pocketvit.fit.choose import choose, equal_in, nearest_misses, pareto
+from pocketvit.fit.handover import handed_over
 from pocketvit.spec.budget import Budget, Floor
 
 from .rows_for_tests import ERROR, TOP1, limits, row
@@ -73,3 +74,13 @@ def test_nearest_misses_come_first_with_what_they_miss(tmp_path: Path) -> None:
     near = row(tmp_path, "near", 90, 12, times=(12.0,) * 20)
     lines = nearest_misses([slow, near], limits(Budget(latency_ms=10)))
     assert lines == ["near: latency_ms 12 > 10", "slow: latency_ms 50 > 10"]
+
+
+def test_the_chosen_row_is_handed_over_first_and_each_variant_once(tmp_path: Path) -> None:
+    float_file = row(tmp_path, "float", 90, 20, 400)
+    first = row(tmp_path, "int8", 89.9, 10, 100, precision="int8")
+    second = row(tmp_path, "int8 (2)", 89.95, 9, 90, precision="int8")
+    other = row(tmp_path, "other", 90, 8, 50, precision="fp16", model="another network")
+    rows = [float_file, first, second, other]
+    assert [r.name for r in handed_over(second, rows, limits())] == ["int8 (2)", "float"]
+    assert [r.name for r in handed_over(float_file, rows, limits())] == ["float", "int8 (2)"]

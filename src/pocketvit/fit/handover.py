@@ -40,7 +40,8 @@ def handed_over(chosen: Row, rows: Sequence[Row], limits: Limits) -> list[Row]:
     """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network."""
     same = [row for row in rows if row.origin == chosen.origin and row.model == chosen.model]
     others = pareto(usable_rows(same, replace(limits, precision="any")), limits)
-    return list({row.key: row for row in (*reversed(others), chosen)}.values())[::-1]
+    # Of two rows with one key the one further down the chain is the better one.
+    return [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
 
 
 def hand_over(
