@@ -100,7 +100,7 @@ KINDS = [
 ]
 
 
-def chain_recipe(data: Path, steps: list[object], weights: str) -> Recipe:
+def chain_recipe(data: Path, steps: list[object], weights: str, max_drop: float = 40) -> Recipe:
     """Compress a trained micro ViT with ``steps``; any gain in size is enough."""
     fields = {
         "model.weights": weights,
@@ -110,7 +110,7 @@ def chain_recipe(data: Path, steps: list[object], weights: str) -> Recipe:
         "search.runtimes": ["onnxruntime"],
         "search.timing_seconds": 0.1,
         "search.prefer": "size",
-        "floor": {"max_drop": 70},
+        "floor": {"max_drop": max_drop},
     }
     return load_recipe(classify_recipe(data, **{"train.epochs": 0}), fields)
 

@@ -44,8 +44,9 @@ def _steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketvit.compress.table.STEPS", [*STEPS, *chain_steps.KINDS])
 
 
-def fit(data: Path, steps: list[object], weights: str, runs: Path) -> FitReport:
-    return pocketvit.fit(chain_steps.chain_recipe(data, steps, weights), name="k", runs=str(runs), quiet=True)
+def fit(data: Path, steps: list[object], weights: str, runs: Path, max_drop: float = 40) -> FitReport:
+    recipe = chain_steps.chain_recipe(data, steps, weights, max_drop)
+    return pocketvit.fit(recipe, name="k", runs=str(runs), quiet=True)
 
 
 def by_step(report: FitReport) -> dict[str, Row]:
@@ -89,7 +90,7 @@ def test_a_model_step_and_a_file_step_chain_in_both_orders(
 def test_two_model_steps_leave_the_network_of_the_last_one_and_names_of_their_own(
     data: Path, weights: str, tmp_path: Path
 ) -> None:
-    report = fit(data, [{"narrow": {"share": 0.5}}, {"narrow": {"share": 0.25}}], weights, tmp_path)
+    report = fit(data, [{"narrow": {"share": 0.5}}, {"narrow": {"share": 0.25}}], weights, tmp_path, 100)
     first, second = (row for row in report.rows if row.step)
     assert [first.step, second.step] == ["narrow", "narrow (2)"]
     assert len({row.name for row in report.rows}) == len(report.rows)

@@ -40,7 +40,9 @@ def test_timms_own_weights_go_to_every_candidate_and_a_files_only_to_its_own() -
     own = load_recipe(None, {**both, "model.weights": "timm", "model.options": {"pool": "gap"}})
     assert recipe_for(own, other).model.weights == "timm"
     assert recipe_for(own, other).model.options == {}
-    assert start_notes(own) == []
+    assert start_notes(own) == [
+        "model.options are vit_tiny_patch16_224's; vit_small_patch16_224 are built without them"
+    ]
     file = load_recipe(None, {**both, "model.weights": "w.safetensors"})
     assert recipe_for(file, other).model.weights is None
     assert recipe_for(file, Candidate("vit_tiny_patch16_224", (160, 160))).model.weights == "w.safetensors"

@@ -13,7 +13,7 @@ from pocketvit.bench.timing import speedup
 from pocketvit.errors import NothingFitsError
 from pocketvit.fit.choose import choose, goodness, nearest_misses
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
-from pocketvit.fit.handover import OverBudget, hand_over
+from pocketvit.fit.handover import OverBudget, hand_over, handed_over
 from pocketvit.fit.measure import PAUSE_MS, Measurer
 from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.rows import Row
@@ -95,7 +95,8 @@ def decide(
             failed = {check.variant: check.detail for check in error.report.failures}
             if "" in failed:
                 raise  # not a matter of one variant
-            left = [_strike(row, failed) if row.origin == chosen.origin else row for row in rows]
+            there = {row.name for row in handed_over(chosen, rows, limits)}
+            left = [_strike(row, failed) if row.name in there else row for row in rows]
             if left == rows:
                 raise  # nothing was struck out: the next round would be the same
             rows = left
