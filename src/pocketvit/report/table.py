@@ -33,6 +33,9 @@ def candidates_table(
     for name in (f"{metric_name} {metric_unit}".rstrip(), f"ms p50/p90{timed}", "MB", *memory):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
+    # All of one model: the run's title has its name, and narrow terminals need the room.
+    heads = {row.name.partition(" ")[0] for row in rows}
+    alone = len(heads) == 1 and all(" " in row.name for row in rows)
     for row in rows:
         style = STYLES.get("chosen" if row.chosen else row.verdict.split(" ")[0], "")
         verdict = f"{row.verdict}\n{row.reason}" if reasons and row.reason else row.verdict
@@ -40,7 +43,7 @@ def candidates_table(
         low, high = row.metric_interval or (None, None)
         interval = f" ({figure(low, digits=3)} to {figure(high, digits=3)})" if row.metric_interval else ""
         cells = [
-            row.name,
+            row.name.partition(" ")[2] if alone else row.name,
             f"{figure(row.metric)}{interval}",
             f"{p50} / {p90}",
             size,
