@@ -29,7 +29,7 @@ def candidates_table(
     table.add_column("candidate", overflow="fold")
     memory = ["RAM MB"] if any(row.memory_mb is not None for row in rows) else []
     sizes = {row.image for row in rows if row.image is not None}
-    timed = "".join(f" on {height}x{width}" for height, width in sizes) if len(sizes) == 1 else ""
+    timed = "".join(f"\non {height}x{width}" for height, width in sizes) if len(sizes) == 1 else ""
     for name in (f"{metric_name} {metric_unit}".rstrip(), f"ms p50/p90{timed}", "MB", *memory):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
