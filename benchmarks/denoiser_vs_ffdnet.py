@@ -1,89 +1,176 @@
-"""The shipped denoiser against FFDNet's layer stack: exported for whole 481x321 images, timed side by side in one run.
+"""The shipped denoiser as ``predict`` runs it against FFDNet's layer stack, timed in turns in one run.
 
-python benchmarks/denoiser_vs_ffdnet.py [--seconds 40]
+python benchmarks/denoiser_vs_ffdnet.py [--image photo.jpg] [--seconds 60]
 
-What is timed is the engine's run on one decoded image: (1, 321, 481, 3) uint8 in, float32 pixels out, with padding, scaling,
-clamping and layout inside the graph; decoding and rounding are left out for both. FFDNet has random weights, which decide no time.
+What is timed: one decoded 481x321 photograph, (H, W, 3) uint8 in, rounded uint8 out, reading and writing files left
+out. Table 1: every variant of the artifact that this machine can run, opened with ``pocketvit.load``, tiles and their
+blending included; beside it FFDNet's layers (random weights, which decide no time), exported for the whole image and
+rounded, without tiles. Table 2: our network exported for the whole image like FFDNet; those files are not shipped.
+All files of both tables take turns, so the ratios of both are of the same rounds.
 """
 
 import argparse
 import json
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import skimage.data
 
-from pocketvit.bench.timing import interleave, speedup
-from pocketvit.compress.steps import NncfInt8, StaticInt8, apply
+import pocketvit
+from pocketvit.bench.command import WARMUP, Stopwatch
+from pocketvit.bench.load import quiet
+from pocketvit.bench.timing import Timing, interleave, speedup
+from pocketvit.compress.onnxruntime_int8 import StaticInt8, static_int8
+from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
+from pocketvit.compress.step import Context
 from pocketvit.errors import PocketvitError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
-from pocketvit.export.formats import EXPORTERS
-from pocketvit.runtimes import open_session
+from pocketvit.export.formats import exporter
+from pocketvit.models.trained import Trained
+from pocketvit.runtimes import Session, open_session
 from pocketvit.runtimes.probe import probe
+from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.environment import environment
+from pocketvit.spec.images import read_image
+from pocketvit.spec.preprocess import PIXELS, Pixels
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.target import Target
-from pocketvit.train.checkpoint import Trained, load_checkpoint
-from pocketvit.train.setup import new_model
+from pocketvit.spec.tasks import TASKS
+from pocketvit.tasks.load import at_size, load_checkpoint
+from pocketvit.tasks.start import new_model
 
-SIZE, THREADS = (321, 481), 2
+SHIPPED, WHOLE, FFDNET = "shipped", "whole", "ffdnet"
 
 
-def files_of(trained: Trained, folder: Path, stem: str, images: list[np.ndarray]) -> list[Built]:
-    """Every file of one model: both engines in fp32, OpenVINO in bf16, int8 of both."""
-    onnx, openvino = (EXPORTERS[name](pixel_model_of(trained), SIZE, folder, stem) for name in ("onnx", "openvino"))
-    files = [onnx, openvino, Built("openvino", "bf16", openvino.path, openvino.companions)]
-    files.append(
-        apply(StaticInt8(max_drop=99, max_error=1e9, smooth=(), compensate=False), onnx, images, None, folder).built
+@dataclass(frozen=True)
+class WholeImage:
+    """A file for whole images behind the least that uint8 in and uint8 out can cost; timed like a model."""
+
+    session: Session
+
+    def prepare(self, image: Pixels) -> Pixels:
+        return read_image(image)
+
+    def infer(self, prepared: Pixels) -> dict[str, Any]:
+        return self.session.run({PIXELS: prepared[None]})
+
+    def finish(self, raw: Mapping[str, Any]) -> Any:
+        return TASKS["restore"].finish(raw, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A file to time, whose it is, and how it is called."""
+
+    side: str
+    key: str
+    file: str
+    watch: Stopwatch
+
+
+def shipped(name: str, threads: int, image: Pixels) -> Iterator[Entry]:
+    """The variants of an artifact as ``predict`` runs them."""
+    artifact = read_artifact(name)
+    for variant in artifact.manifest.variants:
+        target = Target(variant.runtime, variant.precision, threads, variant.device)
+        file, size = artifact.path / variant.path, artifact.manifest.preprocess.size
+        if runs(f"{name}/{variant.path}", file, target, size):
+            model = pocketvit.load(name, target)
+            tiles = f"{model.count_runs(*image.shape[:2])} tiles of {size[1]}x{size[0]}"
+            yield Entry(SHIPPED, variant.key, f"{name}/{variant.path}, {tiles}", Stopwatch(model, image))
+
+
+def whole(trained: Trained, side: str, threads: int, image: Pixels, folder: Path) -> Iterator[Entry]:
+    """A network exported for the whole image, in every precision that this machine can run."""
+    size = trained.preprocess.size
+    for built in files_of(trained, folder, side, [image] * 2):
+        target = Target(built.runtime, built.precision, threads)
+        if runs(built.path.name, built.path, target, size):
+            watch = Stopwatch(WholeImage(open_session(built.path, target)), image)  # type: ignore[arg-type]
+            yield Entry(side, built.key, f"{built.path.name}, one run of {size[1]}x{size[0]}", watch)
+
+
+def files_of(trained: Trained, folder: Path, stem: str, images: Sequence[Pixels]) -> list[Built]:
+    """Every file of one model: both engines in fp32, OpenVINO in bf16, int8 of both with every layer quantised."""
+    onnx, openvino = (
+        exporter(name)(pixel_model_of(trained), trained.preprocess.size, folder, stem) for name in ("onnx", "openvino")
     )
-    files.append(apply(NncfInt8(), openvino, images, None, folder).built)
-    return files
+    context = Context(images, folder, max_change=1e9)
+    settings = StaticInt8(max_error=1e9, smooth=(), compensate=False)
+    int8 = [next(static_int8(settings, onnx, context)).built, next(nncf_int8(NncfInt8(), openvino, context)).built]
+    return [onnx, openvino, Built("openvino", "bf16", openvino.path, openvino.companions), *int8]
+
+
+def runs(name: str, path: Path, target: Target, size: tuple[int, int]) -> bool:
+    """Whether this machine can run a file; it is first run in a process of its own, where its engine may crash."""
+    try:
+        probe(path, target, size)
+    except PocketvitError as error:
+        print(f"left out: {name} in {target}: {error.what}")
+        return False
+    return True
+
+
+def ratio(name: str, ours: Sequence[Entry], theirs: Sequence[Entry], times: Mapping[Entry, Timing]) -> str:
+    """A line with the fastest of the one against the fastest of the other, round by round."""
+    if not ours or not theirs:
+        return f"{name}: one side has no file that runs here"
+    mine, other = (min(side, key=lambda entry: times[entry].p50) for side in (ours, theirs))
+    found = speedup(times[other], times[mine])
+    low, high = found.ci95
+    names = [f"{entry.file.partition(',')[0]} in {entry.key}" for entry in (mine, other)]
+    return f"{name}: {names[0]} is {found.p50:.2f} times as fast as {names[1]} (95 % interval {low:.2f} to {high:.2f})"
+
+
+def show(title: str, side: str, times: Mapping[Entry, Timing]) -> None:
+    """The files of one side and FFDNet's, and how they compare."""
+    ours, theirs = ([entry for entry in times if entry.side == wanted] for wanted in (side, FFDNET))
+    print(f"\n{title}\n{'file':58s} {'variant':17s} {'p50 ms (95 % interval)':>26s} {'p90':>7s} {'engine p50':>10s}")
+    for entry in (*ours, *theirs):
+        timing, engine = times[entry], np.median([parts[1] for parts in entry.watch.parts[WARMUP:]])
+        low, high = timing.ci95
+        middle = f"{timing.p50:.1f} ({low:.1f} to {high:.1f})"
+        spread = "  (wide spread)" if timing.wide else ""
+        print(f"{entry.file:58s} {entry.key:17s} {middle:>26s} {timing.p90:7.1f} {engine:10.1f}{spread}")
+    for name, precision in (("fp32 against fp32", "fp32"), ("best precision against best precision", "")):
+        fit = [[entry for entry in entries if precision in entry.key] for entries in (ours, theirs)]
+        print(ratio(name, *fit, times))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", default="denoise-color")
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifact", default="denoise-color", help="shipped artifact with a checkpoint of its name")
+    parser.add_argument("--image", help="photograph; by default a 481x321 cut of scikit-image's astronaut")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of timing, for all files together")
     arguments = parser.parse_args()
-    ours = load_checkpoint(arguments.checkpoint)
-    ours = replace(ours, preprocess=replace(ours.preprocess, size=SIZE))
-    recipe = load_recipe(
-        None,
-        {
-            "model.name": "dense_ffdnet",
-            "task.name": "restore",
-            "preprocess": {"resize": "tile", "size": list(SIZE), "mean": [0, 0, 0], "std": [1, 1, 1]},
-        },
+    image = read_image(arguments.image or skimage.data.astronaut()[:321, :481])
+    size = image.shape[:2]
+    tiles = {"resize": "tile", "size": list(size), "mean": [0, 0, 0], "std": [1, 1, 1]}
+    ffdnet = load_recipe(None, {"model.name": "dense_ffdnet", "task.name": "restore", "preprocess": tiles})
+    networks = {FFDNET: new_model(ffdnet, ()), WHOLE: at_size(load_checkpoint(arguments.artifact), size)}
+    with tempfile.TemporaryDirectory() as folder:
+        entries = list(shipped(arguments.artifact, arguments.threads, image))
+        for side, trained in networks.items():
+            entries += whole(trained, side, arguments.threads, image, Path(folder))
+        busy = quiet(0)
+        calls = {str(index): entry.watch for index, entry in enumerate(entries)}
+        timings = interleave(calls, seconds=arguments.seconds, warmup=WARMUP, pause_ms=5)
+    times = dict(zip(entries, timings.values(), strict=True))
+    rounds = len(next(iter(times.values())).times_ms)
+    print(f"\none {size[1]}x{size[0]} photograph, decoded; uint8 in, rounded uint8 out; {arguments.threads} threads,")
+    print(f"{rounds} rounds in which all files took turns; 'engine': of that the file's runs, with tiles blended")
+    title = (
+        f"TABLE 1: the shipped artifact {arguments.artifact} as predict runs it; FFDNet's layers (random weights) whole"
     )
-    ffdnet = new_model(recipe, ())
-    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as name:
-        sessions = {}
-        for label, trained in (("ours", ours), ("ffdnet", ffdnet)):
-            for built in files_of(trained, Path(name), label, [image] * 2):
-                target = Target(built.runtime, built.precision, THREADS)
-                try:
-                    probe(built.path, target, SIZE)
-                    sessions[f"{label} {built.key}"] = open_session(built.path, target)
-                except PocketvitError as error:
-                    print(f"{label} {built.key}: cannot run here ({error.what})")
-        calls = {key: (lambda s=session: s.run({"pixels": image[None]})) for key, session in sessions.items()}
-        times = interleave(calls, seconds=arguments.seconds, pause_ms=5)
-    for key, timing in times.items():
-        print(
-            f"{key:28s} p50 {timing.p50:7.1f} ms  p90 {timing.p90:7.1f}  runs {len(timing.times_ms)}{'  (wide spread)' if timing.wide else ''}"
-        )
-    for name, keep in (("fp32", lambda k: k.endswith("fp32")), ("best precision", lambda k: True)):
-        best = {
-            label: min((k for k in times if k.startswith(label) and keep(k)), key=lambda k: times[k].p50)
-            for label in ("ours", "ffdnet")
-        }
-        ratio = speedup(times[best["ffdnet"]], times[best["ours"]])
-        print(
-            f"{name}: {best['ours']} is {ratio.p50:.2f}x faster than {best['ffdnet']} (95 % interval {ratio.ci95[0]:.2f} to {ratio.ci95[1]:.2f})"
-        )
+    show(title, SHIPPED, times)
+    show(f"TABLE 2: the network of {arguments.artifact} exported for the whole image (NOT shipped)", WHOLE, times)
+    print(f"\n{f'the machine was busy: {busy}' if busy else 'the machine was quiet'}")
     print(json.dumps(environment()))
 
 

@@ -1,7 +1,7 @@
 """Check that requirements.lock is what pyproject.toml and constraints.txt resolve to (``--write`` makes it so).
 
-The lock holds names and versions only, for Python 3.11 on Linux. It is compiled with itself as a constraint, so a new release
-on the index does not make it stale; a changed requirement does. ``--write --upgrade`` takes the newest versions instead.
+The lock holds names and versions only, for Python 3.11 on Linux. It is compiled with itself as a constraint, so a new
+release on the index does not make it stale; a changed requirement does. ``--write --upgrade`` takes the newest.
 Indexes and wheel folders configured on this machine are left out of it.
 """
 
@@ -19,11 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 LINE = re.compile(r"^[a-z0-9][a-z0-9.-]*==[A-Za-z0-9.!]+$")
+TODO = "Run: .venv/bin/python scripts/check_lock.py --write"
 FLAGS = [
-    "--extra",
-    "dev",
-    "--python-version",
-    "3.11",
+    *("--extra", "dev", "--python-version", "3.11"),
     "--no-header",
     "--no-annotate",
     "--no-emit-index-url",
@@ -91,15 +89,11 @@ def main() -> int:
         LOCK.write_text(compiled, encoding="utf-8")
     current = LOCK.read_text(encoding="utf-8") if LOCK.is_file() else ""
     if bad := malformed(current):
-        print(
-            f"check_lock: {LOCK.name} holds more than names and versions: {bad[0]!r}\nRun: .venv/bin/python scripts/check_lock.py --write"
-        )
+        print(f"check_lock: {LOCK.name} holds more than names and versions: {bad[0]!r}\n{TODO}")
         return 1
     if compiled != current:
         changed = sorted(set(compiled.splitlines()) ^ set(current.splitlines()))
-        print(
-            f"check_lock: {LOCK.name} is not current ({', '.join(changed[:8])}).\nRun: .venv/bin/python scripts/check_lock.py --write"
-        )
+        print(f"check_lock: {LOCK.name} is not current ({', '.join(changed[:8])}).\n{TODO}")
         return 1
     print(f"lock is current: {len(current.splitlines())} packages")
     return 0

@@ -1,6 +1,7 @@
-"""List files for recipes/imagenet200.yaml: 200 ImageNet photos with their classes, and other photographs to calibrate on.
+"""Lists for recipes/imagenet200.yaml: 200 ImageNet photos with their classes, and other photographs to calibrate on.
 
-python scripts/imagenet200_lists.py ../shared/data/imagenet200 runs/imagenet200 [--calibration ../shared/data/bsds500/train]
+python scripts/imagenet200_lists.py ../shared/data/imagenet200 runs/imagenet200
+    [--calibration ../shared/data/bsds500/train]
 """
 
 import argparse

@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 # pyenv and similar leave shims that exist and do not run: ask each candidate what it is.
 python=""
 for candidate in python3.11 python3 python; do
-  if found=$("$candidate" -c 'import sys; assert sys.version_info[:2] == (3, 11); print(sys.executable)' 2>/dev/null); then python=$found; break; fi
+  ask='import sys; assert sys.version_info[:2] == (3, 11); print(sys.executable)'
+  if found=$("$candidate" -c "$ask" 2>/dev/null); then python=$found; break; fi
 done
 if [ -z "$python" ]; then
   echo "setup: Python 3.11 is not on PATH." >&2
@@ -28,7 +29,9 @@ fi
 
 export UV_PYTHON_DOWNLOADS=never UV_LINK_MODE="${UV_LINK_MODE:-hardlink}" UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}"
 # Trust what the machine trusts (company proxies), where it has a certificate store at all.
-if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}" UV_NATIVE_TLS="${UV_NATIVE_TLS:-1}"; fi
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
+  export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-1}" UV_NATIVE_TLS="${UV_NATIVE_TLS:-1}"
+fi
 unset VIRTUAL_ENV CONDA_PREFIX UV_FIND_LINKS UV_EXTRA_INDEX_URL UV_INDEX
 if ! .venv/bin/python -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2>/dev/null; then
   rm -rf .venv

@@ -1,9 +1,9 @@
-"""Make the shipped denoiser's artifact from a training run, and lay its checkpoint beside it.
+"""Make the shipped denoiser's artifact from a training run (or anew from the shipped checkpoint) and lay both in place.
 
-python scripts/ship_denoiser.py runs/denoise_color [--recipe recipes/denoise_color.yaml]
+python scripts/ship_denoiser.py runs/denoise_color|denoise-color [--recipe recipes/denoise_color.yaml]
 
-One ONNX file serves ONNX Runtime and OpenVINO (fp32 and bf16), which reads ONNX; int8 is added if it passes the gain gate.
-Every variant is scored on all validation images, timed and verified before anything is copied.
+One ONNX file serves ONNX Runtime and OpenVINO (fp32 and bf16), which reads ONNX; int8 is added if the gain gate keeps
+it. Every variant is scored on all validation images, timed side by side in one run and verified before it is copied.
 """
 
 import argparse
@@ -12,19 +12,21 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pocketvit.bench.timing import speedup
 from pocketvit.data.collections import load_splits
 from pocketvit.export.artifact import create_artifact, make_golden
 from pocketvit.export.built import Built
-from pocketvit.fit.gate import Row
-from pocketvit.fit.handover import bench_rows, lineage, metric_rows
-from pocketvit.fit.measure import make_bench
+from pocketvit.fit.decide import time_finalists, wait_for_quiet
+from pocketvit.fit.gate import limits_of
+from pocketvit.fit.measure import Measurer, make_measurer
+from pocketvit.fit.rows import Row
 from pocketvit.fit.shrink import shrink
+from pocketvit.fit.tables import bench_rows, lineage, metric_rows
+from pocketvit.models.trained import Trained, find_checkpoint, save_checkpoint
 from pocketvit.spec.artifact import shipped_root
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import load_recipe
-from pocketvit.train.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.verify.command import verify
 
@@ -34,9 +36,38 @@ NAME = "denoise-color"
 def more(history: Path, metric: str) -> str:
     """What each doubling of the images seen brought in this run, and how to train on."""
     rows = [row for row in read_rows(history) if metric in row]
-    steps = [min(rows, key=lambda row: abs(row["images"] - share * rows[-1]["images"])) for share in (0.25, 0.5, 1.0)]
+    last = rows[-1]["images"]
+    steps = [min(rows, key=lambda row: abs(row["images"] - share * last)) for share in (0.25, 0.5, 1.0)]
     curve = ", ".join(f"{row['images'] / 1000:.0f}k: {row[metric]:.2f}" for row in steps)
-    return f"validation {metric} (dB) after so many patches: {curve}; not flat yet. To train on: pocketvit train recipes/denoise_color.yaml --model.weights {NAME}"
+    how = f"pocketvit train recipes/denoise_color.yaml --model.weights {NAME}"
+    return f"validation {metric} (dB) after so many patches: {curve}; not flat yet. To train on: {how}"
+
+
+def describe(trained: Trained, history: Path, metric: str) -> Trained:
+    """The model with what its card should say of its training; a shipped checkpoint says it already."""
+    if not history.exists():
+        return trained
+    machine = environment()
+    where = f"{machine['cpu']}, {machine['cores']} cores, no GPU, shared with other work"
+    return replace(trained, info={**trained.info, "machine": where, "what_more_would_bring": more(history, metric)})
+
+
+def build_rows(measurer: Measurer, folder: Path) -> list[Row]:
+    """The float file, its int8 version, and the float file in OpenVINO; all kept ones timed once more in one run."""
+    rows = shrink(measurer, NAME, folder / "files", print)
+    onnx = next(row.built for row in rows if not row.step and row.built)
+    for precision in ("fp32", "bf16"):
+        built = Built("openvino", precision, onnx.path)
+        name, measures = f"{NAME} {built.key}", measurer.score(built)
+        shared = {"main": measurer.main_metric, "image": measurer.image.shape[:2], "reason": "the same ONNX file"}
+        rows.append(Row(name, "openvino", precision, NAME, built=built, measures=measures, kept=True, **shared))
+    notes = wait_for_quiet(measurer.recipe, print)
+    rows = time_finalists(rows, {NAME: measurer}, limits_of(measurer.recipe, measurer.main_metric), notes)
+    for row in sorted(rows, key=lambda row: not row.kept):
+        figures = f"{row.metric or float('nan'):7.2f} dB {row.latency(50) or float('nan'):7.1f} ms"
+        print(f"{row.name:44s} {figures}  {'kept' if row.kept else 'rejected'}: {row.reason}")
+    print("\n".join(notes))
+    return rows
 
 
 def main() -> None:
@@ -44,63 +75,29 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--recipe", default="recipes/denoise_color.yaml")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, {"search.runtimes": ["onnxruntime"], "search.timing_seconds": 6.0})
-    trained = load_checkpoint(find_checkpoint(arguments.run))
-    bench = make_bench(trained, load_splits(recipe.data, "restore"), recipe)
+    overrides = {"search.runtimes": ["onnxruntime"], "search.timing_seconds": 6.0, "search.quiet_seconds": 300}
+    recipe = load_recipe(arguments.recipe, overrides)
+    place = find_checkpoint(arguments.run)
+    trained = load_checkpoint(place)
+    measurer = make_measurer(trained, load_splits(recipe.data, recipe.task.name), recipe)
+    trained = describe(trained, place.parent / "metrics.csv", measurer.main_metric)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rows = shrink(bench, NAME, folder / "files", print)
-        onnx = next(row.built for row in rows if row.precision == "fp32")
-        for precision in ("fp32", "bf16"):
-            built = Built("openvino", precision, onnx.path)
-            metrics = bench.score(built)
-            rows.append(
-                Row(
-                    f"{NAME} {built.key}",
-                    "openvino",
-                    precision,
-                    built,
-                    metrics,
-                    metrics[bench.main_metric],
-                    kept=True,
-                    origin=NAME,
-                    reason="the same ONNX file",
-                )
-            )
-        # The float file in every engine stays whatever its speed elsewhere; int8 stays only if the gate kept it.
+        rows = build_rows(measurer, folder)
         kept = [row for row in rows if row.kept and row.built]
-        timings = bench.time([row.built for row in kept])
-        kept = [
-            replace(row, timing=timing, speedup=speedup(timings[0], timing).p50)
-            for row, timing in zip(kept, timings, strict=True)
-        ]
-        for row in [*kept, *(r for r in rows if not r.kept)]:
-            figures = f"{row.metric or float('nan'):7.2f} dB {row.latency('p50') or float('nan'):7.1f} ms"
-            print(f"{row.name:44s} {figures}  {'kept' if row.kept else 'rejected'}: {row.reason}")
-        machine = environment()
-        trained = replace(
-            trained,
-            info={
-                **trained.info,
-                "machine": f"{machine['cpu']}, {machine['cores']} cores, no GPU, shared with other work",
-                "what_more_would_bring": more(find_checkpoint(arguments.run).parent / "metrics.csv", bench.main_metric),
-            },
-        )
-        golden = make_golden(
-            trained, (case for case in bench.cases() if case.condition == "sigma25"), 4, max_bytes=1_300_000
-        )
+        main_cases = (case for case in measurer.cases() if measurer.main_metric.endswith(f"@{case.condition}"))
         create_artifact(
             trained,
             folder / "artifact",
             name=NAME,
             version="1.0.0",
-            golden=golden,
+            golden=make_golden(trained, main_cases, 4, max_bytes=1_300_000),
             built=[row.built for row in kept],
             default="onnxruntime:fp32",
-            main_metric=bench.main_metric,
-            lineage=lineage(rows, bench),
-            metrics=metric_rows(kept, bench),
-            benchmarks=bench_rows(kept, bench),
+            main_metric=measurer.main_metric,
+            lineage=lineage(rows),
+            metrics=metric_rows(kept, measurer),
+            benchmarks=bench_rows(kept, measurer),
             licence=Licence(weights="Apache-2.0", data=recipe.licence_data),
             training={"recipe": "recipes/denoise_color.yaml", **trained.info},
         )

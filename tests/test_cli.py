@@ -1,66 +1,29 @@
 from __future__ import annotations
 
+import importlib.metadata
+import inspect
 import json
 import os
+import pydoc
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
+import pocketvit
 from pocketvit import __version__, cli
-from pocketvit.arguments import Arguments, kind_of
-from pocketvit.commands import COMMANDS
+from pocketvit.commands import COMMANDS, Command
 from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
 from pocketvit.spec.budget import Budget
-from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import CompressConfig, DataConfig, ModelConfig, SearchConfig, TrainConfig, load_recipe
-from pocketvit.spec.target import Target
-
-
-def fit(
-    recipe: str,
-    *,
-    name: str | None = None,
-    runs: str = "runs",
-    data: DataConfig | None = None,
-    model: ModelConfig | None = None,
-    train: TrainConfig | None = None,
-    preprocess: Preprocess | None = None,
-    compress: CompressConfig | None = None,
-    budget: Budget | None = None,
-    target: Target | None = None,
-    search: SearchConfig | None = None,
-) -> None:
-    """Fit a model.
-
-    It takes a while.
-
-    Args:
-        recipe: YAML file.
-        name: Name of the run, 100 % yours.
-        budget: Limits on the target.
-    """
-
-
-def predict(
-    artifact: str,
-    images: list[str],
-    *,
-    out: str | Path | None = None,
-    limit: int | None = None,
-    format: Literal["csv", "json"] = "csv",
-    target: str | Target | None = None,
-    force: bool = False,
-    draw: bool = True,
-    size: tuple[int, int] = (1, 2),
-    hook: Any = None,
-) -> None:
-    """Predict."""
+from pocketvit.spec.overrides import resolve_recipe
+from pocketvit.spec.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -89,190 +52,11 @@ def command(monkeypatch: pytest.MonkeyPatch):
     def put(function: Any) -> None:
         module = ModuleType("pocketvit_test_command")
         module.bench = function  # type: ignore[attr-defined]
+        function.__module__ = module.__name__
         monkeypatch.setitem(sys.modules, "pocketvit_test_command", module)
-        monkeypatch.setitem(COMMANDS, "bench", "pocketvit_test_command:bench")
+        monkeypatch.setitem(COMMANDS, "bench", Command("pocketvit_test_command:bench", "test"))
 
     return put
-
-
-# --- parsing -----------------------------------------------------------------------------------------------------
-
-
-def parse_fit(*args: str) -> dict[str, Any]:
-    return Arguments("fit", fit).parse(["r.yaml", *args])
-
-
-def parse_predict(*args: str) -> dict[str, Any]:
-    return Arguments("predict", predict).parse(["a", *args])
-
-
-def test_only_given_fields_become_arguments() -> None:
-    assert parse_fit() == {"recipe": "r.yaml"}
-    assert parse_fit("--budget.latency_ms", "33", "--train.epochs=3") == {
-        "recipe": "r.yaml",
-        "budget": {"latency_ms": 33.0},
-        "train": {"epochs": 3},
-    }
-
-
-@pytest.mark.parametrize(
-    ("args", "section", "expected"),
-    [
-        (["--data.train", "a", "b"], "data", {"train": ["a", "b"]}),
-        (["--data.train", "[a, b]"], "data", {"train": ["a", "b"]}),
-        (["--data.val", "[]"], "data", {"val": []}),
-        (["--data.sigma", "0", "50"], "data", {"sigma": [0.0, 50.0]}),
-        (["--data.eval_sigma", "15,25"], "data", {"eval_sigma": [15.0, 25.0]}),
-        (["--data.eval-sigma=15,25"], "data", {"eval_sigma": [15.0, 25.0]}),
-        (["--data.layout", "classes"], "data", {"layout": "classes"}),
-        (["--train.compile", "true"], "train", {"compile": True}),
-        (["--train.channels_last", "false"], "train", {"channels_last": False}),
-        (["--train.clip_norm", "null"], "train", {"clip_norm": None}),
-        (["--train.lr", "1e-4"], "train", {"lr": 1e-4}),
-        (["--search.sizes", "[128, 256]"], "search", {"sizes": [128, 256]}),
-        (["--compress.steps", "int8", "bf16"], "compress", {"steps": ["int8", "bf16"]}),
-        (["--preprocess.size", "224", "192"], "preprocess", {"size": [224, 192]}),
-        (["--model.options", "{pool: gap}"], "model", {"options": {"pool": "gap"}}),
-        (
-            ["--model.options.depth", "3", "--model.options.pool", "gap"],
-            "model",
-            {"options": {"depth": 3, "pool": "gap"}},
-        ),
-        (["--model.options={pool: gap}", "--model.options.depth=3"], "model", {"options": {"pool": "gap", "depth": 3}}),
-        (["--target", "openvino:bf16:1"], "target", {"runtime": "openvino", "precision": "bf16", "threads": 1}),
-        (["--target", "openvino"], "target", {"runtime": "openvino"}),
-        (
-            ["--target=openvino:bf16", "--target.threads", "3"],
-            "target",
-            {"runtime": "openvino", "precision": "bf16", "threads": 3},
-        ),
-    ],
-)
-def test_section_options(args: list[str], section: str, expected: dict[str, Any]) -> None:
-    assert parse_fit(*args)[section] == expected
-
-
-def test_overrides_go_into_the_recipe(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("budget: {size_mb: 4}\ntarget: {threads: 1}\nmodel: {options: {depth: 2}}\n")
-    given = parse_fit(
-        "--budget.latency_ms", "33", "--data.train", "a", "b", "--target", "onnxruntime:int8", "--data.sigma", "0", "50"
-    )
-    given.pop("recipe")
-    recipe = load_recipe(tmp_path / "r.yaml", given)
-    assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
-    assert recipe.target == Target("onnxruntime", "int8", 1)
-    assert recipe.data == DataConfig(train=("a", "b"), sigma=(0.0, 50.0))
-    assert recipe.model.options == {"depth": 2}
-
-
-def test_every_recipe_field_of_fit_is_an_option() -> None:
-    import dataclasses
-
-    options = set(Arguments("fit", fit).options())
-    for section, schema in {
-        "data": DataConfig,
-        "model": ModelConfig,
-        "train": TrainConfig,
-        "budget": Budget,
-        "target": Target,
-        "search": SearchConfig,
-        "compress": CompressConfig,
-        "preprocess": Preprocess,
-    }.items():
-        missing = {f"--{section}.{f.name}" for f in dataclasses.fields(schema)} - options
-        assert missing <= {"--preprocess.pad"}, missing
-
-
-def test_positionals_flags_and_lists() -> None:
-    assert parse_predict("b", "c") == {"artifact": "a", "images": ["b", "c"]}
-    assert parse_predict("--force", "b", "--no-draw") == {
-        "artifact": "a",
-        "images": ["b"],
-        "force": True,
-        "draw": False,
-    }
-    got = parse_predict(
-        "b", "--out", "x", "--limit", "3", "--size", "4", "5", "--format=json", "--target", "openvino:fp32:2"
-    )
-    assert got == {
-        "artifact": "a",
-        "images": ["b"],
-        "out": "x",
-        "limit": 3,
-        "size": [4, 5],
-        "format": "json",
-        "target": "openvino:fp32:2",
-    }
-    assert parse_predict("--", "--odd-name.png")["images"] == ["--odd-name.png"]
-
-
-def test_optional_positional_before_the_star() -> None:
-    def show(recipe: str | None = None, *, runs: str = "runs") -> None:
-        """Show."""
-
-    assert Arguments("show", show).parse([]) == {}
-    assert Arguments("show", show).help().startswith("usage: pocketvit show [recipe] [options]")
-    assert Arguments("show", show).parse(["x", "--runs", "y"]) == {"recipe": "x", "runs": "y"}
-
-
-def test_parameters_without_a_command_line_form_are_left_out() -> None:
-    def run(path: str, *, callback: Any = None, image: np.ndarray | None = None, **more: Any) -> None:
-        """Run."""
-
-    assert Arguments("run", run).options() == []
-    assert kind_of(np.ndarray) is None
-
-
-@pytest.mark.parametrize(
-    ("args", "what", "todo"),
-    [
-        (["--budgt.latency_ms", "3"], "--budgt.latency_ms", "--budget.latency_ms"),
-        (["--budget.latencyms", "3"], "--budget.latencyms", "--budget.latency_ms"),
-        (["--latency_ms", "3"], "--latency_ms", "--budget.latency_ms"),
-        (["--latency-ms=3"], "--latency-ms", "--budget.latency_ms"),
-        (["--nam", "3"], "--nam", "--name"),
-        (["--zzzzzz", "3"], "--zzzzzz", "pocketvit fit --help"),
-        (["--train.epochs", "x"], "--train.epochs", "pocketvit fit --help"),
-        (["--train.epochs"], "--train.epochs", "pocketvit fit --help"),
-        (["--data.layout", "clasess"], "clasess", "pocketvit fit --help"),
-        (["--data.sigma", "a", "b"], "--data.sigma", "--data.sigma A B"),
-        (["--compress.steps", "int4"], "int4", "int8"),
-        (["--model.options", "{a: ["], "--model.options", "Quote"),
-        (["--target", "onnx:int8"], "onnx", "onnxruntime"),
-        (["--target"], "--target", "pocketvit fit --help"),
-        (["--recipe", "x"], "recipe", "pocketvit fit --help"),
-        (["more.yaml"], "more.yaml", "pocketvit fit --help"),
-    ],
-)
-def test_wrong_options_name_the_key_and_the_nearest(args: list[str], what: str, todo: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_fit(*args)
-    assert what in caught.value.what
-    assert todo in caught.value.todo
-    assert "\n" not in caught.value.what + caught.value.todo
-
-
-def test_missing_positional() -> None:
-    with pytest.raises(UsageError, match="images"):
-        parse_predict()
-
-
-def test_help_comes_from_signature_and_docstring() -> None:
-    text = Arguments("fit", fit, "epilog here").help()
-    for part in (
-        "usage: pocketvit fit recipe [options]",
-        "It takes a while.",
-        "YAML file.",
-        "100 % yours",
-        "--budget.latency_ms",
-        "Milliseconds for one image",
-        "Limits on the target.",
-        "epilog here",
-    ):
-        assert part in text
-
-
-# --- running -----------------------------------------------------------------------------------------------------
 
 
 def test_report_is_rendered_and_its_exit_code_returned(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,14 +103,16 @@ def test_json_is_the_only_thing_on_stdout(command: Any, capsys: pytest.CaptureFi
 
 def test_json_keeps_out_what_writes_to_descriptor_one(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
-        "import os\ndef bench():\n    'Loud.'\n    os.write(1, b'from C\\n')\n    print('from Python')\n    return {'done': True}\n"
+        "import os\ndef bench():\n    'Loud.'\n    os.write(1, b'from C\\n')\n    print('from Python')\n"
+        "    return {'done': True}\n"
     )
-    code = "import sys; from pocketvit import cli; cli.COMMANDS['bench'] = 'loud:bench'; sys.exit(cli.main(['bench', '--json']))"
+    code = "import sys; from pocketvit import cli, commands; "
+    code += "cli.COMMANDS['bench'] = commands.Command('loud:bench', ''); sys.exit(cli.main(['bench', '--json']))"
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
@@ -426,13 +212,27 @@ def test_a_missing_module_of_our_own_is_an_internal_error(command: Any, capsys: 
 
 
 def test_extras_are_those_of_the_package(repository: Path) -> None:
-    import tomllib
-
+    """Each package of each extra leads to an extra that holds it, and to the smallest one."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for package, extra in cli.EXTRAS.items():
-        requirement = {"skimage": "scikit-image", "pytorch_lightning": "lightning"}.get(package, package)
-        if package != "torchmetrics":
-            assert any(line.partition(">")[0] == requirement for line in extras[extra]), package
+    modules = {"scikit-image": "skimage"}
+    for extra in set(extras) - {"all", "dev"}:
+        for line in extras[extra]:
+            package = re.split(r"[<>=]", line)[0]
+            found = cli.extra_of(modules.get(package, package))
+            assert found is not None, package
+            assert any(other.startswith(package) for other in extras[found])
+            assert len(extras[found]) <= len(extras[extra])
+    assert cli.extra_of("pytorch_lightning") == "train"
+    assert cli.extra_of("numpy") is None
+    assert cli.extra_of("") is None
+
+
+def test_without_metadata_there_is_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", nothing)
+    assert cli.extra_of("torch") is None
 
 
 def test_interrupt_exits_130(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -450,7 +250,8 @@ def test_a_closed_pipe_is_quiet() -> None:
         ["bash", "-c", f"{sys.executable} -m pocketvit.cli --help | true"], capture_output=True, text=True, timeout=60
     )
     assert run.stderr == ""
-    code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from pocketvit import cli; sys.exit(cli.main(['--version']))"
+    code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); from pocketvit import cli; "
+    code += "sys.exit(cli.main(['--version']))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (cli.BROKEN_PIPE, "")
 
@@ -477,8 +278,23 @@ def test_flags_may_stand_anywhere() -> None:
     assert rest == ["fit", "r", "--", "-q"]
 
 
-def test_table_and_descriptions_agree() -> None:
-    assert list(cli.DESCRIPTIONS) == list(COMMANDS)
+HEAVY = ("torch", "torchvision", "timm", "lightning", "onnx", "openvino", "nncf", "optuna", "matplotlib")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = f"import sys; from pocketvit.cli import main; code = main([{name!r}, '--help']); "
+    code += f"print('HEAVY', [m for m in {HEAVY} if m in sys.modules], file=sys.stderr); sys.exit(code)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.splitlines()[-1] == "HEAVY []"
+
+
+def test_the_list_of_commands_imports_only_the_standard_library() -> None:
+    code = "import sys; from pocketvit.cli import main; main(['--help']); "
+    code += "print([m for m in ('numpy', 'pydantic', 'rich', 'yaml', 'jsonargparse') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -488,11 +304,38 @@ def test_every_command_has_a_parser_whose_arguments_are_all_explained(
     """The help of each real command: imported, derived, and no parameter without a word in the docstring."""
     import docstring_parser
 
-    from pocketvit.commands import resolve
-
     assert cli.main([name, "--help"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"usage: pocketvit {name}")
-    described = {p.arg_name for p in docstring_parser.parse(resolve(name).__doc__).params}
-    options = {o.removeprefix("--").partition(".")[0] for o in Arguments(name, resolve(name)).options()}
-    assert {o for o in options if not o.startswith("no_")} <= described
+    assert capsys.readouterr().out.startswith(f"usage: pocketvit {name}")
+    function = COMMANDS[name].resolve()
+    described = {p.arg_name for p in docstring_parser.parse(function.__doc__ or "").params}
+    assert set(inspect.signature(function).parameters) == described
+    assert COMMANDS[name].summary
+
+
+@pytest.mark.parametrize("name", ["fit", "train", "compress", "export", "verify", "bench", "report"])
+def test_help_of_a_package_that_is_a_command(name: str) -> None:
+    """``help(pocketvit.fit)`` shows what can be given, although ``pocketvit.fit`` is a package too."""
+    package = getattr(pocketvit, name)
+    function = COMMANDS[name].resolve()
+    assert inspect.signature(package) == inspect.signature(function)
+    text = pydoc.render_doc(package, renderer=pydoc.plaintext)
+    assert f"{name}(" in text
+    for parameter in inspect.signature(function).parameters:
+        assert f"    {parameter}: " in text
+    assert package.__dict__["__doc__"] in text
+
+
+def test_the_name_of_a_run_names_the_artifact_too(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("name: stated\nbudget: {size_mb: 4}\n")
+    recipe, run = resolve_recipe(file, "given", {"budget": {"latency_ms": 33}})
+    assert (recipe.name, run) == ("given", "given")
+    assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
+    recipe, run = resolve_recipe(file, None, {"budget": Budget(latency_ms=5)}, "-compress")
+    assert (recipe.name, run) == ("stated", "r-compress")
+    assert recipe.budget == Budget(latency_ms=5)
+    recipe, run = resolve_recipe(Recipe(name="made"), None, {"budget.latency_ms": 7, "train": None})
+    assert (recipe.name, run) == ("made", "made")
+    assert recipe.budget.latency_ms == 7
+    with pytest.raises(UsageError, match="cannot name"):
+        resolve_recipe(file, "", {})

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from pocketvit.arguments import Arguments
 from pocketvit.cli import main, split_flags
-from pocketvit.commands import COMMANDS, resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.spec.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/LOG.md", "CHANGELOG.md"]
+PACKAGE = ROOT / "src" / "pocketvit"
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/LOG.md", "docs/architecture.md", "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-RECIPE_SECTIONS = ("data", "model", "task", "preprocess", "train", "compress", "budget", "floor", "target", "search")
 
 
 def code_blocks(name: str) -> list[tuple[str, str]]:
@@ -52,10 +54,11 @@ def test_readme_commands_parse(line: str, capsys: pytest.CaptureFixture[str]) ->
         assert "pocketvit" in capsys.readouterr().out
         return
     assert words[0] in COMMANDS
-    given = Arguments(words[0], resolve(words[0])).parse(words[1:])
+    command = COMMANDS[words[0]]
+    given = Arguments(words[0], command.resolve(), command.sections).parse(words[1:])
     assert given
     if "recipe" in given:
-        sections = {k: v for k, v in given.items() if k in RECIPE_SECTIONS}
+        sections = {k: v for k, v in given.items() if k in command.sections}
         assert load_recipe(ROOT / given["recipe"], sections).to_dict()
 
 
@@ -69,6 +72,37 @@ def test_links_and_recipes_exist(name: str) -> None:
     ]
     assert missing == []
     assert text.startswith("# ")
+
+
+def defined(path: Path) -> set[str]:
+    """Names of the functions, classes and tables of a file."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {x.name for x in body if isinstance(x, ast.FunctionDef | ast.ClassDef)}
+    assigned = [y for x in body if isinstance(x, ast.Assign) for y in x.targets]
+    assigned += [x.target for x in body if isinstance(x, ast.AnnAssign)]
+    return names | {y.id for y in assigned if isinstance(y, ast.Name)}
+
+
+def test_architecture_names_what_is_there() -> None:
+    """Files, and functions and tables in them: ``fit/run.py: run``."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"[\w/]+\.py\b", text))
+    assert len(files) > 40
+    assert sorted(name for name in files if not (PACKAGE / name).is_file()) == []
+    named = set(re.findall(r"`([\w/]+\.py): (\w+)`", text))
+    assert len(named) > 40
+    assert sorted(f"{file}: {name}" for file, name in named if name not in defined(PACKAGE / file)) == []
+
+
+def test_the_drawing_has_the_rooms_in_the_order_of_imports() -> None:
+    """From top to bottom as the layers of import-linter are; what stands in one line is told from left to right."""
+    drawing = code_blocks("docs/architecture.md")[0][1]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [layer.removeprefix("pocketvit.") for layer in contracts[0]["layers"]]
+    names = [f"{layer}.py" if (PACKAGE / f"{layer}.py").is_file() else f"{layer}/" for layer in layers]
+    places = [re.search(rf"^ *(?:[\w./]+ +)*?({re.escape(name)})(?= |$)", drawing, re.MULTILINE) for name in names]
+    assert [name for name, place in zip(names, places, strict=True) if place is None] == []
+    assert [place.start(1) for place in places if place] == sorted(place.start(1) for place in places if place)
 
 
 def test_python_in_the_readme_compiles_and_uses_real_names() -> None:
@@ -99,8 +133,6 @@ def test_changelog_holds_the_version() -> None:
 
 
 def test_version_stands_once_in_package_and_project() -> None:
-    import tomllib
-
     import pocketvit
 
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == pocketvit.__version__

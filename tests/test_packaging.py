@@ -60,23 +60,29 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base_install(tmp_path_factory: pytest.TempPathFactory, repository: Path, wheel: Path) -> Path:
-    """``bin`` of an empty environment with the base wheel alone."""
+    """``bin`` of an empty environment with the base wheel alone, at the versions of the lock."""
+    return install_wheel(tmp_path_factory.mktemp("base"), wheel, "-c", repository / "requirements.lock")
+
+
+@pytest.fixture(scope="module")
+def lowest_install(tmp_path_factory: pytest.TempPathFactory, repository: Path, wheel: Path) -> Path:
+    """``bin`` of an empty environment with the base wheel alone, at the lower ends of its ranges."""
+    ranges = (
+        "--resolution",
+        "lowest-direct",
+        "-r",
+        repository / "pyproject.toml",
+    )  # only what is named there is direct
+    return install_wheel(tmp_path_factory.mktemp("lowest"), wheel, *ranges)
+
+
+def install_wheel(folder: Path, wheel: Path, *options: str | Path) -> Path:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if uv is None:
         pytest.skip("uv is not installed")
-    venv = tmp_path_factory.mktemp("base") / "venv"
+    venv = folder / "venv"
     assert run(uv, "venv", "--no-config", "--python", sys.executable, venv).returncode == 0
-    install = run(
-        uv,
-        "pip",
-        "install",
-        "--no-config",
-        "--python",
-        venv / "bin" / "python",
-        "-c",
-        repository / "requirements.lock",
-        wheel,
-    )
+    install = run(uv, "pip", "install", "--no-config", "--python", venv / "bin" / "python", *options, wheel)
     if install.returncode != 0 and any(
         word in install.stderr.lower() for word in ("connect", "network", "dns", "failed to fetch", "timed out")
     ):
@@ -112,7 +118,14 @@ def test_shipped_artifact_is_at_most_six_megabytes(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_base_install_predicts_and_verifies_without_torch(base_install: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["base_install", "lowest_install"])
+def test_base_install_predicts_and_verifies_without_torch(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    base_install: Path = request.getfixturevalue(which)
+    if which == "lowest_install":
+        version = run(base_install / "python", "-c", "import onnxruntime; print(onnxruntime.__version__)").stdout
+        assert version.startswith("1.22."), "the floor of pyproject.toml is what is tried"
     Image.fromarray(skimage.data.chelsea()[:120, :160]).save(tmp_path / "photo.png")
     missing = run(base_install / "python", "-c", "import torch", cwd=tmp_path)
     assert missing.returncode == 1
@@ -156,7 +169,8 @@ def _best(command: list[str], limit: float, tries: int = 10) -> float:
         out = run(
             sys.executable,
             "-c",
-            "import subprocess, sys, time; t = time.perf_counter(); subprocess.run(sys.argv[1:], capture_output=True, check=True); print(time.perf_counter() - t)",
+            "import subprocess, sys, time; t = time.perf_counter(); "
+            "subprocess.run(sys.argv[1:], capture_output=True, check=True); print(time.perf_counter() - t)",
             *command,
         )
         assert out.returncode == 0, out.stderr
@@ -171,7 +185,7 @@ def test_help_is_quick() -> None:
 
 
 def test_import_is_quick() -> None:
-    empty = "import time, subprocess; t = time.perf_counter(); import pocketvit; assert time.perf_counter() - t < 0.3, time.perf_counter() - t"
+    empty = "import time, subprocess; t = time.perf_counter(); import pocketvit; assert time.perf_counter() - t < 0.3"
     tries = [run(sys.executable, "-c", empty).returncode for _ in range(5)]
     assert 0 in tries
 
@@ -195,7 +209,8 @@ def test_start_imports_nothing_heavy(code: str) -> None:
 
 
 def test_the_small_device_side_never_loads_torch() -> None:
-    modules = "pocketvit.runtimes.model, pocketvit.serve.predict, pocketvit.verify.command, pocketvit.bench.command, pocketvit.spec.artifact"
+    parts = ("runtimes.model", "serve.predict", "verify.command", "bench.command", "spec.artifact")
+    modules = ", ".join(f"pocketvit.{part}" for part in parts)
     out = run(
         sys.executable,
         "-c",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -14,44 +15,93 @@ class Terminal(io.StringIO):
         return True
 
 
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error as a terminal, and no delay; called in the test, as pytest sets sys.stderr before it."""
+    sink = Terminal()
+    monkeypatch.setattr(sys, "stderr", sink)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
+    return sink
+
+
+def shown(sink: Terminal, text: str, seconds: float = 5.0) -> bool:
+    """Whether the bar comes to show a text; it is drawn by threads of its own."""
+    end = time.monotonic() + seconds
+    while text not in sink.getvalue() and time.monotonic() < end:
+        time.sleep(0.01)
+    return text in sink.getvalue()
+
+
 def test_silent_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     sink = io.StringIO()
     monkeypatch.setattr(sys, "stderr", sink)
     monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
     with track("work", 3) as advance:
         advance()
+        advance(2, note="two more")
     assert sink.getvalue() == ""
 
 
-@pytest.mark.parametrize(("delay", "shown"), [(0.0, True), (60.0, False)])
-@pytest.mark.parametrize("total", [3, None])
-def test_a_bar_with_count_and_rate_after_the_delay(
-    monkeypatch: pytest.MonkeyPatch, delay: float, shown: bool, total: int | None
-) -> None:
-    sink = Terminal()
-    monkeypatch.setattr(sys, "stderr", sink)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(progress, "DELAY_SECONDS", delay)
+def test_silent_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with track("work", 3, quiet=True) as advance:
+        advance(3, note="done")
+        time.sleep(0.05)
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("total", [30, None])
+def test_a_bar_with_count_rate_and_note(monkeypatch: pytest.MonkeyPatch, total: int | None) -> None:
+    terminal = open_terminal(monkeypatch)
     with track("counting sheep", total) as advance:
-        for _ in range(3):
+        assert shown(terminal, "counting sheep")
+        advance(27, note="[white] one")
+        advance()
+        assert shown(terminal, "28/30" if total else "28/?")
+        assert shown(terminal, "[white] one")
+        assert "/s" in terminal.getvalue()
+
+
+def test_nothing_is_shown_before_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 60.0)
+    with track("counting sheep", 3) as advance:
+        advance(3)
+    assert terminal.getvalue() == ""
+
+
+def test_the_bar_appears_while_the_first_part_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with track("one long part", 1):
+        assert shown(terminal, "one long part")
+        assert "0/1" in terminal.getvalue()
+
+
+def test_work_within_work_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal(monkeypatch)
+    with track("outer", 2) as advance:
+        assert shown(terminal, "outer")
+        for _ in range(2):
+            with track("inner", 5) as step:
+                step(3)
+                assert shown(terminal, "3/5")
             advance()
-    assert ("counting sheep" in sink.getvalue()) is shown
-    assert ("3/3" in sink.getvalue()) is (shown and total == 3)
-    assert ("/s" in sink.getvalue()) is shown
+        assert shown(terminal, "2/2")
 
 
 def test_the_bar_goes_away_on_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
+    terminal = open_terminal(monkeypatch)
 
     def fail() -> None:
         with track("work", 2) as advance:
             advance()
+            assert shown(terminal, "work")
             raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"):
         fail()
+    assert sys.stderr is terminal
     with track("again", 1) as advance:  # rich allows one live display at a time
         advance()
-    assert sys.stderr.isatty()
+        assert shown(terminal, "again")

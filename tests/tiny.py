@@ -1,4 +1,4 @@
-"""Tiny models built by hand with onnx.helper, and artifacts around them, for tests that need a real file but no training.
+"""Tiny models built by hand with onnx.helper, and artifacts around them, for tests that need a file but no training.
 
 The restorer is an identity 3x3 convolution with a slight blur; the classifier looks at mean colours on a 4x4 grid.
 """
@@ -58,7 +58,7 @@ def _graph(nodes: list[Any], inputs: Any, outputs: list[Any], weights: dict[str,
 
 
 def restore_onnx(path: Path, size: tuple[int, int] = TILE, blur: float = 0.4) -> Path:
-    """``restored`` = a 3x3 blur of each channel, mixed ``blur`` to ``1 - blur`` with the pixel itself; channels are weighted apart."""
+    """``restored`` = a 3x3 blur of each channel, mixed ``blur`` to ``1 - blur`` with the pixel; each its own."""
     height, width = size
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     for c, strength in enumerate((blur, blur / 2, blur / 4)):

@@ -24,7 +24,5 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name in COMMANDS:
-        from pocketvit.commands import resolve
-
-        return resolve(name)
+        return COMMANDS[name].resolve()
     raise AttributeError(f"module 'pocketvit' has no attribute {name!r}")

@@ -1,8 +1,9 @@
-"""A command's arguments, derived from the signature and docstring of its function (jsonargparse checks and converts them).
+"""A command's arguments, derived from its function's signature and docstring; jsonargparse converts and checks them.
 
 Required parameters are positional; so are parameters with a default that stand before a ``*``. All others are options.
-A parameter that is a dataclass (the sections of a recipe) becomes one option per field, ``--budget.latency_ms 33``, and
-reaches the function as a dict of the fields that were given and no others, ready for ``load_recipe(source, {"budget": ...})``.
+Sections of the recipe become one option for each field, ``--budget.latency_ms 33``; the function gets those that were
+given and no others, ready for ``load_recipe(source, {"budget": ...})``. By hand is only what jsonargparse has not:
+lists as ``a b`` and ``1,2``, dashes for underscores, ``--target onnxruntime:int8:2``, and the nearest option's name.
 """
 
 from __future__ import annotations
@@ -11,132 +12,90 @@ import argparse
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import inspect
+import json
 import re
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.target import Target
 
-SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
-SCALARS = (bool, int, float, str, Path)
+EVERYWHERE = ("json", "quiet", "verbose", "help")
+"""Options of every command, which ``pocketvit.cli`` takes out first; a function may have a parameter of that name."""
+_LISTS = (list, tuple, collections.abc.Sequence)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How one argument is written on the command line."""
-
-    form: Literal["scalar", "sequence", "mapping", "flag", "section"]
-    type: Any = str
-    choices: tuple[Any, ...] = ()
-    nullable: bool = False
-    """``null`` means None, as in the YAML."""
-
-    @property
-    def scalar_type(self) -> Any:
-        """What jsonargparse checks one value against."""
-        return typing.Optional[self.type] if self.nullable else self.type  # noqa: UP045 - a value, not an annotation
+def members(annotation: Any) -> list[Any]:
+    """What a value may be: the parts of a union that can be written in a shell, or the one type; paths are text."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(annotation) if union else (annotation,)
+    return list(dict.fromkeys(str if part is Path else part for part in parts if not dataclasses.is_dataclass(part)))
 
 
-def kind_of(annotation: Any) -> Kind | None:
-    """The form of an annotation; ``None`` for what has no command-line form (arrays, callables, models)."""
-    if annotation in SCALARS:
-        return Kind("flag") if annotation is bool else Kind("scalar", str if annotation is Path else annotation)
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        kind = _kind_of_union([kind_of(a) for a in args if a is not type(None)])
-        return dataclasses.replace(kind, nullable=type(None) in args) if kind else None
-    if origin is Literal:
-        return Kind("scalar", type(args[0]), args)
-    if origin in SEQUENCES or annotation in SEQUENCES:
-        element = kind_of(args[0]) if args else Kind("scalar")
-        return Kind("sequence", element.type, element.choices) if element and element.form == "scalar" else None
-    if origin in (dict, collections.abc.Mapping) or annotation is dict:
-        return Kind("mapping", dict)
-    if dataclasses.is_dataclass(annotation):
-        return Kind("section", annotation)
-    return None
+def element(annotation: Any) -> Any:
+    """The type of the entries of a list, ``None`` for what is no list."""
+    lists = [part for part in members(annotation) if typing.get_origin(part) in _LISTS]
+    return typing.get_args(lists[0])[0] if lists else None
 
 
-def _kind_of_union(kinds: list[Kind | None]) -> Kind | None:
-    """Of several forms the one that can express the others: a list, else plain text or a number, else a section."""
-    for form in ("sequence", "scalar", "section", "mapping", "flag"):
-        found = [k for k in kinds if k is not None and k.form == form]
-        if found:
-            texts = [k for k in found if k.type is str]
-            numbers = [k for k in found if k.type is float]
-            return next(iter(texts or numbers or found))
-    return None
+def union(*kinds: Any) -> Any:
+    """The types joined; the choices of several Literals become those of one."""
+    parts = list(dict.fromkeys(part for kind in kinds for part in members(kind)))
+    if all(typing.get_origin(part) is Literal for part in parts):
+        return Literal[tuple(dict.fromkeys(choice for part in parts for choice in typing.get_args(part)))]
+    return typing.Union[tuple(parts)]  # noqa: UP007 - made from values
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the parameters; that of the answer is not resolved, so that its module need not be imported."""
+    annotations = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    bare = types.SimpleNamespace(__annotations__=annotations)
+    return typing.get_type_hints(bare, vars(sys.modules[function.__module__]))
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Notes type and default of each option, and leaves the paragraphs of descriptions alone."""
 
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
         words = re.sub(r"""Parser key "([^"]+)":""", r"--\1:", " ".join(message.split()))
-        words = re.sub(r"<class '(\w+)'>", r"\1", words)
-        raise UsageError(
-            words[:400].rstrip(".") + ".", f"`pocketvit {self.prog.split()[-1]} --help` lists the arguments."
-        )
+        words = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] Errors:.*Given value:", r"Expected \1. Got:", words)
+        words = re.sub(r"<class '(\w+)'>|typing\.", r"\1", words).replace("NoneType", "null")
+        words = re.sub(r"(?:a )?Literal\[(.*?)\]", r"one of \1", words)
+        raise UsageError(words[:400].rstrip(".") + ".", f"`{self.prog} --help` lists the arguments.")
 
 
 class Arguments:
     """The parser of one command."""
 
-    def __init__(self, command: str, function: Callable[..., Any], epilog: str = "") -> None:
-        """Derive the parser of ``function``; ``epilog`` is printed below its help."""
+    def __init__(
+        self, command: str, function: Callable[..., Any], sections: Iterable[str] = (), epilog: str = ""
+    ) -> None:
+        """Derive the parser of ``function`` and of sections of the recipe; ``epilog`` is printed below its help."""
         doc = docstring_parser.parse(inspect.getdoc(function) or "")
-        description = "\n\n".join(filter(None, (doc.short_description, doc.long_description))).replace("``", "")
-        formatter = argparse.RawDescriptionHelpFormatter
+        about = "\n\n".join(filter(None, (doc.short_description, doc.long_description))).replace("``", "")
         self._parser = _Parser(
-            prog=f"pocketvit {command}",
-            description=description,
-            epilog=epilog,
-            formatter_class=formatter,
-            exit_on_error=False,
-            add_help=False,
+            prog=f"pocketvit {command}", description=about, epilog=epilog, formatter_class=_Formatter, add_help=False
         )
-        self._kinds: dict[str, Kind] = {}
-        self._positionals: set[str] = set()
-        self._negations: set[str] = set()
-        self._given = f"pocketvit {command}"
-        signature, hints = inspect.signature(function), typing.get_type_hints(function)
-        helps = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
-        keyword_only = any(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
-        for name, parameter in signature.parameters.items():
-            kind = (
-                kind_of(hints.get(name, str))
-                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-                else None
-            )
-            if kind is None:
-                continue
-            required = parameter.default is parameter.empty
-            positional = required or (keyword_only and parameter.kind is not parameter.KEYWORD_ONLY)
-            if kind.form == "section":
-                self._add_section(name, kind.type, helps.get(name, ""))
-            elif positional:
-                self._add_positional(name, kind, helps.get(name, ""), required)
-            else:
-                self._add_option(name, kind, helps.get(name, ""), parameter.default)
-        words = [
-            self._usage(n, signature.parameters[n].default is inspect.Parameter.empty)
-            for n in self._kinds
-            if n in self._positionals
-        ]
-        self._parser.usage = " ".join([f"pocketvit {command}", *words, "[options]"])
-
-    def _usage(self, name: str, required: bool) -> str:
-        if self._kinds[name].form == "sequence":
-            return f"{name} [{name} ...]" if required else f"[{name} ...]"
-        return name if required else f"[{name}]"
+        self._types: dict[str, Any] = {}
+        """Of all options, and of whole sections."""
+        self._flags: set[str] = set()
+        self._positional: list[str] = []
+        self._usage = f"pocketvit {command} "
+        self._add_parameters(function, {p.arg_name: p.description or "" for p in doc.params})
+        for section in sections:
+            self._add_section(section)
+        self._parser.usage = f"{self._usage}[options]"
 
     def help(self) -> str:
         """The text of ``--help``."""
@@ -144,7 +103,7 @@ class Arguments:
 
     def options(self) -> list[str]:
         """All option names, ``--budget.latency_ms``."""
-        return [f"--{name}" for name in self._kinds if name not in self._positionals]
+        return [f"--{name}" for name, kind in self._types.items() if not dataclasses.is_dataclass(kind)]
 
     def parse(self, args: Iterable[str]) -> dict[str, Any]:
         """Keyword arguments for the function: what was given and nothing else.
@@ -152,179 +111,112 @@ class Arguments:
         Raises:
             UsageError: an unknown option (with the nearest one), a missing argument, a value of the wrong type.
         """
-        prepared, extra = self._prepare(list(args))
-        try:
-            parsed = self._parser.parse_args(prepared, defaults=False)
-        except argparse.ArgumentError as error:
-            self._parser.error(str(error))
-        values: dict[str, Any] = {}
-        for key, value in [*self._given_values(parsed), *extra]:
-            _put(values, key, value)
-        return values
+        given = self._parser.parse_args(self._written_out(list(args)), defaults=False).as_dict()
+        return {name: value for name, value in given.items() if name not in self._positional or value not in (None, [])}
 
-    def _given_values(self, parsed: Namespace) -> Iterator[tuple[str, Any]]:
-        """What was given, under dotted names, with lists and mappings converted."""
-        for key, value in parsed.items():
-            kind = self._kinds[key]
-            if (kind.form == "flag" and value is None) or (key in self._positionals and value in (None, [])):
+    def _add_parameters(self, function: Callable[..., Any], texts: dict[str, str]) -> None:
+        parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
+        star = any(p.kind is p.KEYWORD_ONLY for p in parameters)
+        for p in parameters:
+            kind, text, required = hints.get(p.name, str), texts.get(p.name, ""), p.default is p.empty
+            if p.kind is p.VAR_KEYWORD or p.name in EVERYWHERE:
                 continue
-            if kind.form == "flag":
-                yield (key.removeprefix("no_"), False) if key in self._negations else (key, True)
-            elif kind.form == "sequence":
-                yield key, _elements(value, kind, key)
-            elif kind.form == "mapping":
-                yield key, _yaml(value, key)
-            else:
-                yield key, value
-
-    def _add_positional(self, name: str, kind: Kind, text: str, required: bool) -> None:
-        self._kinds[name] = kind
-        self._positionals.add(name)
-        many = kind.form == "sequence"
-        nargs: dict[str, Any] = {"nargs": "+" if required else "*"} if many else ({} if required else {"nargs": "?"})
-        self._parser.add_argument(
-            name,
-            type=str if many or kind.form == "mapping" else kind.scalar_type,
-            help=_escaped(text),
-            **_choices(kind),
-            **nargs,
-        )
-
-    def _add_option(self, name: str, kind: Kind, text: str, default: Any = None, group: Any = None) -> None:
-        self._kinds[name] = kind
-        group = group or self._parser
-        shown = "" if default is None or default is False or default in ((), []) else f" (default: {_shown(default)})"
-        option, help_text = f"--{name}", _escaped(text + shown)
-        if kind.form == "flag":
-            group.add_argument(option, action="store_true", default=None, help=help_text)
-            if default is True:
-                self._kinds[f"no_{name}"] = Kind("flag")
-                self._negations.add(f"no_{name}")
-                group.add_argument(f"--no_{name}", action="store_true", default=None, help=f"Turn off {name}.")
-        elif kind.form == "sequence":
-            group.add_argument(option, type=str, nargs="+", help=help_text, metavar="X")
-        elif kind.form == "mapping":
-            group.add_argument(option, type=str, help=help_text, metavar="YAML")
-        else:
-            group.add_argument(
-                option,
-                type=kind.scalar_type,
-                help=help_text,
-                **({"metavar": "X"} if not kind.choices else {}),
-                **_choices(kind),
-            )
-
-    def _add_section(self, name: str, section: type, text: str) -> None:
-        group = self._parser.add_argument_group(name, _escaped(text))
-        hints = typing.get_type_hints(section)
-        texts = {
-            p.arg_name: " ".join((p.description or "").split())
-            for p in docstring_parser.parse_from_object(section).params
-        }
-        if section is Target:
-            self._kinds[name] = Kind("section", Target)
-        for field in dataclasses.fields(section):
-            kind = kind_of(hints[field.name])
-            if kind is None:
+            if not required and (p.kind is p.KEYWORD_ONLY or not star):
+                self._add_option(self._parser, p.name, kind, p.default, text, flag=kind is bool)
                 continue
-            if kind.form == "flag":
-                kind = Kind("scalar", bool)  # a field of a recipe is given a value, as in the YAML
-            default = field.default if field.default is not dataclasses.MISSING else None
-            self._add_option(f"{name}.{field.name}", kind, texts.get(field.name, ""), default, group)
+            self._positional.append(p.name)
+            many = element(kind)
+            nargs = ("+" if required else "*") if many else None if required else "?"
+            self._parser.add_argument(p.name, type=many or union(kind), help=_line(text) or None, nargs=nargs)
+            written = f"{p.name} ..." if many else p.name
+            self._usage += f"{written} " if required else f"[{written}] "
 
-    def _prepare(self, args: list[str]) -> tuple[list[str], list[tuple[str, Any]]]:
-        """Check option names, split ``--a=b``, and take out what the parser has no word for: ``--target X:Y:Z`` and ``--model.options.KEY``."""
-        prepared: list[str] = []
-        extra: list[tuple[str, Any]] = []
-        rest = iter(args)
-        for arg in rest:
-            if arg == "--":
-                return [*prepared, arg, *rest], extra
-            if not arg.startswith("--"):
-                prepared.append(arg)
+    def _add_option(self, group: Any, name: str, kind: Any, default: Any, text: str, flag: bool = False) -> None:
+        self._types[name] = kind
+        self._flags |= {name, f"no_{name}"} if flag else set()
+        form: dict[str, Any] = {"action": ActionYesNo(no_prefix="no_")} if flag else {"type": union(kind)}
+        group.add_argument(f"--{name}", default=default, help=_line(text) or None, **form)
+
+    def _add_section(self, section: str) -> None:
+        """One part of the recipe; where each task has its own, the fields of all of them."""
+        from pocketvit.spec.recipe import Recipe
+
+        kind, default = typing.get_type_hints(Recipe)[section], getattr(Recipe(), section)
+        if not dataclasses.is_dataclass(kind):
+            self._add_option(self._parser, section, kind, default, _texts(Recipe)[section])
+            return
+        if kind is Target:  # also written as a whole
+            self._types[section] = kind
+        group = self._parser.add_argument_group(section, _line((inspect.getdoc(kind) or "").partition("\n\n")[0]))
+        classes = kind.__subclasses__() or [kind]
+        for name, field in {f.name: f for owner in classes for f in dataclasses.fields(owner)}.items():
+            owners = [owner for owner in classes if name in owner.__dataclass_fields__]
+            text = "; ".join(dict.fromkeys(filter(None, (_texts(owner).get(name) for owner in owners))))
+            joined = union(*(typing.get_type_hints(owner)[name] for owner in owners))
+            self._add_option(group, f"{section}.{name}", joined, getattr(default, name, field.default), text)
+
+    def _written_out(self, args: list[str]) -> list[str]:
+        """The arguments as jsonargparse reads them: ``--name=value`` with lists in brackets, then the positional."""
+        options: list[str] = []
+        positional: list[str] = []
+        while args and args[0] != "--":
+            word, args = args[0], args[1:]
+            if not word.startswith("--"):
+                positional.append(word)
                 continue
-            written, equals, value = arg[2:].partition("=")
-            name = written if written in self._kinds else written.replace("-", "_")
-            parent = name.rpartition(".")[0]
-            whole_section = name in self._kinds and self._kinds[name].form == "section"
-            if name in self._positionals:
-                raise UsageError(
-                    f"{name} is given without --{written}.", f"`{self._given} --help` shows the order of the arguments."
-                )
-            if name not in self._kinds and not (parent in self._kinds and self._kinds[parent].form == "mapping"):
-                self._unknown(written)
-            if whole_section or name not in self._kinds:
-                text = value if equals else next(rest, None)
-                if text is None:
-                    raise UsageError(f"--{name} needs a value.", f"`{self._given} --help` lists the arguments.")
-                extra.append((name, _target(text) if whole_section else _yaml(text, name)))
-            else:
-                prepared += [f"--{name}", *([value] if equals else [])]
-        return prepared, extra
+            written, equals, value = word[2:].partition("=")
+            name = self._name(written)
+            flag = name in self._flags and not equals
+            following = next((i for i, other in enumerate(args) if other.startswith("--")), len(args))
+            count = 0 if flag or equals else following if element(self._types.get(name)) else min(following, 1)
+            values, args = ([value] if equals else args[:count]), args[count:]
+            if not flag and not values:
+                raise UsageError(f"--{name} needs a value.", f"`{self._parser.prog} --help` lists the arguments.")
+            options += [f"--{name}"] if flag else self._option(name, values)
+        positional += args[1:]
+        return [*options, "--", *positional] if positional else options
 
-    def _unknown(self, name: str) -> typing.NoReturn:
-        options = [k for k in self._kinds if k not in self._positionals]
-        near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-        if "." not in name:  # the word may be right and only its section missing
-            near = [k for k in options if k.rpartition(".")[2] == name][:1] or near
-        if not near:
-            near = [k for k in options if k.rpartition(".")[2] == name.rpartition(".")[2]][:1]
-        raise UsageError(
-            f"unknown option --{name}.",
-            f"Did you mean --{near[0]}?" if near else f"`{self._given} --help` lists the arguments.",
-        )
+    def _option(self, name: str, values: list[str]) -> list[str]:
+        """One option with its value, or one for each part of a target."""
+        kind, text = self._types.get(name), values[0]
+        if kind is Target:
+            return [f"--{name}.{part}={value}" for part, value in _target(text).items()]
+        entry = element(kind)
+        if entry and not text.lstrip().startswith("[") and values != ["null"]:
+            numbers = {int, float} & set(members(entry))
+            text = f"[{','.join(values)}]" if numbers else json.dumps(values)
+        return [f"--{name}={text}"]
+
+    def _name(self, written: str) -> str:
+        """The option that is meant; if there is none, raises the ``UsageError`` that names the nearest."""
+        name = written if written in self._types else written.replace("-", "_")
+        if name in self._positional:
+            raise UsageError(f"{name} is given without --{written}.", f"`{self._parser.prog} --help` shows the order.")
+        known = [*self._types, *self._flags]
+        parent, _, last = name.rpartition(".")
+        if name in known or typing.get_origin(self._types.get(parent)) is dict:
+            return name
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        same = [option for option in known if option.rpartition(".")[2] == last]
+        # A word without a section may be right and only its section missing.
+        found = [*near, *same] if parent else [*same, *near]
+        todo = f"Did you mean --{found[0]}?" if found else f"`{self._parser.prog} --help` lists the arguments."
+        raise UsageError(f"unknown option --{written}.", todo)
+
+
+@functools.cache
+def _texts(owner: type) -> dict[str, str]:
+    """The docstrings under the fields of a dataclass."""
+    return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(owner).params}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("``", "")
 
 
 def _target(text: str) -> dict[str, Any]:
-    """The parts of ``runtime[:precision[:threads]]`` that were written."""
-    return dict(list(dataclasses.asdict(Target.parse(text)).items())[: text.count(":") + 1])
-
-
-def _choices(kind: Kind) -> dict[str, Any]:
-    return {"choices": kind.choices} if kind.choices else {}
-
-
-def _escaped(text: str) -> str | None:
-    return text.strip().replace("``", "").replace("%", "%%") or None  # argparse formats help texts with %
-
-
-def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) if isinstance(default, (tuple, list)) else str(default)
-
-
-def _elements(words: list[str], kind: Kind, name: str) -> list[Any]:
-    """``a b``, ``[a, b]`` and, for numbers, ``a,b``."""
-    if not isinstance(words, list):
-        words = [words]
-    found: list[Any] = list(words)
-    if len(words) == 1 and isinstance(words[0], str) and words[0].lstrip().startswith("["):
-        found = _yaml(words[0], name)
-    elif kind.type in (int, float):
-        found = [part for word in words for part in str(word).split(",")]
-    try:
-        found = [kind.type(x) for x in found]
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"--{name}: {' '.join(map(str, words))} is no list of {kind.type.__name__} values.",
-            f"Write them one after the other: --{name} A B.",
-        ) from error
-    wrong = [x for x in found if kind.choices and x not in kind.choices]
-    if wrong:
-        raise UsageError(
-            f"--{name}: {wrong[0]!r} is not possible.", f"Choose from: {', '.join(map(str, kind.choices))}."
-        )
-    return found
-
-
-def _yaml(text: str, name: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--{name}: {text!r} is not valid YAML.", "Quote it, e.g. '{pool: gap}'.") from error
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-    values[last] = values[last] | value if isinstance(values.get(last), dict) and isinstance(value, dict) else value
+    """The parts of ``runtime[:precision[:threads]][@device]`` that were written."""
+    parts = dataclasses.asdict(Target.parse(text))
+    engine, _, device = text.partition("@")
+    written = ("runtime", "precision", "threads")[: engine.count(":") + 1]
+    return {part: parts[part] for part in (*written, *(("device",) if device else ()))}

@@ -1,4 +1,4 @@
-"""The command line: one table (``pocketvit.commands.COMMANDS``), each function imported only when its command is called.
+"""The command line: one table (``pocketvit.commands.COMMANDS``), each function imported when its command is called.
 
 This file holds what all commands share: the list of commands, ``--json``, ``-q``, ``-v``, how a returned report is
 printed and how an error becomes two lines and an exit code. Parsers are derived in ``pocketvit.arguments``. Only the
@@ -8,56 +8,23 @@ standard library is imported at the top, so that ``pocketvit --help`` answers at
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pocketvit import __version__
-from pocketvit.commands import COMMANDS, resolve
-from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError
-
-DESCRIPTIONS = {
-    "fit": "images and a budget in, a verified artifact out",
-    "train": "train or fine-tune one model from a recipe",
-    "eval": "metrics of an artifact on a data set",
-    "compress": "shrink a trained model step by step behind the gain gate",
-    "export": "trained checkpoint to an artifact",
-    "verify": "check an artifact against its goldens, checksums and negative controls",
-    "bench": "latency, throughput, memory and size of an artifact, or of two side by side",
-    "predict": "run an artifact on images, folders or globs",
-    "report": "HTML report of a run or an artifact",
-    "doctor": "decode every image of a data set and list what is wrong with it",
-    "demo": "denoise real photographs and run a small fit, without arguments",
-}
-"""One line for each command, kept here so that ``--help`` imports nothing."""
-
-EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "timm": "train",
-    "lightning": "train",
-    "pytorch_lightning": "train",
-    "torchmetrics": "train",
-    "safetensors": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "optuna": "train",
-    "nncf": "train",
-    "skimage": "train",
-    "openvino": "openvino",
-    "matplotlib": "report",
-    "jinja2": "report",
-}
-"""Importable package -> the extra of pocketvit that installs it."""
+from pocketvit.commands import COMMANDS
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, did_you_mean
+from pocketvit.files import plain
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
+DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
+"""Importable package -> the name that it is installed by, where the two differ."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +37,8 @@ class Flags:
     help: bool = False
 
 
-FLAGS = {
-    "--json": "json",
-    "-q": "quiet",
-    "--quiet": "quiet",
-    "-v": "verbose",
-    "--verbose": "verbose",
-    "-h": "help",
-    "--help": "help",
-}
+FLAGS = {"--json": "json", "-q": "quiet", "-v": "verbose", "-h": "help"}
+FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
@@ -87,7 +47,10 @@ FLAGS_HELP = """every command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code (0 done, 2 usage, 3 data, 4 verification, 5 nothing fits, 6 missing dependency, 1 else)."""
+    """Run one command and return its exit code.
+
+    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 1 anything else.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     flags, rest = split_flags(args)
     try:
@@ -115,39 +78,46 @@ def _dispatch(flags: Flags, args: list[str]) -> int:
     if not args:
         print(_overview())
         return 0 if flags.help else UsageError.exit_code
-    return _guarded(lambda: _run(args[0], args[1:], flags), flags)
+    try:
+        return _run(args[0], args[1:], flags)
+    except KeyboardInterrupt:
+        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _fail(_expected(error), flags)
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {DESCRIPTIONS[name]}" for name in COMMANDS]
-    return "\n".join(
-        [
-            "usage: pocketvit COMMAND ...",
-            "",
-            "Images and a budget in, a vision transformer that is proven to fit out.",
-            "",
-            "commands:",
-            *lines,
-            "",
-        ]
-    ) + (
-        f"\n{FLAGS_HELP}\n\n`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."
-    )
+    lines = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""usage: pocketvit COMMAND ...
+
+Images and a budget in, a vision transformer that is proven to fit out.
+
+commands:
+{lines}
+
+{FLAGS_HELP}
+
+`pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."""
 
 
 def _run(name: str, args: list[str], flags: Flags) -> int:
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
-        raise UsageError(
-            f"unknown command {name!r}.",
-            f"Did you mean `pocketvit {near[0]}`?" if near else f"Commands: {', '.join(COMMANDS)}.",
-        )
-    with _stdout_to_stderr(flags.json), _silent_stderr(flags.quiet):
-        function = resolve(name)
+        todo = did_you_mean(name, COMMANDS, f"Commands: {', '.join(COMMANDS)}.", "`pocketvit {}`")
+        raise UsageError(f"unknown command {name!r}.", todo)
+    with contextlib.ExitStack() as stack:
+        if flags.json:
+            stack.enter_context(_stdout_to_stderr())
+        if flags.quiet:  # drop progress and log lines; errors are printed after it
+            sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stderr(sink))
+        function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
-        arguments = Arguments(name, function, FLAGS_HELP)
+        arguments = Arguments(name, function, COMMANDS[name].sections, FLAGS_HELP)
         report = None if flags.help else function(**arguments.parse(args))
     if flags.help:
         print(arguments.help())
@@ -158,7 +128,7 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
 
 def _show(report: Any, flags: Flags) -> None:
     if flags.json:
-        print(json.dumps(jsonable(report), indent=2, ensure_ascii=False, allow_nan=False))
+        print(_document(report))
     elif hasattr(report, "render"):
         text = report.render()
         if isinstance(text, str):
@@ -171,46 +141,38 @@ def _show(report: Any, flags: Flags) -> None:
         print(report)
 
 
-def jsonable(value: Any) -> Any:
-    """``value`` in plain JSON types: reports through their ``to_dict``, arrays as lists, paths as text, NaN and infinity as null."""
-    if hasattr(value, "to_dict"):
-        return jsonable(value.to_dict())
-    if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [jsonable(v) for v in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars
-        return jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+def _document(value: Any) -> str:
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _guarded(action: Callable[[], int], flags: Flags) -> int:
-    """Run ``action``; turn what it raises into two lines and an exit code."""
+def extra_of(package: str) -> str | None:
+    """The smallest extra of pocketvit that installs an importable package; ``None`` where none does.
+
+    They are read from the metadata of the installed pocketvit, which come from ``pyproject.toml``.
+    """
+    import importlib.metadata
+    import re
+    from collections import Counter
+
     try:
-        return action()
-    except PocketvitError as error:
-        return _fail(error, flags)
-    except KeyboardInterrupt:
-        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in EXTRAS:
-            return _fail(MissingDependencyError.of(package, EXTRAS[package]), flags)
-        return _fail(_internal(error), flags)
-    except Exception as error:
-        return _fail(_internal(error), flags)
+        lines = importlib.metadata.requires("pocketvit") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [match.groups() for line in lines if (match := re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", line))]
+    sizes = Counter(extra for _, extra in found)
+    wanted = DISTRIBUTIONS.get(package, package).replace("_", "-").lower()
+    extras = [extra for name, extra in found if name.lower() == wanted and extra not in ("all", "dev")]
+    return min(extras, key=lambda extra: sizes[extra], default=None)
 
 
-def _internal(error: Exception) -> PocketvitError:
-    wrapped = PocketvitError(
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}",
-        "Run again with -v for the traceback, and report it.",
-    )
+def _expected(error: Exception) -> PocketvitError:
+    if isinstance(error, PocketvitError):
+        return error
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if extra := extra_of(package):
+        return MissingDependencyError.of(package, extra)
+    what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
     return wrapped
 
@@ -220,22 +182,13 @@ def _fail(error: PocketvitError, flags: Flags) -> int:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
     print(f"{error.what}\n{error.todo}", file=sys.stderr)
     if flags.json:
-        print(
-            json.dumps(
-                {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))
     return error.exit_code
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr(active: bool) -> Iterator[None]:
-    """Send everything that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
-    if not active:
-        yield
-        return
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send all that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
     saved = None
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
         if sys.stdout.fileno() == 1:
@@ -249,16 +202,6 @@ def _stdout_to_stderr(active: bool) -> Iterator[None]:
         if saved is not None:
             os.dup2(saved, 1)
             os.close(saved)
-
-
-@contextlib.contextmanager
-def _silent_stderr(active: bool) -> Iterator[None]:
-    """Drop progress and log lines meanwhile; errors are printed after it."""
-    if not active:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stderr(sink):
-        yield
 
 
 if __name__ == "__main__":

@@ -7,34 +7,70 @@ packages are made callable, so that the Python function and the package can both
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+_TRAIN = ("data", "model", "task", "preprocess", "train", "licence_data")
+_COMPRESS = ("data", "model", "task", "preprocess", "compress", "budget", "floor", "target", "search", "licence_data")
+_FIT = ("train", *_COMPRESS)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command."""
+
+    place: str
+    """``module:function``, imported only when the command is called. The module imports nothing heavy at its top."""
+    summary: str
+    """One line for ``pocketvit --help``."""
+    sections: tuple[str, ...] = ()
+    """Parts of the recipe that are options too; the function takes them as ``**overrides``."""
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function, imported now."""
+        module, function = self.place.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return found
+
+
 COMMANDS = {
-    "fit": "pocketvit.fit.run:fit",
-    "train": "pocketvit.train.command:train",
-    "eval": "pocketvit.verify.evaluate:eval",
-    "compress": "pocketvit.fit.shrink:compress",
-    "export": "pocketvit.export.command:export",
-    "verify": "pocketvit.verify.command:verify",
-    "bench": "pocketvit.bench.command:bench",
-    "predict": "pocketvit.serve.predict:predict",
-    "report": "pocketvit.report.command:report",
-    "doctor": "pocketvit.data.doctor:doctor",
-    "demo": "pocketvit.fit.demo:demo",
+    "fit": Command("pocketvit.fit.command:fit", "images and a budget in, a verified artifact out", _FIT),
+    "train": Command("pocketvit.train.command:train", "train or fine-tune one model from a recipe", _TRAIN),
+    "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
+    "compress": Command("pocketvit.fit.command:compress", "shrink a model in steps behind the gain gate", _COMPRESS),
+    "export": Command("pocketvit.export.command:export", "trained checkpoint to an artifact"),
+    "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
+    "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
+    "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
+    "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
+    "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
+    "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
 
 
-def resolve(name: str) -> Any:
-    """The function behind a command, imported now."""
-    module, function = COMMANDS[name].split(":")
-    return getattr(importlib.import_module(module), function)
-
-
 class _CallablePackage(ModuleType):
+    """A package that is called like the command of its name, and described by ``help()`` as both."""
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return resolve(self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self._function(*args, **kwargs)
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        return COMMANDS[self.__name__.rpartition(".")[2]].resolve()
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        function = self._function
+        package = self.__dict__.get("__doc__") or ""
+        return f"{package}\n\n{function.__name__}{self.__signature__}\n\n{inspect.getdoc(function)}"
 
 
 def make_callable(package: str) -> None:

@@ -6,6 +6,8 @@ a traceback appears only with ``-v``. Anything that is not a ``PocketvitError`` 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -16,8 +18,7 @@ class PocketvitError(Exception):
 
     def __init__(self, what: str, todo: str) -> None:
         super().__init__(what, todo)
-        self.what = what
-        self.todo = todo
+        self.what, self.todo = what, todo
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.todo}"
@@ -54,5 +55,12 @@ class MissingDependencyError(PocketvitError):
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingDependencyError:
-        """The error for a ``package`` that the ``extra`` of pocketvit installs."""
-        return cls(f"{package} is not installed.", f'Run: pip install "pocketvit[{extra}]"')
+        """The error for a ``package`` that the ``extra`` of pocketvit installs (none: the base install)."""
+        wanted = f'"pocketvit[{extra}]"' if extra else package
+        return cls(f"{package} is not installed.", f"Run: pip install {wanted}")
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str, form: str = "{}") -> str:
+    """What to do about an unknown word: take the nearest known one, written in ``form``, or ``otherwise``."""
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.4)
+    return f"Did you mean {form.format(near[0])}?" if near else otherwise

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from pocketvit.bench.timing import Ratio, Timing, interleave, median_interval, speedup
+from pocketvit.bench.timing import Ratio, Timing, interleave, interval_of, speedup
 
 
 def test_percentiles_of_known_times() -> None:
@@ -21,14 +21,30 @@ def test_interval_holds_the_median_in_95_of_100_samples() -> None:
     true = np.exp(1.0)
     hits = 0
     for _ in range(400):
-        low, high = median_interval(tuple(rng.lognormal(1.0, 0.5, 41)))
+        low, high = interval_of(tuple(rng.lognormal(1.0, 0.5, 41)))
         hits += low <= true <= high
     assert 0.92 <= hits / 400 <= 0.99
 
 
+@pytest.mark.parametrize(("percentile", "count"), [(50, 20), (90, 60), (90, 200), (99, 800), (10, 60)])
+def test_interval_holds_any_percentile_in_95_of_100_samples(percentile: float, count: int) -> None:
+    rng = np.random.default_rng(1)
+    true = -np.log1p(-percentile / 100)  # of the exponential distribution
+    times = rng.exponential(1.0, (400, count))
+    inside = [low <= true <= high for low, high in (Timing(tuple(row)).interval(percentile) for row in times)]
+    assert 0.93 <= np.mean(inside) <= 0.995
+
+
+def test_few_times_bound_a_high_percentile_by_the_largest() -> None:
+    timing = Timing(tuple(float(x) for x in range(1, 16)))
+    assert timing.interval(90)[1] == 15
+    assert timing.interval(90)[0] > timing.interval(50)[0]
+    assert Timing(tuple(float(x) for x in range(1, 101))).interval(90)[1] < 100
+
+
 def test_interval_of_few_times() -> None:
-    assert median_interval((3.0,)) == (3.0, 3.0)
-    assert median_interval((3.0, 1.0, 2.0)) == (1.0, 3.0)
+    assert interval_of((3.0,)) == (3.0, 3.0)
+    assert interval_of((3.0, 1.0, 2.0)) == (1.0, 3.0)
 
 
 def test_wide_or_not() -> None:
@@ -43,7 +59,17 @@ def test_wide_or_not() -> None:
 def test_dictionary_is_json() -> None:
     document = json.loads(json.dumps(Timing((1.0, 2.0, 3.0)).to_dict()))
     assert (document["p50_ms"], document["runs"], document["ci95_ms"]) == (2.0, 3, [1.0, 3.0])
-    assert set(document) == {"p50_ms", "p90_ms", "p99_ms", "mean_ms", "ci95_ms", "spread", "wide", "runs"}
+    assert set(document) == {
+        "p50_ms",
+        "p90_ms",
+        "p99_ms",
+        "mean_ms",
+        "ci95_ms",
+        "p90_ci95_ms",
+        "spread",
+        "wide",
+        "runs",
+    }
 
 
 def test_interleaved_in_turns_with_warm_up_left_out() -> None:

@@ -9,20 +9,22 @@ import torch
 
 from pocketvit.compress import onnxruntime_int8 as int8
 from pocketvit.compress.layers import collect, find_layers, prepare
-from pocketvit.compress.onnxruntime_int8 import StaticInt8, held_back, mean_error, most_float, outputs, smallest
-from pocketvit.compress.steps import LibraryDefaultInt8, StepReport, apply
+from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, held_back, most_float, outputs, smallest
+from pocketvit.compress.step import StepReport, milder_counts
+from pocketvit.compress.table import attempts
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.onnx import write
-from pocketvit.train.checkpoint import Trained
+from pocketvit.models.trained import Trained
+from tests.compress.helpers import apply, context, mean_error, planned, reports
 from tests.export.nets import classifier, inputs, restorer
 
 LOUD = "backbone.blocks.1.mlp.fc2"
 
 
 def loud_classifier() -> Trained:
-    """A classifier with planted outliers: one hidden channel of the second block is 300 times louder, as trained ViTs have them."""
+    """One hidden channel of the second block is 300 times louder, as trained ViTs have them."""
     trained = classifier()
     block = trained.model.backbone.blocks[1].mlp
     with torch.no_grad():
@@ -105,7 +107,7 @@ def test_library_default_collapses_and_shows_it_in_its_score(
     stock = apply(LibraryDefaultInt8(), float_file, pictures, score, tmp_path)
     assert stock.step == "int8-library-default"
     assert stock.built.key == "onnxruntime:int8"
-    assert stock.scores[0][1] < 5 * score(report.built.path)  # errors are negative scores
+    assert score(stock.built.path) < 5 * score(report.built.path)  # errors are negative scores
     assert stock.ranking == ()
     assert kinds(stock.built.path)["QuantizeLinear"] > 2 * len(report.ranking)
 
@@ -220,7 +222,7 @@ def test_restorer_quantises_convolutions_and_swallows_relus(tmp_path: Path) -> N
     built = write(pixel_model_of(trained), (32, 48), tmp_path, "net")
     pictures = inputs(trained, 6)
     step = StaticInt8(max_float_layers=0, rank_images=2)
-    report = apply(step, built, pictures, None, tmp_path)
+    report = apply(step, built, pictures, lambda path: 30.0, tmp_path, "restore")
     before, after = kinds(built.path), kinds(report.built.path)
     assert {row.name for row in report.ranking} >= {"stem", "head", "down.0", "up.0"}
     assert before["Relu"] > after["Relu"]
@@ -231,8 +233,9 @@ def test_restorer_quantises_convolutions_and_swallows_relus(tmp_path: Path) -> N
         StaticInt8(max_error=0.5 * report.notes["error"], max_float_share=0.9, rank_images=2),
         built,
         pictures,
-        None,
+        lambda path: 30.0,
         tmp_path,
+        "restore",
     )
     assert better.notes["error"] < report.notes["error"]
     assert better.notes["max_drop"] == 0.05  # dB, as the answer is an image
@@ -280,7 +283,6 @@ def test_most_float_leaves_one_layer_quantised(float_file: Built) -> None:
         {"max_error": 0},
         {"max_float_share": -0.1},
         {"rank_images": 0},
-        {"threads": 0},
         {"max_float_layers": -1},
         {"kinds": ("Softmax",)},
         {"clip": ()},
@@ -313,3 +315,57 @@ def test_foreign_onnx_file_is_refused(float_file: Built, tmp_path: Path) -> None
     onnx.save(graph, tmp_path / "foreign.onnx")
     with pytest.raises(UsageError, match="is not a file that pocketvit exported"):
         int8.prepare(tmp_path / "foreign.onnx")
+
+
+def test_asked_again_it_leaves_more_layers_in_float_until_one_is_left(
+    float_file: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    found = []
+    step = StaticInt8(max_float_layers=None, smooth=(), compensate=False, max_error=10.0, rank_images=2)
+    for report in attempts(planned(step), float_file, context(tmp_path, pictures)):
+        found.append((len(report.float_layers), kinds(report.built.path)["QuantizeLinear"]))
+    counts, quantisers = zip(*found, strict=True)
+    assert counts[0] == 0
+    assert list(counts) == sorted(set(counts))
+    assert counts[-1] == len(report.ranking) - 1
+    assert list(quantisers) == sorted(quantisers, reverse=True)
+    assert quantisers[-1] >= 1
+    capped = reports(StaticInt8(max_float_layers=2, rank_images=2), float_file, context(tmp_path, pictures))
+    assert max(len(report.float_layers) for report in capped) <= 2
+
+
+def test_probabilities_are_judged_by_how_far_they_move_and_never_scored(
+    float_file: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    def score(path: Path) -> float:
+        raise AssertionError("agreement on a few calibration images has no vote")
+
+    assert apply(StaticInt8(rank_images=2), float_file, pictures, score, tmp_path).scores == ()
+
+
+@pytest.mark.parametrize(
+    ("macs", "first", "most", "want"),
+    [
+        ([1] * 10, 0, 9, [0, 2, 4, 6, 8, 9]),
+        ([1] * 10, 3, 4, [3, 4]),
+        ([50, 1, 1, 1], 0, 3, [0, 1, 3]),
+        ([5, 5], 1, 1, [1]),
+    ],
+)
+def test_milder_counts_add_a_share_of_the_work_each_time(
+    macs: list[int], first: int, most: int, want: list[int]
+) -> None:
+    assert list(milder_counts(macs, first, most)) == want
+
+
+def test_collect_uses_the_threads_it_is_given(
+    float_file: Built, pictures: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pocketvit.compress import layers
+
+    seen = []
+    real = layers.session
+    monkeypatch.setattr(layers, "session", lambda graph, threads=2: seen.append(threads) or real(graph, threads))
+    graph = prepare(float_file.path)
+    collect(graph, find_layers(graph), pictures[:1], threads=1)
+    assert seen == [1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvit.data.augment import OPERATIONS, augment, color_jitter, randaugment, random_resized_crop, symmetry
+from pocketvit.data.augment import OPERATIONS, color_jitter, randaugment, random_resized_crop, settle, symmetry, vary
 from pocketvit.spec.preprocess import Preprocess, prepare
 from pocketvit.spec.recipe import TrainConfig
 from tests.bad_images import photo
@@ -17,6 +17,10 @@ IMAGE = photo(90, 120)
 
 def draw(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def augment(image: np.ndarray, preprocess: Preprocess, train: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    return vary(settle(image, preprocess, train), preprocess, train, rng)
 
 
 def test_none_is_the_evaluation_transform_and_flip_its_mirror() -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pocketvit.data.cases import eval_cases, main_condition
-from pocketvit.data.collections import load_collection
+from pocketvit.data.collections import load_collection, load_splits
+from pocketvit.data.loader import Loader
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import read_image
 from pocketvit.spec.metrics import psnr
-from pocketvit.spec.recipe import DataConfig
+from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.recipe import DataConfig, TrainConfig
+from pocketvit.spec.tasks import TASKS
 from tests.data.helpers import SHARED, class_folders, clean_folder, needs_shared, write
 
 
@@ -33,20 +37,20 @@ def test_poisson_conditions_say_so(tmp_path: Path) -> None:
     collection = load_collection([str(clean_folder(tmp_path, 1, height=96, width=96))], data, "restore", "val")
     cases = list(eval_cases(collection, data))
     assert [case.condition for case in cases] == ["sigma0shot0.01", "sigma10shot0.01", "sigma20shot0.01"]
-    assert main_condition(data) == "sigma10shot0.01"
+    assert main_condition(data, "restore") == "sigma10shot0.01"
     errors = [np.std(case.image.astype(float) - case.truth) for case in cases]
     assert errors[0] == pytest.approx(255 * np.sqrt(0.01 * cases[0].truth.mean() / 255), rel=0.1)
     assert errors[0] < errors[1] < errors[2]
 
 
 def test_main_condition_is_the_middle_sigma_of_clean_photos() -> None:
-    assert main_condition(DataConfig()) == "sigma25"
-    assert main_condition(DataConfig(eval_sigma=(12.5,))) == "sigma12.5"
-    assert main_condition(DataConfig(layout="pairs")) == ""
-    assert main_condition(DataConfig(layout="classes")) == ""
+    assert main_condition(DataConfig(), "restore") == "sigma25"
+    assert main_condition(DataConfig(eval_sigma=(12.5,)), "restore") == "sigma12.5"
+    assert main_condition(DataConfig(layout="pairs"), "restore") == ""
+    assert main_condition(DataConfig(layout="classes"), "classify") == ""
     for wrong in ((), (15.0, -1.0)):
         with pytest.raises(UsageError, match="eval_sigma"):
-            main_condition(DataConfig(eval_sigma=wrong))
+            main_condition(DataConfig(eval_sigma=wrong), "restore")
 
 
 def test_pairs_and_labels_come_as_they_are(tmp_path: Path) -> None:
@@ -91,3 +95,27 @@ def test_noisy_val32_has_the_published_psnr() -> None:
     assert np.mean([psnr(case.image, case.truth) for case in eval_cases(collection, data)]) == pytest.approx(
         20.51, abs=0.005
     )
+
+
+def test_a_task_of_another_kind_is_served_by_its_record_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean_colour(image: np.ndarray, clean: np.ndarray | None, labels: tuple[int, ...]) -> np.ndarray:
+        assert clean is None
+        return image.mean(axis=(0, 1), dtype=np.float32)
+
+    record = replace(TASKS["classify"], name="colour", layouts=("clean",), labelled=False, truth=mean_colour)
+    monkeypatch.setitem(TASKS, "colour", record)
+    data = DataConfig(train=(str(clean_folder(tmp_path, 4)),), noise="none", val_share=0.5)
+    splits = load_splits(data, "colour")
+    assert splits.train.levels == ()
+    assert main_condition(data, "colour") == ""
+    cases = list(eval_cases(splits.val, data))
+    assert [case.condition for case in cases] == ["", ""]
+    assert np.array_equal(cases[0].image, read_image(cases[0].path))
+    assert np.array_equal(cases[0].truth, cases[0].image.mean(axis=(0, 1), dtype=np.float32))
+    spec = Preprocess(size=(16, 24))
+    loader = Loader(splits.train, data, spec, TrainConfig(batch_size=2))
+    ((inputs, targets),) = loader.epoch(0)
+    assert inputs.shape == (2, 16, 24, 3)
+    np.testing.assert_allclose(targets, inputs.numpy().mean(axis=(1, 2)), rtol=1e-5)  # of the augmented photo
+    with pytest.raises(UsageError, match=r"layout classes does not go with task\.name colour"):
+        load_splits(replace(data, layout="classes"), "colour")

@@ -104,6 +104,54 @@ def test_classify_samples(tmp_path: Path) -> None:
     assert np.array_equal(plain, prepare(read_image(collection.items[0].path), PREPROCESS))
 
 
+@pytest.mark.parametrize(("resize", "suffix"), [("crop", "png"), ("stretch", "jpg")])
+def test_without_augmentation_a_large_photo_is_resized_once(tmp_path: Path, resize: str, suffix: str) -> None:
+    path = write(tmp_path / "a" / f"big.{suffix}", height=300, width=410)
+    collection = load_collection([str(tmp_path)], DataConfig(layout="classes"), "classify", "train")
+    spec, cache = Preprocess(size=(24, 32), resize=resize), ImageCache(1 << 20)
+    expected = prepare(read_image(path), spec)
+    for name in ("none", "flip"):
+        samples = [
+            training_sample(collection, DataConfig(), spec, TrainConfig(augment=name), epoch, 0, cache)[0]
+            for epoch in range(3)
+        ]
+        allowed = [expected] if name == "none" else [expected, expected[:, ::-1]]
+        assert all(any(np.array_equal(sample, one) for one in allowed) for sample in samples)
+
+
+def test_order_and_samples_draw_from_different_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection, data = restore(clean_folder(tmp_path, 2))
+    made: list[str] = []
+    original = np.random.default_rng
+
+    def record(seed: tuple[int, ...]) -> np.random.Generator:
+        generator = original(seed)
+        made.append(str(generator.bit_generator.state))
+        return generator
+
+    monkeypatch.setattr(np.random, "default_rng", record)
+    for epoch in range(3):
+        epoch_order(collection, data, TrainConfig(), epoch)
+        for index in range(2):
+            training_sample(collection, data, PREPROCESS, TrainConfig(), epoch, index)
+    assert len(set(made)) == len(made) == 9
+
+
+def test_a_file_that_was_replaced_is_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, images = ImageCache(1 << 20), []
+    for k, folder in enumerate(("a", "b")):  # the same relative path, in two places
+        write(tmp_path / folder / "set" / "photo.png", k)
+        monkeypatch.chdir(tmp_path / folder)
+        collection = load_collection(["set"], DataConfig(), "restore", "train")
+        images.append(cache.get(collection, collection.items[0])[0])
+        assert np.array_equal(images[k], read_image("set/photo.png"))
+    write(tmp_path / "b" / "set" / "photo.png", 7)
+    assert np.array_equal(cache.get(collection, collection.items[0])[0], read_image("set/photo.png"))
+    (tmp_path / "b" / "set" / "photo.png").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        cache.get(collection, collection.items[0])
+
+
 def test_large_photos_are_shrunk_before_they_are_kept(tmp_path: Path) -> None:
     write(tmp_path / "a" / "big.png", height=300, width=400)
     data, cache = DataConfig(layout="classes"), ImageCache(1 << 20)
@@ -151,8 +199,6 @@ def test_cache_is_bounded_and_does_not_change_samples(tmp_path: Path) -> None:
         for a, i in zip(kept, (0, 1, 2, 3, 3, 0), strict=True)
     )
     assert cache.get(collection, collection.items[0])[0] is cache.get(collection, collection.items[0])[0]
-    cache.clear()
-    assert cache.bytes == 0
     assert 0 < default_limit(4) <= default_limit() <= 2 << 30
 
 

@@ -11,7 +11,11 @@ from pocketvit.spec.hierarchy import leaf_paths
 from pocketvit.spec.recipe import DataConfig
 from tests.data.helpers import SHARED, class_folders, list_file, needs_shared
 
-NAMES = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic\nGala,5,Apple,1,x\nMilk-A,0,Milk,0,x\nPink,9,Apple,1,x\n"
+NAMES = """Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic
+Gala,5,Apple,1,x
+Milk-A,0,Milk,0,x
+Pink,9,Apple,1,x
+"""
 
 
 def names_file(folder: Path, text: str = NAMES) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pocketvit.models.trained import Trained
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import ModelConfig, TaskConfig
-from pocketvit.train.checkpoint import Trained, build_task_model
+from pocketvit.spec.recipe import ModelConfig
+from pocketvit.spec.tasks import config_of
+from pocketvit.tasks.load import build_task_model
 from tests.tiny import photo
 
 LEVELS = (
@@ -39,7 +41,7 @@ def restorer(size: tuple[int, int] = (33, 46)) -> Trained:
 
 def _trained(task: str, model: ModelConfig, levels: tuple[LevelSpec, ...], spec: Preprocess) -> Trained:
     """Random weights that are loud enough for answers to depend on the image."""
-    settings = TaskConfig(name=task)  # type: ignore[arg-type]
+    settings = config_of({"name": task})
     torch.manual_seed(0)
     net = build_task_model(model, settings, levels, spec).eval()
     with torch.no_grad():

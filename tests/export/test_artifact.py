@@ -12,7 +12,7 @@ from pocketvit.export.card import write_card
 from pocketvit.spec.artifact import read_artifact, read_golden, sha256
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
 from pocketvit.spec.preprocess import prepare
-from pocketvit.spec.tolerances import TOLERANCES
+from pocketvit.spec.tasks import TASKS
 from tests.export.nets import Case, cases, classifier, restorer
 from tests.tiny import photo
 
@@ -105,8 +105,10 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
         "environment": {"cpu": "Test CPU"},
     }
     create_artifact(
-        trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"), default="openvino:bf16", main_metric="coarse.top1", lineage=steps,
-        metrics=rows, benchmarks=[BenchRow(variant="openvino:bf16", threads=2, **timed)], licence=Licence(weights="MIT", data="CC0"), training={"photos": 12},
+        trained, tmp_path / "a", name="x-1", version="1.2.3", golden=golden, built=files(tmp_path / "f"),
+        default="openvino:bf16", main_metric="coarse.top1", lineage=steps,
+        metrics=rows, benchmarks=[BenchRow(variant="openvino:bf16", threads=2, **timed)],
+        licence=Licence(weights="MIT", data="CC0"), training={"photos": 12},
         tolerances={"bf16": {"max_abs": 0.125}},
     )  # fmt: skip
     artifact = read_artifact(tmp_path / "a")
@@ -124,7 +126,7 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
         ("openvino", "bf16", "net.xml", ["net.bin"]),
     ]
     assert m.variants[2].metrics == {"fine.top1": 81.25}
-    assert m.tolerances["bf16"] == {**TOLERANCES["classify"]["bf16"], "max_abs": 0.125}
+    assert m.tolerances["bf16"] == {**TASKS["classify"].tolerances["bf16"], "max_abs": 0.125}
     assert m.architecture["parameters"] == sum(p.numel() for p in trained.model.parameters())
     assert [o.shape for o in m.outputs] == [[1, 2], [1, 3]]
     assert {e.path for e in m.files} == {"net.onnx", "net.xml", "net.bin", "golden.npz", "card.md"}
@@ -132,7 +134,7 @@ def test_artifact_holds_all_it_was_given_and_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_golden(artifact).outputs["probs_fine"], golden.outputs["probs_fine"])
     card = (artifact.path / "card.md").read_text()
     wanted = [
-        "81.25 %",
+        "81.2 %",
         "centre crop",
         "tiny (val, 4 images)",
         "rejected",
@@ -195,7 +197,7 @@ def test_twice_the_same_variant_and_existing_folder_are_errors(tmp_path: Path) -
 
 
 def test_complexity_counts_attention_products() -> None:
-    # Per block 12 D^2 N + 2 N^2 D, plus patches (64*3 -> 32) and heads; 32x40 with patches of 8 are 20 tokens and the class token.
+    # Per block 12 D^2 N + 2 N^2 D, plus patches (64*3 -> 32) and heads; 32x40 in patches of 8 are 20 tokens and one.
     n, d = 21, 32
     want = 2 * (12 * d * d * n + 2 * n * n * d) + 20 * 192 * d + d * (2 + 3)
     assert complexity(classifier())["macs"] == want
@@ -217,3 +219,10 @@ def test_card_of_a_restorer_says_how_it_tiles_and_what_is_not_measured(tmp_path:
     assert "Not measured yet." in card
     assert "model(image).image" in card
     assert "Steps tried" not in card
+    manifest = read_artifact(tmp_path / "a").manifest
+    for metric, synthetic in (("psnr@sigma25", True), ("psnr", False)):
+        row = MetricRow(
+            variant="onnxruntime:fp32", name=metric, value=30.0, unit="dB", dataset="d", split="val", count=2
+        )
+        text = write_card(manifest.model_copy(update={"metrics": [row]}))
+        assert ("added (synthetic) noise; camera noise was not tried" in text) is synthetic

@@ -10,9 +10,10 @@ from PIL import Image
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export import command
-from pocketvit.export.command import at_size, export
+from pocketvit.export.command import export
+from pocketvit.models.trained import save_checkpoint
 from pocketvit.spec.artifact import read_artifact, read_golden
-from pocketvit.train.checkpoint import save_checkpoint
+from pocketvit.tasks.load import at_size
 from tests.export.nets import classifier, restorer
 from tests.tiny import photo
 
@@ -100,7 +101,7 @@ def test_position_grid_is_resampled_for_another_size() -> None:
 def test_mismatch_leaves_nothing(
     checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(command.TOLERANCES["restore"], "fp32", {"max_abs": 1e-9})
+    monkeypatch.setitem(command.TASKS["restore"].tolerances, "fp32", {"max_abs": 1e-9})
     with pytest.raises(VerificationError) as error:
         export(str(checkpoints / "restore"), str(tmp_path / "a"), data=str(photos / "clean"))
     assert error.value.exit_code == 4

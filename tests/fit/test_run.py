@@ -12,21 +12,28 @@ import yaml
 import pocketvit
 from pocketvit.errors import NothingFitsError, UsageError
 from pocketvit.spec.artifact import read_artifact
+from pocketvit.spec.recipe import load_recipe
 
 from ..train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
-FAST = {"search.timing_seconds": 0.1, "compress.calibration_images": 6, "train.epochs": 1}
+FAST = {
+    "search.timing_seconds": 0.1,
+    "search.quiet_seconds": 0,
+    "compress.calibration_images": 6,
+    "train.epochs": 1,
+    "floor": {"value": 0, "max_drop": 60},
+}
 
 
 @pytest.mark.slow
 def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: Path) -> None:
     recipe = classify_recipe(
         write_classes(tmp_path / "d"),
-        **{**FAST, "train.epochs": 4, "budget.latency_ms": 500, "floor.max_drop": 30, "name": "colours"},
+        **{**FAST, "train.epochs": 4, "budget.latency_ms": 500, "floor": {"max_drop": 30}, "name": "colours"},
     )
     report = pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
     artifact = read_artifact(report.artifact)
-    assert artifact.manifest.name == "colours"
+    assert artifact.manifest.name == "a"
     assert artifact.manifest.verification is not None
     assert artifact.manifest.verification.passed
     assert {"onnxruntime:fp32", "openvino:fp32", "onnxruntime:int8"} <= {row.key for row in report.rows}
@@ -34,12 +41,24 @@ def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: 
     assert default.metric is not None or "not possible" in default.reason
     assert any("library default" in step.step for step in artifact.manifest.lineage)
     chosen = next(row for row in report.rows if row.chosen)
+    assert default.baseline
+    assert not default.chosen
+    # Every engine's finalists were timed once more in one run: as many rounds, and the interval goes into the manifest.
+    finalists = [row for row in report.rows if row.kept]
+    assert len({len(row.timing.times_ms) for row in finalists}) == 1
+    assert len({row.runtime for row in finalists}) == 2
+    timed = next(row for row in artifact.manifest.benchmarks if row.variant == chosen.key)
+    assert timed.p50_low_ms <= timed.p50_ms <= timed.p50_high_ms
+    assert timed.input_shape[:2] == [32, 32]
+    assert any("also used to choose" in note for note in report.notes)
     assert chosen.memory_mb > 10
     assert artifact.manifest.default == chosen.key
     measured = [
         m for m in artifact.manifest.metrics if m.variant == chosen.key and m.name == artifact.manifest.main_metric
     ]
     assert measured[0].value == chosen.metric
+    assert measured[0].low <= measured[0].value <= measured[0].high
+    assert measured[0].chosen_on
     html = (tmp_path / "a" / "report.html").read_text()
     assert "library default" in html
     model = pocketvit.load(report.artifact)
@@ -66,7 +85,9 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
         [
             sys.executable,
             "-c",
-            f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)",
+            "import pocketvit, sys; pocketvit.fit(sys.argv[1], name='k', runs=sys.argv[2], quiet=True)",
+            str(tmp_path / "r.yaml"),
+            str(tmp_path),
         ]
     )
     deadline = time.monotonic() + 150
@@ -84,10 +105,9 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     assert sorted(json.loads(timed)) == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
     trained = sorted(p.name for p in (tmp_path / "k" / "trials").iterdir())
     assert trained == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
-    assert len({row.origin for row in report.rows if row.built}) == 1
-    assert [row.reason.split(" with ")[0] for row in report.rows if not row.built] == [
-        "dropped by successive halving at epoch 1"
-    ]
+    stopped = [row.reason for row in report.rows if not row.built]
+    assert len({row.origin for row in report.rows if row.built}) + len(stopped) == 2
+    assert all(reason.startswith("stopped by successive halving at epoch 1 with") for reason in stopped)
     assert (tmp_path / "k" / "study.db").exists()
 
 
@@ -166,7 +186,7 @@ def test_compress_takes_a_checkpoint_and_trains_nothing(tmp_path: Path) -> None:
         name="c",
         runs=str(tmp_path),
         quiet=True,
-        **{**FAST, "compress.steps": ["fp16"], "floor.max_drop": 50},
+        **{**{k: v for k, v in FAST.items() if k != "train.epochs"}, "compress.steps": ["fp16"]},
     )
     assert "onnxruntime:fp16" in {row.key for row in report.rows}
     fp16 = next(row for row in report.rows if row.key == "onnxruntime:fp16")
@@ -175,3 +195,79 @@ def test_compress_takes_a_checkpoint_and_trains_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "c" / "trials" / "vit_micro_patch16_224-32x32" / "metrics.csv").exists()
     with pytest.raises(UsageError, match="no trained weights"):
         pocketvit.compress(recipe, name="x", runs=str(tmp_path), quiet=True)
+
+
+@pytest.mark.slow
+def test_test_data_are_scored_once_for_the_chosen_file_only(tmp_path: Path) -> None:
+    data, fresh = write_classes(tmp_path / "d"), write_classes(tmp_path / "fresh", per_class=4, side=36)
+    fields = {**FAST, "train.epochs": 4, "data.test": [str(fresh)], "search.runtimes": ["onnxruntime"]}
+    report = pocketvit.fit(classify_recipe(data, **fields), name="a", runs=str(tmp_path), quiet=True)
+    tested = [m for m in read_artifact(report.artifact).manifest.metrics if m.split == "test"]
+    chosen = next(row for row in report.rows if row.chosen)
+    assert {(m.variant, m.count, m.chosen_on) for m in tested} == {(chosen.key, 12, False)}
+    assert not any("also used to choose" in note for note in report.notes)
+
+
+@pytest.mark.slow
+def test_a_classifier_at_chance_level_has_learned_nothing(tmp_path: Path) -> None:
+    recipe = classify_recipe(
+        write_classes(tmp_path / "d"),
+        **{**FAST, "floor": {}, "train.lr": 1e-9, "search.runtimes": ["onnxruntime"], "compress.steps": []},
+    )
+    with pytest.raises(NothingFitsError, match="learned nothing") as error:
+        pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
+    assert error.value.exit_code == 5
+    assert not (tmp_path / "a" / "artifact").exists()
+    allowed = load_recipe(recipe, {"floor.value": 0})
+    assert pocketvit.fit(allowed, name="b", runs=str(tmp_path), quiet=True).artifact.is_dir()
+
+
+@pytest.mark.slow
+def test_a_restorer_no_better_than_its_input_has_learned_nothing(tmp_path: Path) -> None:
+    recipe = restore_recipe(
+        write_photos(tmp_path / "d", 2),
+        **{**FAST, "floor": {}, "train.lr": 1e-9, "search.runtimes": ["onnxruntime"], "compress.steps": []},
+    )
+    with pytest.raises(NothingFitsError, match=r"learned nothing: psnr@sigma25 20\.\d+ dB .* 20\.\d+ without"):
+        pocketvit.fit(recipe, name="a", runs=str(tmp_path), quiet=True)
+
+
+@pytest.mark.slow
+def test_every_variant_in_the_artifact_meets_the_memory_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"onnxruntime:fp16": 900.0}
+    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image: peaks.get(target.key, 100.0))
+    fields = {**FAST, "budget.memory_mb": 500, "search.runtimes": ["onnxruntime"], "compress.steps": ["fp16"]}
+    fields |= {"compress.min_shrink": 1.1, "search.prefer": "quality"}
+    report = pocketvit.fit(
+        classify_recipe(write_classes(tmp_path / "d"), **fields), name="a", runs=str(tmp_path), quiet=True
+    )
+    rows = {row.key: row for row in report.rows}
+    assert rows["onnxruntime:fp16"].reason == "memory_mb 900 > 500"
+    assert [v.key for v in read_artifact(report.artifact).manifest.variants] == ["onnxruntime:fp32"]
+
+
+@pytest.mark.slow
+def test_int8_that_misses_the_floor_goes_on_with_more_layers_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pocketvit.fit.measure import Measurer
+    from pocketvit.spec.tasks.base import Measure
+
+    def score(self: Measurer, built: object, part: object = None) -> tuple[Measure, ...]:
+        import onnx
+
+        nodes = onnx.load(built.path).graph.node  # type: ignore[attr-defined]
+        value = 90.0 - sum(node.op_type == "QuantizeLinear" for node in nodes)  # a point lost for each layer
+        return (Measure("label.top1", value, "%", 100, value, value),)
+
+    monkeypatch.setattr(Measurer, "score", score)
+    monkeypatch.setattr(Measurer, "not_learned", lambda self, row: "")
+    fields = {**FAST, "floor": {"max_drop": 4}, "search.runtimes": ["onnxruntime"], "compress.steps": ["int8"]}
+    fields |= {"compress.min_shrink": 1.01, "search.prefer": "size", "compress.library_default": False}
+    report = pocketvit.fit(
+        classify_recipe(write_classes(tmp_path / "d"), **fields), name="a", runs=str(tmp_path), quiet=True
+    )
+    int8 = next(row for row in report.rows if row.step == "int8")
+    assert int8.metric >= 86
+    assert int8.kept, int8.reason
+    assert sum("kept in float" in name for name, _ in int8.ranking) >= 5

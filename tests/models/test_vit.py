@@ -48,7 +48,7 @@ def test_norm_sizes_inside_a_base_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, row in VARIANTS.items() if row.task == "classify" and "base" not in n and "large" not in n]
+    "name", [n for n, row in VARIANTS.items() if row.gives == "features" and "base" not in n and "large" not in n]
 )
 def test_every_small_classifier_gives_one_feature_per_image(name: str) -> None:
     model = build(name, (64, 64)).eval()
@@ -171,6 +171,11 @@ def test_wrong_names_options_sizes_and_files_are_explained(tmp_path: Path) -> No
         build("vit_tiny_patch16_224", (225, 224))
     with pytest.raises(UsageError, match="num_heads"):
         build("vit_tiny_patch16_224", (224, 224), {"num_heads": 5})
+    for option, value in {"pool": "none", "positions": "x", "attention": "x", "patch_embed": "x"}.items():
+        with pytest.raises(UsageError, match=f"{option} {value!r} is unknown"):
+            build("vit_tiny_patch16_224", (224, 224), {option: value})
+    with pytest.raises(UsageError, match="decoder 'x' is unknown"):
+        build("vit_restorer_tiny", (16, 16), {"decoder": "x"})
     with pytest.raises(UsageError, match="64x64 images"):
         build("vit_micro_patch16_224", (64, 64))(torch.zeros(1, 3, 32, 32))
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 40)

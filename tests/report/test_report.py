@@ -20,8 +20,9 @@ from pocketvit.report.html import limits, picture_uri, render_html, write_report
 from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_front, pareto_plot, read_curves
 from pocketvit.report.table import candidates_table
 from pocketvit.spec.artifact import Golden
-from pocketvit.spec.manifest import LevelSpec, Manifest, TensorSpec
+from pocketvit.spec.manifest import LevelSpec, Manifest
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.tasks import TASKS
 from tests.tiny import make_tiny_artifact
 
 ROWS = [
@@ -280,15 +281,15 @@ def test_figures(value: float | None, unit: str, digits: int, expected: str) -> 
     assert figure(value, unit, digits) == expected
 
 
-def _manifest(task: str, outputs: list[str], levels: list[LevelSpec]) -> Manifest:
-    tensors = [TensorSpec(name=name, shape=[1], dtype="float32", meaning="m") for name in outputs]
+def _manifest(task: str, levels: list[LevelSpec]) -> Manifest:
+    spec = Preprocess(size=(8, 8))
     return Manifest(
         name="x",
         task=task,
         levels=levels,
-        preprocess=Preprocess(size=(8, 8)),
+        preprocess=spec,
         inputs=[],
-        outputs=tensors,
+        outputs=TASKS[task].outputs(levels, spec),
         files=[],
         variants=[],
         default="onnxruntime:fp32",
@@ -300,15 +301,15 @@ def test_golden_pictures_of_both_tasks() -> None:
     inputs = np.full((2, 8, 8, 3), 100, np.uint8)
     restored = {"restored": np.full((2, 8, 8, 3), 120.6, np.float32)}
     pictures = golden_pictures(
-        _manifest("restore", ["restored"], []), Golden(inputs, restored, (), inputs + 20, Preprocess(size=(8, 8)))
+        _manifest("restore", []), Golden(inputs, restored, (), inputs + 20, Preprocess(size=(8, 8)))
     )
     assert [label for label, _ in pictures[0][1]] == ["input", "restored", "truth"]
     assert pictures[1][1][1][1].max() == 121
     levels = [LevelSpec(name="fine", labels=["apple", "pear"])]
     outputs = {"probs_fine": np.array([[0.2, 0.8], [0.9, 0.1]], np.float32)}
-    manifest = _manifest("classify", ["probs_fine"], levels)
+    manifest = _manifest("classify", levels)
     pictures = golden_pictures(manifest, Golden(inputs, outputs, (), np.array([[1], [1]]), Preprocess(size=(8, 8))))
-    assert [caption for caption, _ in pictures] == ["truth: pear", "truth: pear"]
+    assert [panels[0][0] for _, panels in pictures] == ["truth: pear", "truth: pear"]
     assert pictures[0][1][0][1].shape == (32, 160, 3)
 
 

@@ -21,7 +21,10 @@ def python(code: str) -> str:
 
 def test_importing_the_package_is_quick_and_imports_nothing_heavy() -> None:
     heavy = ("numpy", "torch", "onnxruntime", "pydantic", "rich")
-    code = f"import time; t = time.process_time(); import pocketvit; d = time.process_time() - t; import sys; print(d, *(m for m in {heavy!r} if m in sys.modules))"
+    code = (
+        "import time; t = time.process_time(); import pocketvit; d = time.process_time() - t; "
+        f"import sys; print(d, *(m for m in {heavy!r} if m in sys.modules))"
+    )
     seconds, *imported = min((python(code) for _ in range(3)), key=lambda line: float(line.split()[0])).split()
     assert imported == []
     assert float(seconds) < 0.3
@@ -30,3 +33,8 @@ def test_importing_the_package_is_quick_and_imports_nothing_heavy() -> None:
 def test_small_device_modules_import_no_torch_and_no_engine() -> None:
     heavy = ("torch", "torchvision", "timm", "lightning", "openvino", "onnxruntime", "onnx", "skimage", "rich")
     assert python(f"import {', '.join(SMALL)}, sys; print(*(m for m in {heavy!r} if m in sys.modules))") == ""
+
+
+def test_one_engine_is_opened_without_the_others() -> None:
+    code = "import pocketvit, sys; pocketvit.load('denoise-color', 'onnxruntime:fp32')"
+    assert python(f"{code}; print(*(m for m in ('torch', 'openvino') if m in sys.modules))") == ""

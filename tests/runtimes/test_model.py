@@ -15,8 +15,9 @@ from pocketvit.errors import DataError, MissingDependencyError, UsageError, Veri
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.artifact import Artifact, pack
 from pocketvit.spec.images import read_image
-from pocketvit.spec.results import Classification, Restored
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks.classify import Classification
+from pocketvit.spec.tasks.restore import Restored
 from pocketvit.spec.tiles import count_tiles, run_tiled
 from tests.bad_images import READABLE, UNREADABLE, write_bad_images
 from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo, restore_onnx

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketvit.bench.memory import fresh_run
 from pocketvit.errors import VerificationError
 from pocketvit.runtimes import probe as module
 from pocketvit.runtimes.probe import probe
@@ -26,6 +27,20 @@ def test_a_sound_file_passes_in_a_process_of_its_own(tmp_path: Path) -> None:
     probe(file, TARGET, artifact.manifest.preprocess.size)
     with pytest.raises(VerificationError, match="refuses"):
         probe(file, TARGET, (3, 5))
+
+
+def test_a_module_in_the_current_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", "restore")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong numpy')")
+    monkeypatch.chdir(tmp_path)
+    probe(artifact.path / "model.onnx", TARGET, artifact.manifest.preprocess.size)
+    assert fresh_run(artifact.path, TARGET).first_ms > 0
+
+
+def test_the_device_is_probed_too(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(VerificationError, match="has no device phone on this machine"):
+        probe(tmp_path / "m.onnx", Target("onnxruntime", "fp32", 1, "phone"), (8, 8))
 
 
 def test_a_damaged_file_is_refused_with_the_engines_words(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import ENGINES, PACKAGES, Port, check_inputs, installed, open_session
+from pocketvit.runtimes import RUNTIMES, Port, check_inputs, installed, open_session
 from pocketvit.runtimes import openvino as openvino_module
 from pocketvit.spec.artifact import Artifact
-from pocketvit.spec.target import PRECISIONS, RUNTIME_NAMES, Target
+from pocketvit.spec.target import PRECISIONS, Target
 from tests.tiny import SIZE, TILE, classify_onnx, make_tiny_artifact, noisy, photo, restore_onnx, run_onnx
 
 
@@ -32,8 +32,10 @@ def has_bf16() -> bool:
 ENGINE_FILES = [("onnxruntime", "model.onnx"), ("openvino", "model.xml")]
 
 
-def test_every_runtime_has_an_engine_and_a_package() -> None:
-    assert set(ENGINES) == set(PACKAGES) == set(RUNTIME_NAMES)
+def test_every_record_is_found_by_its_name_and_differs_in_what_it_opens() -> None:
+    assert all(RUNTIMES[name].name == name for name in RUNTIMES)
+    for field in ("format", "suffix", "writer", "package"):
+        assert len({getattr(record, field) for record in RUNTIMES.values()}) == len(RUNTIMES)
     assert installed("onnxruntime")
 
 
@@ -90,6 +92,7 @@ def test_inputs_need_not_be_contiguous(restorer: Artifact, runtime: str, file: s
         ({"pixels": np.zeros((1, 8, 8, 3), np.uint8)}, "expected shape (1, 48, 64, 3), got (1, 8, 8, 3)"),
         ({"pixels": np.zeros((48, 64, 3), np.uint8)}, "expected shape (1, 48, 64, 3), got (48, 64, 3)"),
         ({"pixels": np.zeros((2, 48, 64, 3), np.uint8)}, "expected shape"),
+        ({"pixels": np.zeros((1, 48, 64, 3, 1), np.uint8)}, "expected shape"),
         ({"pixels": np.zeros((1, 48, 64, 3), np.float32)}, "expected uint8 (1, 48, 64, 3), got float32"),
         ({"pixels": [[1]]}, "got list"),
         ({"image": np.zeros((1, 48, 64, 3), np.uint8)}, "['image'] given, ['pixels'] expected"),
@@ -141,9 +144,9 @@ def test_openvino_weights_missing_or_truncated(classifier: Artifact, tmp_path: P
 
 
 def test_onnxruntime_refuses_bf16_instead_of_running_float(restorer: Artifact) -> None:
-    with pytest.raises(UsageError, match="no bf16 kernels") as caught:
+    with pytest.raises(UsageError, match="onnxruntime has no bf16 on the cpu of this machine") as caught:
         open_session(restorer.path / "model.onnx", Target("onnxruntime", "bf16"))
-    assert "openvino:bf16" in caught.value.todo
+    assert caught.value.todo == "Take onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8, or another runtime."
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -196,8 +199,8 @@ def test_openvino_bf16_computes_in_bf16(restorer: Artifact) -> None:
 
 
 def test_openvino_without_the_instructions(restorer: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_module, "capabilities", lambda: ("FP32", "INT8"))
-    with pytest.raises(UsageError, match="no bf16 instructions"):
+    monkeypatch.setattr(openvino_module, "capabilities", lambda device="cpu": ("FP32", "INT8"))
+    with pytest.raises(UsageError, match="openvino has no bf16 on the cpu"):
         open_session(restorer.path / "model.xml", Target("openvino", "bf16"))
     session = open_session(restorer.path / "model.xml", Target("openvino", "fp16"))
     assert session.info.device == "CPU (fp16 weights, float32 arithmetic)"

@@ -81,11 +81,11 @@ def test_more_outputs_than_the_manifest_names(artifact: Artifact, tmp_path: Path
 
 
 def test_precision_is_the_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="float32 weights, not bf16"):
+    with pytest.raises(UsageError, match="fp32 weights, not bf16"):
         open_session(trace(tmp_path / "m.pt"), Target("torchscript", "bf16"))
     half = trace(tmp_path / "b.pt", torch.bfloat16)
     assert open_session(half, Target("torchscript", "bf16")).info.precision == "bf16"
-    with pytest.raises(UsageError, match="bfloat16 weights, not fp32"):
+    with pytest.raises(UsageError, match="bf16 weights, not fp32"):
         open_session(half, Target("torchscript"))
 
 

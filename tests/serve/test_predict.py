@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pocketvit.commands import resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, UsageError
 from pocketvit.runtimes.model import load
 from pocketvit.serve import predict as module
@@ -48,7 +48,7 @@ def rendered(report: PredictReport) -> str:
 
 
 def test_restores_a_folder_into_predictions(restorer: str, folder: Path) -> None:
-    report = resolve("predict")(restorer, ["in"])
+    report = COMMANDS["predict"].resolve()(restorer, ["in"])
     assert [p.output for p in report.predictions] == [
         Path("predictions") / name for name in ("a.png", "b.png", "c.png")
     ]
@@ -173,7 +173,7 @@ def test_answers_as_csv_and_json(classifier: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("task", "options", "says"),
     [
-        ("restore", {"csv": True}, "csv goes with classification"),
+        ("restore", {"csv": True}, "csv goes with answers in a table"),
         ("classify", {"out": "a.png"}, "is a picture"),
         ("classify", {"out": "a.json", "csv": True}, "csv is on"),
         ("classify", {"top": 0}, "top must be"),

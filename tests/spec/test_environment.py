@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,14 @@ def test_what_is_recorded() -> None:
     assert "onnxruntime" in env["versions"]
     assert 1 <= env["cores"] == available_cores()
     assert set(env["flags"]) <= set(module.FLAGS)
+
+
+def test_the_gpu_is_named_where_torch_is_loaded_and_sees_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert environment()["gpu"] is None
+    cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda index: f"card {index}")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert environment()["gpu"] == "card 0"
 
 
 def test_flags_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

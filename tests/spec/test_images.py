@@ -122,11 +122,12 @@ def test_write_and_read_back(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot be written"):
         write_image(tmp_path / "a.unknown", photo(4, 4))
     with pytest.raises(DataError, match="cannot be written"):
-        write_image(tmp_path / "no" / "a.png", photo(4, 4))
-    assert list(tmp_path.iterdir()) == []
+        write_image(tmp_path / "file" / "a.png", photo(4, 4))
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_list_images(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import torch
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import TaskConfig
-from pocketvit.tasks import TASKS
+from pocketvit.spec.recipe import load_recipe
+from pocketvit.spec.tasks.restore import RestoreConfig
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.restore import LOSSES
 
-RESTORE = TASKS["restore"]
+RESTORE = TORCH_TASKS["restore"]
 
 
 def test_losses_are_their_formulas() -> None:
@@ -37,11 +38,18 @@ def test_targets_are_pixels_in_zero_to_one() -> None:
 
 def test_loss_uses_the_settings() -> None:
     output, target = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)
-    assert RESTORE.loss(output, target, TaskConfig(name="restore", loss="mse")).item() == pytest.approx(0.25)
-    assert RESTORE.loss(output, target, TaskConfig(name="restore", loss="l1")).item() == pytest.approx(0.5)
+    assert RESTORE.loss(output, target, RestoreConfig(loss="mse"), None).item() == pytest.approx(0.25)
+    assert RESTORE.loss(output, target, RestoreConfig(loss="l1"), None).item() == pytest.approx(0.5)
 
 
 def test_preprocessing_that_resizes_or_shifts_is_refused() -> None:
     with pytest.raises(UsageError, match="restore needs"):
-        RESTORE.check(Preprocess())
-    RESTORE.check(Preprocess(resize="tile", mean=(0, 0, 0), std=(1, 1, 1)))
+        RESTORE.check(load_recipe(None, {"task.name": "restore"}))
+    fields = {"resize": "tile", "mean": [0, 0, 0], "std": [1, 1, 1]}
+    RESTORE.check(load_recipe(None, {"task.name": "restore", "preprocess": fields}))
+
+
+def test_the_graph_gives_rgb_pixels_channels_last() -> None:
+    image = torch.tensor([-0.1, 0.5, 1.2]).view(1, 3, 1, 1)
+    assert RESTORE.graph_output(image, Preprocess()).tolist() == [[[[0, 127.5, 255]]]]
+    assert RESTORE.graph_output(image, Preprocess(color="BGR")).tolist() == [[[[255, 127.5, 0]]]]

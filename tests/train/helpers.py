@@ -53,6 +53,7 @@ def restore_recipe(folder: Path, **overrides: Any) -> Recipe:
             "task": {"name": "restore"},
             "preprocess": {"resize": "tile", "size": [48, 48], "overlap": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
             "train": {"epochs": 2, "batch_size": 8, "lr": 0.003, "weight_decay": 0.0, "ema": 0.9, "precision": "fp32"},
+            "search": {"quiet_seconds": 0},
             **overrides,
         },
     )
@@ -71,6 +72,7 @@ def classify_recipe(folder: Path, **overrides: Any) -> Recipe:
             "task": {"name": "classify"},
             "preprocess": {"size": [32, 32], "resize": "stretch"},
             "train": {"epochs": 3, "batch_size": 9, "lr": 0.003, "augment": "none", "precision": "fp32"},
+            "search": {"quiet_seconds": 0},
             **overrides,
         },
     )

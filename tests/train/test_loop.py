@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,16 @@ import pocketvit
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import DataError, PocketvitError, UsageError
+from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.classify import ClassifyEvaluator
+from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.start import new_model
 from pocketvit.train import loop
-from pocketvit.train.checkpoint import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.train.loop import resolve_precision, train_model
-from pocketvit.train.setup import new_model
+from pocketvit.train.state import STATE
 
 from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
@@ -107,7 +113,7 @@ def test_patience_does_not_count_the_extra_validation_of_a_rung(
 def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 2})
     run(recipe, tmp_path / "plain", stop_epoch=1)
-    assert torch.load(tmp_path / "plain" / "last" / loop.STATE, weights_only=True)["precision"] == {}
+    assert torch.load(tmp_path / "plain" / "last" / STATE, weights_only=True)["precision"] == {}
     # No fp16 on a CPU: the precision plugin of fp32 plays one that has a state.
     given: list[dict[str, float]] = []
     monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0, "growth_interval": 2000})
@@ -125,9 +131,10 @@ def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> 
         photos, **{"train.epochs": 3, "train.checkpoint_steps": 2, "train.threads": 1, "data.patches_per_image": 40}
     )
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    code = f"import pocketvit; pocketvit.train({str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True)"
+    given = f"{str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True"
+    code = f"import pocketvit; pocketvit.train({given})"
     process = subprocess.Popen([sys.executable, "-c", code])
-    state = tmp_path / "killed" / "last" / loop.STATE
+    state = tmp_path / "killed" / "last" / STATE
     killed_at = None
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -172,6 +179,61 @@ def test_patience_stops_and_minutes_end_the_schedule(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "b" / "metrics.csv")
     assert rows[-1]["lr"] < 0.7 * 0.003  # a busy machine may do its last step long before the time is up
     assert len(rows) < 5000
+
+
+def test_minutes_are_wall_time_with_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> dict[str, float]:
+        time.sleep(0.3)
+        return {"label.top1": 50.0}
+
+    monkeypatch.setattr(loop, "_validate", slow)
+    recipe = classify_recipe(write_classes(tmp_path / "d", 4), **{"train.epochs": 5000, "train.minutes": 0.04})
+    run(recipe, tmp_path / "run", stop_epoch=2)
+    began = time.monotonic()
+    best = run(recipe, tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "metrics.csv")
+    assert rows[0]["seconds"] >= 0.3  # the first epoch's validation is in it
+    assert time.monotonic() - began < 10  # with a validation of 0.3 s after each short epoch not counted: half a minute
+    assert best.info["minutes"] == pytest.approx(rows[-1]["seconds"] / 60, abs=0.002)
+    assert 1.5 < rows[-1]["seconds"] < 8
+
+
+def test_the_best_model_and_patience_follow_the_direction_of_the_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Distance(ClassifyEvaluator):
+        main = "mistake_distance"
+
+        def __init__(self, levels: Sequence[LevelSpec]) -> None:
+            pass
+
+    record = replace(TASKS["classify"], evaluator=lambda levels, condition: Distance(levels))
+    monkeypatch.setitem(TASKS, "classify", record)
+    values = {1: 0.5, 2: 0.2, 3: 0.4, 4: 0.3, 5: 0.1}
+    monkeypatch.setattr(loop, "_validate", lambda run, *_: {"mistake_distance": values[run.position.epoch]})
+    data = write_classes(tmp_path / "d", per_class=4)
+    best = run(classify_recipe(data, **{"train.epochs": 5, "train.patience": 2}), tmp_path / "run")
+    assert (best.info["epochs"], best.info["best_value"]) == (2, 0.2)
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == 4
+
+
+def test_whole_numbers_stay_whole_in_the_metrics_of_a_resumed_run(tmp_path: Path) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 2})
+    run(recipe, tmp_path / "run", stop_epoch=1)
+    first = (tmp_path / "run" / "metrics.csv").read_text()
+    run(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith(first)
+    assert first.splitlines()[1].startswith("1,1,9,")
+
+
+def test_notes_on_the_data_are_in_the_report_of_train(tmp_path: Path) -> None:
+    data = str(write_classes(tmp_path / "d", per_class=4))
+    recipe = classify_recipe(tmp_path / "d", **{"train.epochs": 1, "data.train": [data, data]})
+    report = pocketvit.train(recipe, name="r", runs=str(tmp_path), quiet=True)
+    note = "12 repeated images are left out: the first mention counts."
+    assert report.to_dict()["notes"] == [note]
+    assert f"note: {note}" in report.render()
+    assert report.info["train_images"] == 9
 
 
 def test_fine_tuning_keeps_the_backbone_and_makes_a_new_head(tmp_path: Path) -> None:
@@ -261,7 +323,7 @@ def test_a_loss_of_nan_stops_with_advice(tmp_path: Path) -> None:
 def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None:
     recipe = restore_recipe(write_photos(tmp_path / "d"), **{"train.epochs": 1})
     run(recipe, tmp_path / "run", stop_epoch=1)
-    (tmp_path / "run" / "last" / loop.STATE).write_bytes(b"not a state")
+    (tmp_path / "run" / "last" / STATE).write_bytes(b"not a state")
     with pytest.raises(DataError, match="cannot be used"):
         run(recipe, tmp_path / "run")
     file = tmp_path / "d" / "00.png"
@@ -278,7 +340,7 @@ def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None
 def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = restore_recipe(write_photos(tmp_path / "d"), **{"train.epochs": 2})
     run(recipe, tmp_path / "run", stop_epoch=1)
-    before = (tmp_path / "run" / "last" / loop.STATE).read_bytes()
+    before = (tmp_path / "run" / "last" / STATE).read_bytes()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -286,6 +348,6 @@ def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(DataError, match="No space left"):
         run(recipe, tmp_path / "run")
-    assert (tmp_path / "run" / "last" / loop.STATE).read_bytes() == before
+    assert (tmp_path / "run" / "last" / STATE).read_bytes() == before
     monkeypatch.undo()
     assert run(recipe, tmp_path / "run").info["epochs"] >= 1

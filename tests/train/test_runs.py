@@ -61,7 +61,7 @@ def test_names_and_places_that_cannot_be_written(tmp_path: Path, recipe: Recipe)
     with pytest.raises(DataError, match="cannot be written"):
         open_run(recipe, "x" * 400, str(tmp_path))
     with pytest.raises(DataError, match="cannot be written"):
-        finish_run(tmp_path / "gone", {})
+        finish_run(tmp_path / "file" / "gone", {})
 
 
 def test_a_finished_run_is_not_entered(tmp_path: Path, recipe: Recipe) -> None:

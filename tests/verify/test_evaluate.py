@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pocketvit.commands import resolve
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, UsageError
 from pocketvit.runtimes.model import load
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.images import write_image
 from pocketvit.spec.metrics import psnr
-from pocketvit.spec.results import Restored
-from pocketvit.verify.evaluate import score
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.restore import Restored
+from pocketvit.verify.evaluate import measure
 from tests.tiny import TILE, coloured, make_tiny_artifact, noisy, photo
 
-evaluate = resolve("eval")
+evaluate = COMMANDS["eval"].resolve()
 
 
 @pytest.fixture
@@ -30,15 +30,16 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_score_averages_over_cases_and_reports_progress() -> None:
+def test_measure_averages_over_cases_and_reports_progress() -> None:
     clean = photo(30, 30)
     cases = [SimpleNamespace(image=noisy(clean, 25, seed), truth=clean, condition="sigma25") for seed in range(3)]
     seen = []
-    values = score(Restored, cases, make_evaluator("restore", main_condition="sigma25"), lambda: seen.append(1))
+    rows, count = measure(Restored, cases, TASKS["restore"].evaluator((), "sigma25"), lambda: seen.append(1))
+    values = {row.name: row.value for row in rows}
     assert values["psnr@sigma25"] == pytest.approx(np.mean([psnr(c.image, clean) for c in cases]))
-    assert len(seen) == 3
+    assert len(seen) == count == 3
     with pytest.raises(DataError, match="no images"):
-        score(Restored, [], make_evaluator("restore"))
+        measure(Restored, [], TASKS["restore"].evaluator((), ""))
 
 
 def test_clean_photos_follow_the_protocol(tmp_path: Path, photos: Path) -> None:
@@ -46,7 +47,7 @@ def test_clean_photos_follow_the_protocol(tmp_path: Path, photos: Path) -> None:
     report = evaluate(str(artifact.path), str(photos))
     assert report.main_metric == "psnr@sigma25"
     assert report.count == 9
-    assert [name for name, _, _ in report.rows] == [f"{m}@sigma{s}" for s in (15, 25, 50) for m in ("psnr", "ssim")]
+    assert [row.name for row in report.rows] == [f"{m}@sigma{s}" for s in (15, 25, 50) for m in ("psnr", "ssim")]
     model, rng, expected = load(artifact.path), np.random.default_rng(0), []
     for i in range(3):
         clean = photo(60, 70, seed=i)
@@ -96,6 +97,9 @@ def test_report_prints_and_is_json(tmp_path: Path, photos: Path) -> None:
     assert "psnr@sigma25" in text.getvalue()
     document = json.loads(json.dumps(report.to_dict()))
     assert document["metrics"][0]["unit"] == "dB"
+    first = document["metrics"][0]
+    assert first["low"] < first["value"] < first["high"]
+    assert f"{first['low']:.2f} to {first['high']:.2f}" in text.getvalue()
     assert report.exit_code == 0
 
 

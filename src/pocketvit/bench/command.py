@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pocketvit.bench.load import quiet
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
 from pocketvit.errors import UsageError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WARMUP = 3
+PARTS = ("total", "pre", "infer", "post")
 INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
@@ -29,6 +32,8 @@ class Stopwatch:
 
     model: Model
     image: Pixels
+    advance: Callable[[], None] = lambda: None
+    """Called after each answer (progress)."""
     parts: list[tuple[float, float, float]] = field(default_factory=list)
 
     def __call__(self) -> None:
@@ -40,11 +45,7 @@ class Stopwatch:
         answered = time.perf_counter()
         self.model.finish(raw)
         self.parts.append(((ready - start) * 1e3, (answered - ready) * 1e3, (time.perf_counter() - answered) * 1e3))
-
-
-def _pause_ms(watches: dict[str, Stopwatch]) -> float:
-    """Two engines get a pause in between: threads of the one may still spin when the other starts."""
-    return 5.0 if len({watch.model.target.runtime for watch in watches.values()}) > 1 else 0.0
+        self.advance()
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,10 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        plain = (
-            "name",
-            "variant",
-            "engine",
-            "threads",
-            "device",
-            "coverage",
-            "runs_per_image",
-            "disk_bytes",
-            "macs",
-            "parameters",
-            "images_per_s",
-        )
-        timings = {part: getattr(self, part).to_dict() for part in ("total", "pre", "infer", "post")}
-        return (
-            {key: getattr(self, key) for key in plain}
-            | timings
-            | {"image_shape": list(self.image_shape), "fresh_process": vars(self.fresh) if self.fresh else None}
-        )
+        plain = {key: value for key, value in vars(self).items() if key != "fresh"}
+        plain |= {part: getattr(self, part).to_dict() for part in PARTS}
+        fresh = vars(self.fresh) if self.fresh else None
+        return plain | {"image_shape": [*self.image_shape], "images_per_s": self.images_per_s, "fresh_process": fresh}
 
 
 @dataclass(frozen=True)
@@ -111,13 +97,9 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "includes": INCLUDES,
-            "results": [result.to_dict() for result in self.results],
-            "ratio": self.ratio.to_dict() if self.ratio else None,
-            "environment": self.environment,
-            "warnings": list(self.warnings),
-        }
+        results, ratio = [result.to_dict() for result in self.results], self.ratio.to_dict() if self.ratio else None
+        timed = {"includes": INCLUDES, "results": results, "ratio": ratio}
+        return timed | {"environment": self.environment, "warnings": list(self.warnings)}
 
     def render(self) -> RenderableType:
         """A table with one column for each artifact, then ratio, environment and warnings."""
@@ -125,47 +107,35 @@ class BenchReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        table.add_column("")
+        table = Table("", box=None, pad_edge=False)
         for result in self.results:
             table.add_column(f"{result.name} {result.variant}", justify="right")
-        columns = [_rows(result) for result in self.results]
-        for cells in zip(*columns, strict=True):
+        for cells in zip(*map(_rows, self.results), strict=True):
             table.add_row(cells[0][0], *(value for _, value in cells))
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
             low, high = self.ratio.ci95
-            lines.append(
-                f"The second is {self.ratio.p50:.2f} times as fast as the first (95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)."
-            )
-        env = self.environment
-        lines.append(
-            f"{env['cpu']}, {env['cores']} cores ({' '.join(env['flags'])}), {env['os']}, Python {env['python']}"
-        )
+            sure = f"(95 % interval {low:.2f} to {high:.2f}, {len(self.ratio.ratios)} rounds in turns)"
+            lines.append(f"The second is {self.ratio.p50:.2f} times as fast as the first {sure}.")
+        env = self.environment | {"flags": " ".join(self.environment["flags"])}
+        lines.append("{cpu}, {cores} cores ({flags}), {os}, Python {python}".format_map(env))
         lines += [f"Warning: {warning}" for warning in self.warnings]
         return Group(table, Text("\n".join(lines)))
 
 
 def _rows(result: Result) -> list[tuple[str, str]]:
     """Label and value of each line of the table."""
-    total, fresh = result.total, result.fresh
-    low, high = total.ci95
+    total, fresh, runs = result.total, result.fresh, result.runs_per_image
+    size = f"{result.image_shape[0]}x{result.image_shape[1]}"
+    text = "{:.2f} ms ({:.2f} to {:.2f})"
     return [
         ("engine", result.engine),
         ("threads", str(result.threads)),
         ("device", result.device),
-        ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items())),
-        (
-            "image",
-            f"{result.image_shape[0]}x{result.image_shape[1]}, {result.runs_per_image} run{'s' if result.runs_per_image != 1 else ''}",
-        ),
-        ("p50", f"{total.p50:.2f} ms ({low:.2f} to {high:.2f})"),
-        ("p90", f"{total.p90:.2f} ms"),
-        ("p99", f"{total.p99:.2f} ms"),
-        (
-            "pre / inference / post",
-            " / ".join(f"{part.p50:.2f}" for part in (result.pre, result.infer, result.post)) + " ms",
-        ),
+        ("graph taken", ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.coverage.items()) or "-"),
+        ("image", f"{size}, {runs} run{'s' if runs != 1 else ''}"),
+        *((f"p{q} of {size}", text.format(total.percentile(q), *total.interval(q))) for q in (50, 90, 99)),
+        ("pre / inference / post", f"{result.pre.p50:.2f} / {result.infer.p50:.2f} / {result.post.p50:.2f} ms"),
         ("throughput", f"{result.images_per_s:.1f} images/s"),
         ("times taken", str(len(total.times_ms))),
         ("load", f"{fresh.load_ms:.0f} ms" if fresh else "-"),
@@ -196,7 +166,7 @@ def bench(
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         other: second artifact to compare with; the first one again where only ``other_target`` is given.
-        target: runtime:precision[:threads] of the first; by default its own.
+        target: runtime:precision[:threads][@device] of the first; by default its own.
         other_target: the same for the second.
         image: image file to time with.
         size: HEIGHTxWIDTH of a synthetic image instead; 480x640 by default.
@@ -216,68 +186,52 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    watches = {str(i): Stopwatch(load(path, wanted), pixels) for i, (path, wanted) in enumerate(sides)}
+    watches = [Stopwatch(load(path, wanted), pixels) for path, wanted in sides]
+    # Two engines get a pause in between: threads of the one may still spin when the other starts.
+    pause_ms = 5.0 if len({watch.model.target.runtime for watch in watches}) > 1 else 0.0
+    busy = quiet(0)
     with track("bench", None) as advance:
-        timings = interleave(
-            {name: _counted(watch, advance) for name, watch in watches.items()},
-            seconds=seconds,
-            warmup=WARMUP,
-            pause_ms=_pause_ms(watches),
-        )
-    fresh = [
-        fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None for watch in watches.values()
-    ]
-    results = tuple(_result(watches[name], timings[name], run) for name, run in zip(watches, fresh, strict=True))
-    ratio = speedup(timings["0"], timings["1"]) if len(results) == 2 else None
-    return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio)))
-
-
-def _counted(watch: Stopwatch, advance: Any) -> Any:
-    def call() -> None:
-        watch()
-        advance()
-
-    return call
+        for watch in watches:
+            watch.advance = advance
+        calls = {str(i): watch for i, watch in enumerate(watches)}
+        timings = list(interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=pause_ms).values())
+    results = tuple(
+        _result(watch, total, fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
+        for watch, total in zip(watches, timings, strict=True)
+    )
+    ratio = speedup(*timings) if len(timings) == 2 else None
+    return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
 
 
 def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
     model, info = watch.model, watch.model.session.info
-    pre, infer, post = (Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist())
-    architecture = model.manifest.architecture
-    files = (
-        [model.file]
-        if model.variant is None
-        else [model.path / name for name in (model.variant.path, *model.variant.companions)]
-    )
+    parts = [Timing(tuple(column)) for column in np.array(watch.parts[WARMUP:]).T.tolist()]
+    names = (model.variant.path, *model.variant.companions) if model.variant else (model.file.name,)
+    values: dict[str, Any] = {key: getattr(info, key) for key in ("threads", "device", "coverage")}
+    values |= {key: model.manifest.architecture.get(key) for key in ("macs", "parameters")}
+    values |= zip(PARTS, (total, *parts), strict=True)
     return Result(
         name=model.manifest.name,
-        variant=f"{model.target.runtime}:{model.target.precision}",
+        variant=model.target.key,
         engine=f"{info.engine} {info.version}",
-        threads=info.threads,
-        device=info.device,
-        coverage=info.coverage,
         image_shape=watch.image.shape,
         runs_per_image=model.count_runs(*watch.image.shape[:2]),
-        total=total,
-        pre=pre,
-        infer=infer,
-        post=post,
-        disk_bytes=sum(file.stat().st_size for file in files),
+        disk_bytes=sum((model.path / name).stat().st_size for name in names),
         fresh=fresh,
-        macs=architecture.get("macs"),
-        parameters=architecture.get("parameters"),
+        **values,
     )
 
 
-def _warnings(results: tuple[Result, ...], ratio: Ratio | None) -> list[str]:
-    found = []
+def _warnings(results: tuple[Result, ...], ratio: Ratio | None, busy: str = "") -> list[str]:
+    found = [f"the machine was busy: {busy}."] if busy else []
     for result in results:
         if result.total.wide:
             low, high = result.total.ci95
-            found.append(
-                f"the times of {result.name} {result.variant} scatter widely (middle half within {100 * result.total.spread:.0f} % of p50, interval {low:.2f} to {high:.2f} ms); "
-                "close other programs or time longer."
+            share, interval = f"{100 * result.total.spread:.0f} % of p50", f"interval {low:.2f} to {high:.2f} ms"
+            what = (
+                f"the times of {result.name} {result.variant} scatter widely (middle half within {share}, {interval})"
             )
+            found.append(f"{what}; close other programs or time longer.")
         if result.threads > available_cores():
             found.append(f"{result.name} {result.variant} runs {result.threads} threads on {available_cores()} cores.")
     if ratio is not None and ratio.ci95[0] <= 1 <= ratio.ci95[1]:

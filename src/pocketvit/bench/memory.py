@@ -1,4 +1,4 @@
-"""What a fresh process needs to load an artifact and answer once: peak resident memory and the time until it can answer.
+"""What a fresh process needs to load an artifact and answer once: peak resident memory, and time until it can answer.
 
 A process that has trained or exported before holds memory of its own, so the figure is taken in a new one. The child
 reads ``VmHWM``, which starts anew with the program; ``ru_maxrss`` would carry over the parent's peak.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import re
 import sys
 import tempfile
 import time
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import PocketvitError, UsageError
-from pocketvit.runtimes.model import Model, load
+from pocketvit.runtimes.model import load
+from pocketvit.runtimes.probe import fresh_process
 from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
@@ -27,8 +28,8 @@ from pocketvit.spec.target import Target
 DEFAULT_SIZE = (480, 640)
 """Height and width of the picture that stands in where none is given: a camera frame."""
 
-
-ImageSource = str | os.PathLike[str] | Pixels | None
+Source = str | os.PathLike[str]
+ImageSource = Source | Pixels | None
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,24 @@ class FreshRun:
     """The first answer."""
 
 
-def peak_rss_mb(
-    artifact: str | os.PathLike[str], target: str | Target | None = None, image: ImageSource = None
-) -> float:
-    """Peak resident MB (1e6 bytes) of a fresh process that loads ``artifact`` and answers once.
-
-    Args:
-        artifact: folder or shipped name.
-        target: ``runtime:precision:threads``; by default the artifact's own.
-        image: image file or (H, W, 3) uint8 array; by default a synthetic picture of ``DEFAULT_SIZE``.
-    """
+def peak_rss_mb(artifact: Source, target: str | Target | None = None, image: ImageSource = None) -> float:
+    """Peak resident MB (1e6 bytes) of a :func:`fresh_run`."""
     return fresh_run(artifact, target, image).peak_rss_mb
 
 
 def fresh_run(
-    artifact: str | os.PathLike[str],
+    artifact: Source,
     target: str | Target | None = None,
     image: ImageSource = None,
     size: tuple[int, int] = DEFAULT_SIZE,
 ) -> FreshRun:
     """Load and answer once in a fresh process.
+
+    Args:
+        artifact: folder or shipped name.
+        target: ``runtime:precision:threads``; by default the artifact's own.
+        image: image file or (H, W, 3) uint8 array; by default a synthetic picture of ``size`` (height, width).
+        size: of the synthetic picture.
 
     Raises:
         PocketvitError: the child failed; the message holds its last line.
@@ -72,40 +71,25 @@ def fresh_run(
             file = Path(scratch) / "image.npy"
             np.save(file, image, allow_pickle=False)
             return fresh_run(artifact, target, file, size)
-    request = {
-        "artifact": os.fspath(artifact),
-        "target": str(target) if target is not None else None,
-        "image": os.fspath(image) if image is not None else None,
-        "size": size,
-    }
-    run = subprocess.run(
-        [sys.executable, "-m", "pocketvit.bench.memory", json.dumps(request)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    named = {"artifact": artifact, "target": target, "image": image}
+    request = {key: None if value is None else str(value) for key, value in named.items()} | {"size": size}
+    run, last_words = fresh_process("pocketvit.bench.memory", request)
     if run.returncode != 0:
-        lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
-        raise PocketvitError(
-            f"{artifact}: a fresh process could not answer ({lines[-1]}).",
-            "Run `pocketvit verify` on it, and look for free memory.",
-        )
+        what = f"{artifact}: a fresh process could not answer ({last_words})."
+        raise PocketvitError(what, "Run `pocketvit verify` on it, and look for free memory.")
     return FreshRun(**json.loads(run.stdout.strip().splitlines()[-1]))
 
 
 def synthetic(size: tuple[int, int]) -> Pixels:
-    """A (height, width, 3) uint8 picture of waves and noise, always the same; made by repetition, so that making it takes no memory worth measuring."""
+    """A (height, width, 3) uint8 picture, always the same: waves and noise, repeated so that it takes no memory."""
     y, x = np.mgrid[0:256, 0:256]
-    waves = (
-        128
-        + 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None]
-        + np.random.default_rng(0).normal(0, 20, (256, 256, 3))
-    )
-    block: Pixels = np.clip(waves, 0, 255).astype(np.uint8)
+    waves = 60 * np.sin(x * np.pi / 16)[..., None] * np.cos(y * np.pi / 16)[..., None]
+    noise = np.random.default_rng(0).normal(0, 20, (256, 256, 3))
+    block: Pixels = np.clip(128 + waves + noise, 0, 255).astype(np.uint8)
     return block[np.arange(size[0]) % 256][:, np.arange(size[1]) % 256]
 
 
-def timing_image(image: str | os.PathLike[str] | None, size: tuple[int, int]) -> Pixels:
+def timing_image(image: Source | None, size: tuple[int, int]) -> Pixels:
     """The decoded ``image``, or a synthetic one of ``size``."""
     return read_image(image) if image is not None else synthetic(size)
 
@@ -125,10 +109,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def _own_peak_mb() -> float:
     """Peak resident memory of this process in MB."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024 / 1e6
     import psutil
 
     info = psutil.Process().memory_info()
@@ -141,11 +123,10 @@ def _own_peak_mb() -> float:
 
 def _answer_once(request: dict[str, Any]) -> FreshRun:
     began = time.perf_counter()
-    model: Model = load(str(request["artifact"]), request["target"])
-    loaded = time.perf_counter()
-    name = request["image"]
-    array = str(name).endswith(".npy")
-    image = np.load(name, allow_pickle=False) if array else timing_image(name, tuple(request["size"]))
+    model = load(request["artifact"], request["target"])
+    loaded, name = time.perf_counter(), request["image"]
+    stored = str(name).endswith(".npy")
+    image = np.load(name, allow_pickle=False) if stored else timing_image(name, tuple(request["size"]))
     start = time.perf_counter()
     model(image)
     return FreshRun(_own_peak_mb(), (loaded - began) * 1e3, (time.perf_counter() - start) * 1e3)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import onnx
 
-from pocketvit.compress.report import Pixels, StepReport
+from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError
 from pocketvit.export import openvino as openvino_format
 from pocketvit.export.built import Built
@@ -22,44 +20,38 @@ class Bf16:
 
 @dataclass(frozen=True)
 class Fp16:
-    """Weights stored as float16: half the file. ONNX Runtime computes in float32; OpenVINO in float16 where the processor can, else float32."""
+    """Weights stored as float16: half the file.
+
+    ONNX Runtime computes in float32; OpenVINO in float16 where the processor can, else float32.
+    """
 
 
-def bf16(
-    step: Bf16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
-) -> StepReport:
+def bf16(step: Bf16, built: Built, context: Context) -> StepReport:
     """The same OpenVINO files under the name of another precision.
 
     Raises:
         UsageError: another engine; ONNX Runtime has no bf16 kernels for processors.
     """
     if built.runtime != "openvino" or built.precision != "fp32":
-        raise UsageError(
-            f"bf16 starts from openvino:fp32, not {built.key}.",
-            "Export to OpenVINO; the other engines have no bf16 on processors.",
-        )
-    result = Built("openvino", "bf16", built.path, built.companions)
-    return StepReport("bf16", asdict(step), result, (), ((0, score(result.path)),) if score else ())
+        todo = "Export to OpenVINO; the other engines have no bf16 on processors."
+        raise UsageError(f"bf16 starts from openvino:fp32, not {built.key}.", todo)
+    return StepReport("bf16", asdict(step), Built("openvino", "bf16", built.path, built.companions))
 
 
-def fp16(
-    step: Fp16, built: Built, calibration: Sequence[Pixels], score: Callable[[Path], float] | None, folder: Path
-) -> StepReport:
+def fp16(step: Fp16, built: Built, context: Context) -> StepReport:
     """Write ``<stem>-fp16`` with half-size weights.
 
     Raises:
-        UsageError: TorchScript, or not a float32 file.
+        UsageError: another engine, or not a float32 file.
     """
     stem = f"{built.path.stem}-fp16"
     if built.precision != "fp32" or built.runtime not in ("onnxruntime", "openvino"):
-        raise UsageError(
-            f"fp16 starts from onnxruntime:fp32 or openvino:fp32, not {built.key}.", "Export to ONNX or OpenVINO first."
-        )
+        what = f"fp16 starts from onnxruntime:fp32 or openvino:fp32, not {built.key}."
+        raise UsageError(what, "Export to ONNX or OpenVINO first.")
     if built.runtime == "openvino":
-        result = openvino_format.save(
-            openvino_format.engine().Core().read_model(str(built.path)), folder, stem, "fp16", half=True
-        )
+        graph = openvino_format.engine().Core().read_model(str(built.path))
+        result = openvino_format.save(graph, context.folder, stem, "fp16", half=True)
     else:
-        result = Built("onnxruntime", "fp16", folder / f"{stem}.onnx")
+        result = Built("onnxruntime", "fp16", context.folder / f"{stem}.onnx")
         onnx.save(to_half_storage(onnx.load(built.path)), result.path)
-    return StepReport("fp16", asdict(step), result, (), ((0, score(result.path)),) if score else ())
+    return StepReport("fp16", asdict(step), result)

@@ -55,7 +55,7 @@ class Stats:
 
 
 def prepare(source: Path) -> onnx.ModelProto:
-    """The float graph after the engine's own hardware-independent fusions (MatMul + Add become Gemm), with shapes inferred."""
+    """The float graph with shapes inferred, after the engine's own hardware-independent fusions (to Gemm)."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +68,7 @@ def prepare(source: Path) -> onnx.ModelProto:
 
 
 def find_layers(graph: onnx.ModelProto, kinds: Sequence[str] = ()) -> list[Layer]:
-    """Layers of ``kinds`` in graph order; without kinds Gemm and MatMul, and Conv where convolutions do most of the work."""
+    """Layers of ``kinds`` in graph order; without kinds Gemm and MatMul, and Conv where it does most of the work."""
     constants = {x.name: x for x in graph.graph.initializer}
     shapes = {
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]
@@ -136,9 +136,13 @@ def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
 
 
 def collect(
-    graph: onnx.ModelProto, layers: Sequence[Layer], images: Iterable[NDArray[np.uint8]], seed: int = 0
+    graph: onnx.ModelProto,
+    layers: Sequence[Layer],
+    images: Iterable[NDArray[np.uint8]],
+    threads: int = 2,
+    seed: int = 0,
 ) -> dict[str, Stats]:
-    """Run the float model on calibration images and record ranges (per channel for tokens) and sample rows of every layer's input.
+    """Run the float model on calibration images: ranges (per channel for tokens) and sample rows of each layer's input.
 
     Raises:
         DataError: there are no images.
@@ -151,7 +155,7 @@ def collect(
     observed.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in have
     )
-    runner, rng = session(observed), np.random.default_rng(seed)
+    runner, rng = session(observed, threads), np.random.default_rng(seed)
     images = list(images)
     if not images:
         raise DataError("there are no calibration images.", "Give some training images.")

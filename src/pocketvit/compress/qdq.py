@@ -5,8 +5,8 @@ input and keep a float output, so residual sums, LayerNorm, softmax and attentio
 which follow each other directly, get a quantised output too and swallow their ReLU.
 
 A tensor with a few loud channels wastes its 8 bits. Where it lowers the layer's error on calibration rows, the input is
-divided by a factor per channel that the weights take over (SmoothQuant, Xiao et al. 2023, eq. 4); behind a LayerNorm the
-division costs nothing, elsewhere it is one multiplication.
+divided by a factor per channel that the weights take over (SmoothQuant, Xiao et al. 2023, eq. 4); behind a LayerNorm
+the division costs nothing, elsewhere it is one multiplication.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def fake(values: Floats, low: float, high: float) -> Floats:
 
 
 def weight_parameters(weight: Floats, axis: int, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric int8 values and scale per channel of ``axis``; ``reduce_range`` uses 7 bits (old AVX2 processors saturate on 8)."""
+    """Symmetric int8 values and scale per channel of ``axis``; 7 bits with ``reduce_range`` (AVX2 saturates on 8)."""
     top = 63.0 if reduce_range else 127.0
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.maximum(np.abs(weight).max(axis=others) / top, 1e-9).astype(np.float32)
@@ -125,7 +125,7 @@ def plan_layer(
 
 
 def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
-    """Fitted weights where they also lower the error on rows they were not fitted to; wide layers have too few rows for that."""
+    """Fitted weights where they also lower the error on rows they were not fitted to; wide layers have too few rows."""
     plain = weight_parameters(matrix, 1, reduce_range)
     cut = 3 * len(rows) // 4
     trial = fit_weight(rows[:cut], wanted[:cut], matrix, reduce_range)
@@ -136,14 +136,16 @@ def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bo
 def fit_weight(
     rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool, damping: float = 0.01
 ) -> tuple[NDArray[np.int8], Floats]:
-    """Int8 weights that make up for rounding: of the input by least squares, of the weights by GPTQ (Frantar et al. 2023, algorithm 1).
+    """Int8 weights that make up for rounding: of the input by least squares, of the weights by GPTQ.
+
+    Frantar et al. 2023, algorithm 1.
 
     Args:
         rows: (R, in) inputs as the quantised layer sees them.
         wanted: (R, out) what the float layer gives.
         matrix: (in, out) float weights to stay close to.
         reduce_range: 7-bit weights.
-        damping: share of the mean squared input that is added to every channel's, which keeps unseen directions as they are.
+        damping: share of the mean squared input added to every channel's; it keeps unseen directions as they are.
 
     Returns:
         (in, out) int8 values and (out,) scales.
@@ -269,7 +271,7 @@ class Writer:
         return f"{name}_dq"
 
     def _quantise_output(self, layer: Layer, node: onnx.NodeProto, output: Range) -> None:
-        """The consumers keep reading the old name, which is now dequantised; a ReLU is what the uint8 range [0, high] does anyway."""
+        """The consumers keep reading the old name, now dequantised; a ReLU is what the range [0, high] does anyway."""
         target = layer.relu or layer.output
         node.output[0] = f"{target}_raw"
         low = 0.0 if layer.relu else output[0]

@@ -1,4 +1,4 @@
-"""Random changes to training images: crops, flips, colour jitter, RandAugment. Every draw comes from the generator passed in."""
+"""Random changes to training images: crops, flips, colour jitter, RandAugment; every draw from the generator given."""
 
 from __future__ import annotations
 
@@ -11,21 +11,35 @@ from PIL import Image, ImageEnhance, ImageOps
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
 from pocketvit.spec.recipe import TrainConfig
 
-RANDAUGMENT_OPS = 2
-"""Operations per image (Cubuk et al. 2020: N)."""
-RANDAUGMENT_MAX = 30
-"""Largest magnitude (the paper's scale)."""
+RANDAUGMENT_OPS, RANDAUGMENT_MAX = 2, 30
+"""Operations per image and largest magnitude (N and the scale of M in Cubuk et al. 2020)."""
 _FILL = (128, 128, 128)
+Operation = Callable[[Image.Image, float, float], Image.Image]
 
 
-def augment(image: Pixels, preprocess: Preprocess, train: TrainConfig, rng: np.random.Generator) -> Pixels:
-    """Turn a decoded photo into a training input of ``preprocess.size`` as ``train.augment`` says.
+def settle(image: Pixels, preprocess: Preprocess, train: TrainConfig) -> Pixels:
+    """The part of the augmentation without chance, worth keeping: :func:`vary` makes a training input of its result.
 
-    ``none`` is the evaluation transform; ``flip`` mirrors it at random; ``crop`` is a random resized crop, flip and colour
-    jitter; ``randaugment`` adds RandAugment to that.
+    ``none`` and ``flip`` get the evaluation transform of ``preprocess``. For crops, photos more than half as large
+    again as the smallest random crop asks for are shrunk (bicubic, antialiased): more pixels would only cost memory.
     """
     if train.augment in ("none", "flip"):
-        image = prepare(image, preprocess)
+        return prepare(image, preprocess)
+    needed = math.ceil(max(preprocess.size) / math.sqrt(max(train.crop_scale[0], 0.05)))
+    height, width = image.shape[:2]
+    if min(height, width) <= 1.5 * needed:
+        return image
+    scale = needed / min(height, width)
+    return resize(image, (max(1, round(height * scale)), max(1, round(width * scale))), "bicubic")
+
+
+def vary(image: Pixels, preprocess: Preprocess, train: TrainConfig, rng: np.random.Generator) -> Pixels:
+    """Turn what :func:`settle` gave into a training input of ``preprocess.size`` as ``train.augment`` says.
+
+    ``none`` is the evaluation transform; ``flip`` mirrors it at random; ``crop`` is a random resized crop, flip and
+    colour jitter; ``randaugment`` adds RandAugment to that.
+    """
+    if train.augment in ("none", "flip"):
         return image if train.augment == "none" else _flip(image, rng)
     image = _flip(random_resized_crop(image, preprocess, train.crop_scale, rng), rng)
     image = color_jitter(image, train.jitter, rng)
@@ -35,7 +49,10 @@ def augment(image: Pixels, preprocess: Preprocess, train: TrainConfig, rng: np.r
 def random_resized_crop(
     image: Pixels, preprocess: Preprocess, scale: tuple[float, float], rng: np.random.Generator
 ) -> Pixels:
-    """Cut a box of random area (share ``scale``) and aspect (3/4 to 4/3 of the target's) and resize it to ``preprocess.size`` (Szegedy et al. 2015)."""
+    """Cut a random box and resize it to ``preprocess.size`` (Szegedy et al. 2015).
+
+    Its area is the share ``scale`` of the image's, its aspect 3/4 to 4/3 of the target's.
+    """
     height, width = image.shape[:2]
     target = preprocess.size[1] / preprocess.size[0]
     for _ in range(10):
@@ -67,8 +84,7 @@ def randaugment(image: Pixels, magnitude: int, rng: np.random.Generator) -> Pixe
     share = min(max(magnitude, 0), RANDAUGMENT_MAX) / RANDAUGMENT_MAX
     picture = Image.fromarray(image)
     for name in rng.choice(list(OPERATIONS), size=RANDAUGMENT_OPS):
-        sign = 1.0 if rng.random() < 0.5 else -1.0
-        picture = OPERATIONS[name](picture, share, sign)
+        picture = OPERATIONS[name](picture, share, 1.0 if rng.random() < 0.5 else -1.0)
     return np.asarray(picture)
 
 
@@ -86,14 +102,12 @@ def _affine(picture: Image.Image, matrix: tuple[float, float, float, float, floa
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_FILL)
 
 
-def _enhanced(
-    enhance: Callable[[Image.Image], ImageEnhance._Enhance],
-) -> Callable[[Image.Image, float, float], Image.Image]:
+def _enhanced(enhance: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda picture, share, sign: enhance(picture).enhance(1 + 0.9 * share * sign)
 
 
-# Ranges as in torchvision's RandAugment; share is magnitude / 30, sign is drawn for the operations that have a direction.
-OPERATIONS: dict[str, Callable[[Image.Image, float, float], Image.Image]] = {
+# Ranges as in torchvision's RandAugment; share is magnitude / 30, sign is drawn for operations with a direction.
+OPERATIONS: dict[str, Operation] = {
     "identity": lambda p, share, sign: p,
     "shear_x": lambda p, share, sign: _affine(p, (1, 0.3 * share * sign, 0, 0, 1, 0)),
     "shear_y": lambda p, share, sign: _affine(p, (1, 0, 0, 0.3 * share * sign, 1, 0)),

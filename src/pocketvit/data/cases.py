@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from pocketvit.data.collections import Collection, Item
 from pocketvit.data.decode import read_item
 from pocketvit.data.noise import add_poisson_gaussian, quantize
-from pocketvit.errors import UsageError
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
+from pocketvit.spec.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,19 @@ class Case:
     """One question with its answer."""
 
     image: Pixels
-    """(H, W, 3) uint8 RGB as the model's user has it (restore: the noisy image)."""
-    truth: NDArray[np.uint8] | NDArray[np.int64]
-    """restore: the clean (H, W, 3) uint8 image; classify: (levels,) int64 classes, coarsest first."""
+    """(H, W, 3) uint8 RGB as the model's user has it."""
+    truth: NDArray[Any]
+    """What the record of the task calls the truth of the image."""
     condition: str
     """Which averages the case belongs to, e.g. ``sigma25``; empty for real data."""
     path: Path
 
 
-def main_condition(data: DataConfig) -> str:
-    """Condition of the main metric: the middle of ``data.eval_sigma`` for clean photos, e.g. ``sigma25``; empty for other layouts."""
-    if data.layout != "clean":
+def main_condition(data: DataConfig, task: str) -> str:
+    """Condition of the main metric: where photos are degraded the middle of ``data.eval_sigma``, e.g. ``sigma25``."""
+    if data.layout != "clean" or not task_of(task).degrades:
         return ""
-    return condition_name(data, _sigmas(data)[len(data.eval_sigma) // 2])
+    return condition_name(data, data.eval_sigma[len(data.eval_sigma) // 2])
 
 
 def condition_name(data: DataConfig, sigma: float) -> str:
@@ -46,26 +47,21 @@ def condition_name(data: DataConfig, sigma: float) -> str:
 def eval_cases(collection: Collection, data: DataConfig, limit: int | None = None) -> Iterator[Case]:
     """Yield the cases of a collection one by one, decoding each image when it is due.
 
-    Clean photos follow the 8-bit protocol: for each sigma in ``data.eval_sigma`` a fresh ``np.random.default_rng(0)`` runs
-    through the images in order and noisy = clip(round(clean + noise), 0, 255). With ``poisson`` noise, shot noise of the
-    middle of ``data.shot`` is added.
+    Degraded photos follow the 8-bit protocol: for each sigma in ``data.eval_sigma`` a fresh ``default_rng(0)`` runs
+    through the images in order and noisy = clip(round(clean + noise), 0, 255). With ``poisson`` noise, shot noise of
+    the middle of ``data.shot`` is added.
 
-    Args:
-        collection: samples of one split.
-        data: recipe section with layout and noise levels.
-        limit: at most so many images, evenly spread over the collection, so that all classes have their share.
-
-    Raises:
-        DataError: an image cannot be read, or the images of a pair differ in size.
+    At most ``limit`` images are taken, evenly spread over the collection, so that all classes have their share.
+    Raises DataError: an image cannot be read, or the images of a pair differ in size.
     """
-    items = spread(collection.items, limit)
-    if collection.layout == "clean":
-        yield from _noisy_cases(items, collection, data)
-        return
-    for item in items:
-        image, clean = read_item(collection, item)
-        truth = clean if clean is not None else np.asarray(item.labels, np.int64)
-        yield Case(image, truth, "", item.path)
+    items, truth = spread(collection.items, limit), task_of(collection.task).truth
+    for sigma in data.eval_sigma if collection.degraded else (None,):
+        rng, condition = np.random.default_rng(0), "" if sigma is None else condition_name(data, sigma)
+        for item in items:
+            image, clean = read_item(collection, item)
+            if sigma is not None:
+                image, clean = _degrade(image, data, sigma, rng), image
+            yield Case(image, truth(image, clean, item.labels), condition, item.path)
 
 
 def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -75,27 +71,10 @@ def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     return [items[i] for i in np.linspace(0, len(items) - 1, max(limit, 1)).round().astype(int)]
 
 
-def _noisy_cases(items: Sequence[Item], collection: Collection, data: DataConfig) -> Iterator[Case]:
-    for sigma in _sigmas(data):
-        rng = np.random.default_rng(0)
-        for item in items:
-            clean, _ = read_item(collection, item)
-            yield Case(_degrade(clean, data, sigma, rng), clean, condition_name(data, sigma), item.path)
-
-
 def _degrade(clean: Pixels, data: DataConfig, sigma: float, rng: np.random.Generator) -> Pixels:
     if data.noise == "poisson":
         return add_poisson_gaussian(clean, sigma, _shot(data), rng)
     return quantize(clean + rng.normal(0, sigma, clean.shape))
-
-
-def _sigmas(data: DataConfig) -> tuple[float, ...]:
-    if not data.eval_sigma or min(data.eval_sigma) < 0:
-        raise UsageError(
-            f"data.eval_sigma {data.eval_sigma} needs at least one noise level, none negative.",
-            "15, 25 and 50 are usual.",
-        )
-    return data.eval_sigma
 
 
 def _shot(data: DataConfig) -> float:

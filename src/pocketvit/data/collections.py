@@ -1,7 +1,7 @@
 """Folders and list files -> a collection of samples with consistent labels, and a deterministic split in two.
 
-Files are found here and decoded later (``crops``, ``cases``). What a layout looks like on disk is known to ``layouts``;
-this module joins several roots, leaves out what the doctor quarantined, turns label texts into class numbers and splits.
+Files are found by ``layouts`` and decoded later (``crops``, ``cases``); here several roots are joined, what the doctor
+quarantined and what is repeated is left out, label texts become class numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import DataConfig
-
-LAYOUTS = {"restore": ("clean", "pairs", "sidd", "gopro"), "classify": ("classes", "list")}
+from pocketvit.spec.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Item:
     clean: Path | None = None
     """Ground truth of a pair."""
     labels: tuple[int, ...] = ()
-    """Class at every level, coarsest first (classify)."""
+    """Class at every level, coarsest first, where the task is labelled."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,20 @@ class Collection:
     items: tuple[Item, ...]
     """Sorted by path (``list``: in the order of the list)."""
     levels: tuple[LevelSpec, ...]
-    """Label hierarchy, coarsest first; empty for restore."""
+    """Label hierarchy, coarsest first; empty where the task is not labelled."""
     split: str
     roots: tuple[str, ...] = ()
     """The folders and lists it was read from."""
     notes: tuple[str, ...] = ()
     """What was left out or looks odd, one sentence each."""
 
+    @property
+    def degraded(self) -> bool:
+        """Whether synthetic noise makes the inputs, of photos that are their own ground truth."""
+        return self.layout == "clean" and task_of(self.task).degrades
+
     def counts(self) -> dict[str, int]:
-        """Images per finest class, classes without images included; empty for restore."""
+        """Images per finest class, classes without images included; empty where there are no labels."""
         if not self.levels:
             return {}
         found = np.bincount([item.labels[-1] for item in self.items], minlength=len(self.levels[-1].labels))
@@ -61,111 +65,122 @@ class Collection:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and validation samples with one label space."""
+    """Training and validation samples with one label space, and test samples where the recipe names some."""
 
     train: Collection
     val: Collection
+    test: Collection | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes of both parts: quarantined files, classes missing from one part, files that are in both."""
-        return tuple(dict.fromkeys(self.train.notes + self.val.notes))
-
-    def __str__(self) -> str:
-        head = f"{len(self.train.items)} training and {len(self.val.items)} validation images"
-        if self.train.levels:
-            head += f", {' > '.join(str(len(level.labels)) for level in self.train.levels)} classes"
-        return "\n".join((f"{head}.", *self.notes))
+        """Notes of all parts: what was left out, classes missing from one part, files that are in several."""
+        parts = (self.train, self.val, self.test)
+        return tuple(dict.fromkeys(note for part in parts if part for note in part.notes))
 
 
 def load_splits(data: DataConfig, task: str) -> Splits:
-    """Find the training and validation samples of ``data``; without ``data.val`` a stratified share is split off.
+    """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.
 
-    Raises:
-        DataError: a folder or list is missing, empty or inconsistent; a validation class is unknown in training.
-        UsageError: no training data is named, or the layout does not go with the task.
+    No image is in training and validation: training gives it up, unless nothing were left (``data.val`` names all of
+    the training data), which a note says. Raises DataError: a folder or list is missing, empty or inconsistent; a
+    validation class is unknown in training. UsageError: no training data is named, or the layout does not go with the
+    task.
     """
     if not data.train:
         raise UsageError("data.train names no data.", "Name a folder or list file, e.g. --data.train photos/")
     train = load_collection(data.train, data, task, "train")
-    if not data.val:
-        return split_off(train, data.val_share)
-    val = load_collection(data.val, data, task, "val", train.levels)
-    shared = {item.path.resolve() for item in train.items} & {item.path.resolve() for item in val.items}
-    notes = [f"{len(shared)} validation images are also in the training data, first {min(shared)}."] if shared else []
+    if data.val:
+        splits = _without_shared(train, load_collection(data.val, data, task, "val", train.levels))
+    else:
+        splits = split_off(train, data.val_share)
+    if not data.test:
+        return splits
+    test = load_collection(data.test, data, task, "test", train.levels)
+    shared = [
+        f"{len(both)} test images are also in the {name} data, first {min(both)}: the test flatters."
+        for name, part in (("training", splits.train), ("validation", splits.val))
+        if (both := _files(part) & _files(test))
+    ]
+    return replace(splits, test=replace(test, notes=(*test.notes, *shared)))
+
+
+def _files(collection: Collection) -> set[Path]:
+    return {item.path.resolve() for item in collection.items}
+
+
+def _without_shared(train: Collection, val: Collection) -> Splits:
+    """Leave validation images out of training."""
+    shared, notes = _files(train) & _files(val), []
+    kept = tuple(item for item in train.items if item.path.resolve() not in shared) if shared else train.items
+    if shared and kept:
+        notes = [f"{len(shared)} validation images are left out of the training data, first {min(shared)}."]
+    elif shared:
+        notes = ["all training images are also validation images: the metric says nothing about new ones."]
+    train = replace(train, items=kept or train.items)
     return Splits(train, replace(val, notes=(*val.notes, *notes, *_absent(train, val))))
 
 
 def load_collection(
     paths: Sequence[str], data: DataConfig, task: str, split: str, levels: Sequence[LevelSpec] = ()
 ) -> Collection:
-    """Find the samples below ``paths``.
+    """Find the samples below ``paths``, folders or list files, joined; an image that is found twice counts once.
 
-    Args:
-        paths: folders or list files, joined.
-        data: layout and class names.
-        task: ``restore`` or ``classify``.
-        split: ``train`` or ``val``; chooses the sub-folder where a data set's root was named (``gopro``).
-        levels: label space to use (that of the training data or of an artifact) instead of making one; matched by name.
-
-    Raises:
-        DataError: see :func:`load_splits`.
-        UsageError: the layout does not go with the task.
+    ``split`` (``train``, ``val``, ``test``) chooses the sub-folder where a data set's root was named (``gopro``).
+    ``levels`` is the label space to use (that of the training data or of an artifact) instead of making one; by name.
+    Raises as :func:`load_splits` does.
     """
-    _check_layout(data, task)
-    rows: list[layouts.Entry] = []
+    record = task_of(task)
+    if data.layout not in record.layouts:
+        todo = f"Take one of {', '.join(record.layouts)}."
+        raise UsageError(f"data.layout {data.layout} does not go with task.name {task}.", todo)
+    if data.layout == "clean" and data.noise == "none" and record.degrades:
+        what = f"data.layout clean with data.noise none leaves nothing to {task}."
+        raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
+    rows: dict[Path, layouts.Entry] = {}
     notes: list[str] = []
-    excluded = 0
+    excluded = repeated = contradicting = 0
     for root in paths:
         found, remarks = layouts.READERS[data.layout](Path(root), split)
         hidden = quarantined(Path(root))
-        kept = [
-            row
-            for row in found
-            if not hidden or not hidden & {path.resolve() for path in (row.path, row.clean) if path}
-        ]
-        excluded += len(found) - len(kept)
-        rows += kept
+        for row in found:
+            file = row.path.resolve()
+            if hidden and hidden & {file, row.clean.resolve() if row.clean else file}:
+                excluded += 1
+            elif rows.setdefault(file, row) is not row:
+                repeated += 1
+                contradicting += rows[file].labels != row.labels
         notes += remarks
+    if repeated:
+        other = f", {contradicting} of them with other labels" if contradicting else ""
+        notes.append(f"{repeated} repeated images are left out{other}: the first mention counts.")
     if excluded:
         notes.append(f"{excluded} quarantined images are left out.")
     if not rows:
-        raise DataError(
-            f"{', '.join(paths)}: no usable images are left.",
-            "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data.",
-        )
-    items, found_levels = _items(rows, data, levels) if task == "classify" else (_pairs(rows), ())
-    return Collection(
-        _name(paths), task, data.layout, tuple(items), tuple(found_levels), split, tuple(paths), tuple(notes)
-    )
+        todo = "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data."
+        raise DataError(f"{', '.join(paths)}: no usable images are left.", todo)
+    items, found_levels = _items(tuple(rows.values()), data, task, levels)
+    return Collection(_name(paths), task, data.layout, items, found_levels, split, tuple(paths), tuple(notes))
 
 
 def split_off(collection: Collection, share: float) -> Splits:
     """Divide a collection, each class by ``share`` (largest remainder), always in the same way for the same files.
 
     Every class with two or more images keeps at least one in training; a class with a single image stays in training.
-
-    Raises:
-        DataError: fewer than two images.
+    Raises DataError: fewer than two images.
     """
     count = len(collection.items)
     if count < 2:
-        raise DataError(
-            f"{collection.name}: {count} image cannot be split into training and validation.",
-            "Add images or name data.val.",
-        )
+        what = f"{collection.name}: {count} image cannot be split into training and validation."
+        raise DataError(what, "Add images or name data.val.")
     rng = np.random.default_rng(0)
     classes = np.array([item.labels[-1] if item.labels else 0 for item in collection.items])
     members = [rng.permutation(np.flatnonzero(classes == c)) for c in np.unique(classes)]
     chosen = np.zeros(count, bool)
     for indices, take in zip(members, _allot([len(x) for x in members], share), strict=True):
         chosen[indices[:take]] = True
-    parts = [
-        tuple(item for item, flag in zip(collection.items, chosen, strict=True) if flag is want)
-        for want in (np.False_, np.True_)
-    ]
-    train = replace(collection, items=parts[0], split="train")
-    val = replace(collection, items=parts[1], split="val", notes=())
+    kept, taken = (tuple(collection.items[i] for i in np.flatnonzero(mask)) for mask in (~chosen, chosen))
+    train = replace(collection, items=kept, split="train")
+    val = replace(collection, items=taken, split="val", notes=())
     return Splits(train, replace(val, notes=_absent(train, val)))
 
 
@@ -173,8 +188,7 @@ def _allot(sizes: Sequence[int], share: float) -> list[int]:
     total = max(1, round(sum(sizes) * share))
     taken = [min(int(size * share), size - 1) for size in sizes]
     # Classes with the largest remainder come first; if every one of them is full, the rest stays in training.
-    order = sorted(range(len(sizes)), key=lambda c: (taken[c] - sizes[c] * share, c))
-    for c in order:
+    for c in sorted(range(len(sizes)), key=lambda c: (taken[c] - sizes[c] * share, c)):
         if sum(taken) < total and taken[c] < sizes[c] - 1:
             taken[c] += 1
     if sum(taken) == 0:  # only classes of one image: take from the last ones, keep at least one image in training
@@ -185,44 +199,23 @@ def _allot(sizes: Sequence[int], share: float) -> list[int]:
 def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
     notes = []
     for part in (train, val):
-        empty = [name for name, count in part.counts().items() if count == 0]
-        if empty:
-            notes.append(
-                f"{len(empty)} classes have no image in {part.split}: {', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''}."
-            )
+        if empty := [name for name, count in part.counts().items() if count == 0]:
+            names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+            notes.append(f"{len(empty)} classes have no image in {part.split}: {names}.")
     return tuple(notes)
 
 
-def _check_layout(data: DataConfig, task: str) -> None:
-    if task not in LAYOUTS:
-        raise UsageError(f"unknown task {task!r}.", f"Take one of {', '.join(LAYOUTS)}.")
-    if data.layout not in LAYOUTS[task]:
-        raise UsageError(
-            f"data.layout {data.layout} does not go with task.name {task}.", f"Take one of {', '.join(LAYOUTS[task])}."
-        )
-    if data.layout == "clean" and data.noise == "none":
-        raise UsageError(
-            "data.layout clean with data.noise none leaves nothing to restore.",
-            "Take gaussian or poisson, or a layout with pairs.",
-        )
-
-
-def _pairs(rows: Sequence[layouts.Entry]) -> list[Item]:
-    return [Item(row.path, row.clean) for row in rows]
-
-
 def _items(
-    rows: Sequence[layouts.Entry], data: DataConfig, levels: Sequence[LevelSpec]
-) -> tuple[list[Item], Sequence[LevelSpec]]:
+    rows: Sequence[layouts.Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
+) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
+    if not task_of(task).labelled:
+        return tuple(Item(row.path, row.clean) for row in rows), ()
     known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
-    codes, levels = labels.encode(rows, known, levels)
-    return [Item(row.path, None, code) for row, code in zip(rows, codes, strict=True)], levels
+    codes, found = labels.encode(rows, known, levels)
+    return tuple(Item(row.path, row.clean, code) for row, code in zip(rows, codes, strict=True)), found
 
 
 def _name(paths: Sequence[str]) -> str:
     """``shared/data/bsds500/train`` and ``.../grocery/val.txt`` become ``bsds500/train`` and ``grocery/val``."""
-    names = [
-        "/".join([part for part in path.removesuffix(".txt").strip("/").split("/") if part not in ("", ".", "..")][-2:])
-        for path in paths
-    ]
-    return "+".join(name or "data" for name in names)
+    parts = ([x for x in path.removesuffix(".txt").split("/") if x not in ("", ".", "..")][-2:] for path in paths)
+    return "+".join("/".join(last) or "data" for last in parts)

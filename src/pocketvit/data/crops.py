@@ -1,46 +1,46 @@
-"""Training samples as a pure function of (recipe, epoch, index): the same on one process, in many and after a resume."""
+"""Training samples as a pure function of (recipe, epoch, index): in one process, in many and after a resume."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.augment import augment, symmetry
+from pocketvit.data.augment import settle, symmetry, vary
 from pocketvit.data.collections import Collection
-from pocketvit.data.decode import ImageCache
+from pocketvit.data.decode import Decoded, ImageCache
 from pocketvit.data.noise import add_noise
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
+from pocketvit.spec.tasks import task_of
 
 BLOCK_BYTES, MIN_BLOCK_IMAGES = 64_000_000, 16
-"""Crops are mixed within blocks of about so many bytes of image files (at least so many images), so that photos too large
-for the cache are decoded once per epoch while small collections are shuffled as a whole."""
+"""Crops are mixed within blocks of about so many bytes of image files (at least so many images), so that photos too
+large for the cache are decoded once per epoch while small collections are shuffled as a whole."""
+ORDER, SAMPLE = 1, 2
+"""Streams of random numbers. A seed is (seed, stream, ...): NumPy pads seeds with zeros, so that without the stream
+(seed, epoch) and (seed, epoch, 0) would be one and the same."""
 
 CACHE = ImageCache()
 """Decoded images of this process."""
 
 
 def epoch_length(collection: Collection, data: DataConfig) -> int:
-    """Samples per epoch: images, for restore times ``data.patches_per_image``."""
-    return len(collection.items) * (data.patches_per_image if collection.task == "restore" else 1)
+    """Samples per epoch: images, times ``data.patches_per_image`` where samples are crops."""
+    return len(collection.items) * _per_image(collection, data)
 
 
 def epoch_order(collection: Collection, data: DataConfig, train: TrainConfig, epoch: int) -> NDArray[np.int64]:
-    """Sample indices of an epoch in training order: a permutation that depends on the collection's files, ``train.seed`` and ``epoch`` alone."""
-    rng = np.random.default_rng(_seed(train, epoch))
+    """Sample indices of an epoch in training order: a permutation by the files, ``train.seed`` and ``epoch`` alone."""
+    rng, per_image = _draw(train, ORDER, epoch), _per_image(collection, data)
     images = rng.permutation(len(collection.items))
-    per_image = epoch_length(collection, data) // len(collection.items)
     if per_image == 1:
         return images
     # A file that has vanished since is named by the DataError of the one who decodes it.
     mean_bytes = sum(item.path.stat().st_size for item in collection.items if item.path.exists()) / len(images)
     size = max(MIN_BLOCK_IMAGES, int(BLOCK_BYTES / max(mean_bytes, 1)))
     blocks = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate(
-        [rng.permutation((block[:, None] * per_image + np.arange(per_image)).ravel()) for block in blocks]
-    )
+    samples = ((block[:, None] * per_image + np.arange(per_image)).ravel() for block in blocks)
+    return np.concatenate([rng.permutation(each) for each in samples])
 
 
 def training_sample(
@@ -51,29 +51,35 @@ def training_sample(
     epoch: int,
     index: int,
     cache: ImageCache | None = None,
-) -> tuple[Pixels, NDArray[np.uint8] | NDArray[np.int64]]:
-    """Sample ``index`` of an epoch: (input, target).
+) -> tuple[Pixels, NDArray[np.generic]]:
+    """Sample ``index`` of an epoch: (input, target), (H, W, 3) uint8 and what the task's record calls its ``truth``.
 
-    Returns:
-        restore: noisy and clean crop, each (patch, patch, 3) uint8 at native resolution, flipped and turned alike; images
-        smaller than the patch are padded by reflection. classify: (H, W, 3) uint8 at ``preprocess.size`` and (levels,) int64.
-
-    Raises:
-        DataError: the image cannot be decoded.
+    Geometry ``image``: the augmented photo at ``preprocess.size``. Geometry ``pixels``: a crop (patch, patch, 3) at
+    native resolution, flipped and turned like its ground truth; images smaller than the patch are padded by reflection.
+    Raises DataError: the image cannot be decoded.
     """
-    cache = cache if cache is not None else CACHE
-    rng = np.random.default_rng(_seed(train, epoch, index))
-    if collection.task == "classify":
-        item = collection.items[index]
-        image, _ = cache.get(collection, item, _short_side(preprocess, train))
-        return augment(image, preprocess, train, rng), np.asarray(item.labels, np.int64)
-    image, clean = cache.get(collection, collection.items[index // data.patches_per_image])
-    top, left = (int(rng.integers(max(1, length - data.patch + 1))) for length in image.shape[:2])
+    cache, record = cache if cache is not None else CACHE, task_of(collection.task)
+    rng, item = _draw(train, SAMPLE, epoch, index), collection.items[index // _per_image(collection, data)]
+    if record.geometry == "image":
+        tag = (preprocess, train.augment, train.crop_scale)
+        image, clean = cache.get(collection, item, lambda photo: settle(photo, preprocess, train), tag)
+        image = vary(image, preprocess, train, rng)
+    else:
+        image, clean = _crop(cache.get(collection, item), data.patch, train, rng)
+    if collection.degraded:
+        image, clean = add_noise(image, data, rng), image
+    return image, record.truth(image, clean, item.labels)
+
+
+def _per_image(collection: Collection, data: DataConfig) -> int:
+    return data.patches_per_image if task_of(collection.task).geometry == "pixels" else 1
+
+
+def _crop(decoded: Decoded, patch: int, train: TrainConfig, rng: np.random.Generator) -> Decoded:
+    image, clean = decoded
+    top, left = (int(rng.integers(max(1, length - patch + 1))) for length in image.shape[:2])
     turn = 0 if train.augment == "none" else int(rng.integers(8))
-    noisy = _cut(image, top, left, data.patch, turn)
-    if clean is None:
-        return add_noise(noisy, data, rng), noisy
-    return noisy, _cut(clean, top, left, data.patch, turn)
+    return _cut(image, top, left, patch, turn), None if clean is None else _cut(clean, top, left, patch, turn)
 
 
 def _cut(image: Pixels, top: int, left: int, patch: int, turn: int) -> Pixels:
@@ -84,11 +90,5 @@ def _cut(image: Pixels, top: int, left: int, patch: int, turn: int) -> Pixels:
     return np.ascontiguousarray(symmetry(crop, turn))
 
 
-def _short_side(preprocess: Preprocess, train: TrainConfig) -> int:
-    """Short side at which even the smallest random crop still has the model's resolution; larger photos only cost memory."""
-    smallest = train.crop_scale[0] if train.augment in ("crop", "randaugment") else preprocess.crop_pct**2
-    return math.ceil(max(preprocess.size) / math.sqrt(max(smallest, 0.05)))
-
-
-def _seed(train: TrainConfig, *parts: int) -> tuple[int, ...]:
-    return (train.seed & 0xFFFFFFFF, *parts)
+def _draw(train: TrainConfig, stream: int, *parts: int) -> np.random.Generator:
+    return np.random.default_rng((train.seed & 0xFFFFFFFF, stream, *parts))

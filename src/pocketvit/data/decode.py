@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
 
 import psutil
 
 from pocketvit.data.collections import Collection, Item
 from pocketvit.errors import DataError
 from pocketvit.spec.images import read_image
-from pocketvit.spec.preprocess import Pixels, resize
+from pocketvit.spec.preprocess import Pixels
 
 Decoded = tuple[Pixels, Pixels | None]
 """The image of an item and, for pairs, its ground truth."""
@@ -18,8 +20,7 @@ Decoded = tuple[Pixels, Pixels | None]
 def read_item(collection: Collection, item: Item) -> Decoded:
     """Decode an item: (image, clean image or ``None``), each (H, W, 3) uint8.
 
-    Raises:
-        DataError: a file cannot be decoded, with the command that lists it for exclusion; or a pair differs in size.
+    Raises DataError: a file cannot be decoded, with the command that lists it for exclusion; or a pair differs in size.
     """
     try:
         image = read_image(item.path)
@@ -27,46 +28,43 @@ def read_item(collection: Collection, item: Item) -> Decoded:
     except DataError as error:
         first, *rest = collection.roots or (str(item.path.parent),)
         others = f" --others {' '.join(rest)}" if rest else ""
-        raise DataError(
-            error.what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine"
-        ) from error
+        what = error.what
+        raise DataError(what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine") from error
     if clean is not None and clean.shape != image.shape:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
-        raise DataError(
-            f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}.",
-            "Remove the pair or cut both to one size.",
-        )
+        what = f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}."
+        raise DataError(what, "Remove the pair or cut both to one size.")
     return image, clean
 
 
 class ImageCache:
-    """Decoded images, the least recently used ones dropped at a byte limit. What is returned never depends on what is cached."""
+    """Decoded images, the least recently used ones dropped at a byte limit; nothing returned depends on what is kept.
+
+    An entry belongs to the file as it was: after a change of the file it is decoded again.
+    """
 
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.limit_bytes = limit_bytes if limit_bytes is not None else default_limit()
-        self._entries: OrderedDict[tuple[Item, int | None], Decoded] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Decoded] = OrderedDict()
         self.bytes = 0
 
-    def get(self, collection: Collection, item: Item, short_side: int | None = None) -> Decoded:
-        """The decoded item; with ``short_side``, images more than half as large again are shrunk to it first."""
-        key = (item, short_side)
+    def get(
+        self, collection: Collection, item: Item, change: Callable[[Pixels], Pixels] | None = None, tag: Hashable = None
+    ) -> Decoded:
+        """The decoded item, its image (not the ground truth) through ``change``, a pure function; the result is kept.
+
+        ``tag`` tells the results of different changes of one file apart.
+        """
+        key = (_identity(item.path), item.clean and _identity(item.clean), tag)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         image, clean = read_item(collection, item)
-        if short_side is not None:
-            image = _shrink(image, short_side)
-        entry = (image, clean)
-        self._entries[key] = entry
+        entry = self._entries[key] = (change(image) if change else image, clean)
         self.bytes += _size(entry)
         while self.bytes > self.limit_bytes and len(self._entries) > 1:
             self.bytes -= _size(self._entries.popitem(last=False)[1])
         return entry
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self.bytes = 0
 
 
 def default_limit(processes: int = 1) -> int:
@@ -74,12 +72,13 @@ def default_limit(processes: int = 1) -> int:
     return int(min(2 << 30, psutil.virtual_memory().available // 4)) // max(1, processes)
 
 
-def _shrink(image: Pixels, short_side: int) -> Pixels:
-    height, width = image.shape[:2]
-    if min(height, width) <= 1.5 * short_side:
-        return image
-    scale = short_side / min(height, width)
-    return resize(image, (max(1, round(height * scale)), max(1, round(width * scale))), "bicubic")
+def _identity(path: Path) -> tuple[str, int, int]:
+    """Which file in which state: absolute path, bytes, time of the last change."""
+    try:
+        status = path.stat()
+        return str(path.absolute()), status.st_size, status.st_mtime_ns
+    except OSError:  # decoding names the reason
+        return str(path.absolute()), -1, -1
 
 
 def _size(entry: Decoded) -> int:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pocketvit.data import layouts
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import write_json
+from pocketvit.progress import track
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 """Folder name -> split, to tell copies within a split from copies that leak from one into another."""
 _SHOWN = 8
 
@@ -72,7 +62,7 @@ class DoctorReport:
     empty_folders: tuple[str, ...]
     skipped: int = 0
     """Files left out because they stand in a quarantine list."""
-    quarantine: tuple[str, ...] = field(default=())
+    quarantine: tuple[str, ...] = ()
     """Quarantine lists written in this run; damaged files are in them."""
 
     @property
@@ -88,34 +78,33 @@ class DoctorReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        plain["duplicates"] = [
-            {"paths": list(d.paths), "same": d.same, "across": list(d.across)} for d in self.duplicates
-        ]
-        return {
-            "ok": self.ok,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()},
-        }
+        plain["duplicates"] = [vars(group) for group in self.duplicates]
+        return {"ok": self.ok, **plain}
 
     def render(self) -> str:
         """Lines for people: each kind of finding with its number and the first few files."""
-        lines = [
-            f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s"
-            + (f"; {self.skipped} quarantined files skipped" if self.skipped else "")
-        ]
-        lines += _section("damaged", [f"{path}: {reason}" for path, reason in self.damaged.items()])
-        lines += _section("mislabelled", [f"{path}: is {kind}" for path, kind in self.mislabelled.items()])
-        lines += _section("in several splits", [_duplicate_line(d) for d in self.duplicates if d.across])
-        lines += _section("duplicate", [_duplicate_line(d) for d in self.duplicates if not d.across])
-        lines += _section("tiny", [f"{path}: {size}" for path, size in self.tiny.items()])
-        lines += _section("huge", [f"{path}: {size}" for path, size in self.huge.items()])
-        lines += _section("turned by EXIF", list(self.rotated))
-        lines += _section("animated (first frame used)", list(self.animated))
-        lines += _section("folders without images", list(self.empty_folders))
+        skipped = f"; {self.skipped} quarantined files skipped" if self.skipped else ""
+        lines = [f"{self.images} images, {self.bytes / 1e6:.1f} MB, in {self.seconds:.1f} s{skipped}"]
+        sections: dict[str, Sequence[str]] = {
+            "damaged": [f"{path}: {reason}" for path, reason in self.damaged.items()],
+            "mislabelled": [f"{path}: is {kind}" for path, kind in self.mislabelled.items()],
+            "in several splits": [_duplicate_line(group) for group in self.duplicates if group.across],
+            "duplicate": [_duplicate_line(group) for group in self.duplicates if not group.across],
+            "tiny": [f"{path}: {size}" for path, size in self.tiny.items()],
+            "huge": [f"{path}: {size}" for path, size in self.huge.items()],
+            "turned by EXIF": self.rotated,
+            "animated (first frame used)": self.animated,
+            "folders without images": self.empty_folders,
+        }
+        for title, entries in sections.items():
+            if entries:
+                lines += [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:_SHOWN])]
+            if len(entries) > _SHOWN:
+                lines.append(f"  ... and {len(entries) - _SHOWN} more (--json lists all)")
         if len(self.classes) > 1:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
-            lines.append(
-                f"{len(self.classes)} classes or folders, from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
-            )
+            span = f"from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
+            lines.append(f"{len(self.classes)} classes or folders, {span}")
         if self.quarantine:
             lines.append(f"{len(self.damaged)} damaged files are left out from now on: {', '.join(self.quarantine)}")
         elif self.damaged:
@@ -123,9 +112,6 @@ class DoctorReport:
         else:
             lines.append("every image can be decoded")
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.render()
 
 
 def doctor(
@@ -138,12 +124,13 @@ def doctor(
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
-    """Decode every image and report damaged, mislabelled, duplicate, tiny, huge and turned ones, and the images per class.
+    """Decode every image; report damaged, mislabelled, duplicate, tiny, huge and turned ones, and images per class.
 
     Args:
         data: folder, or list file with one image path a line.
-        others: further folders or lists (validation, test) that are inspected with it; copies between them are reported.
-        quarantine: list damaged files in ``pocketvit-quarantine.txt`` in the data folder; all readers then leave them out. Nothing is moved or deleted.
+        others: further folders or lists (validation, test) to inspect with it; copies between them are reported.
+        quarantine: list damaged files in ``pocketvit-quarantine.txt`` in the data folder; all readers then leave them
+            out. Nothing is moved or deleted.
         small: images with a side below so many pixels are reported as tiny.
         huge_megapixels: images with more pixels are reported as huge.
         workers: threads; all cores by default.
@@ -153,25 +140,30 @@ def doctor(
         The report; its ``exit_code`` is 3 if damaged images are left.
 
     Raises:
-        DataError: a folder is missing or holds no image, or a list names files that do not exist.
+        DataError: a folder is missing or holds no image, a list names files that do not exist, or ``out`` or a
+            quarantine list cannot be written.
         UsageError: a limit or the number of workers makes no sense.
     """
     if small < 0 or huge_megapixels <= 0 or (workers is not None and workers < 1):
-        raise UsageError(
-            "small must be at least 0, huge_megapixels positive and workers at least 1.",
-            "Leave them out for the defaults.",
-        )
+        what = "small must be at least 0, huge_megapixels positive and workers at least 1."
+        raise UsageError(what, "Leave them out for the defaults.")
     began = time.monotonic()
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    findings = _inspect(list(files), workers or os.cpu_count() or 1)
-    lists = _quarantine(roots, files, [f for f in findings if f.error]) if quarantine else []
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, track("doctor", len(files)) as advance:
+        findings = []
+        for finding in pool.map(inspect_file, files):
+            findings.append(finding)
+            advance()
+    damaged = [f for f in findings if f.error]
+    by_root = {root: [f.path for f in damaged if files[f.path] == root] for root in roots if quarantine}
+    lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
     report = DoctorReport(
         data=tuple(str(root) for root in roots),
         images=len(findings),
         bytes=sum(f.bytes for f in findings),
         seconds=round(time.monotonic() - began, 3),
-        damaged={str(f.path): f.error for f in findings if f.error},
+        damaged={str(f.path): f.error for f in damaged},
         mislabelled={str(f.path): f.format for f in findings if f.mislabelled},
         duplicates=tuple(_duplicates(findings, files, roots)),
         tiny={str(f.path): f"{f.width}x{f.height}" for f in findings if f.format and min(f.width, f.height) < small},
@@ -184,7 +176,7 @@ def doctor(
         quarantine=tuple(str(file) for file in lists),
     )
     if out is not None:
-        _write(Path(out), report)
+        write_json(Path(out), report.to_dict())
     return report
 
 
@@ -193,26 +185,19 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
     files: dict[Path, Path] = {}
     classes: Counter[str] = Counter()
     seen: set[Path] = set()
-    skipped = 0
     for root in roots:
         hidden = quarantined(root)
         for path, label in _entries(root):
             resolved = path.resolve()
-            if resolved in seen:
-                continue
+            if resolved not in seen and resolved not in hidden:
+                files[path] = root
+                classes[label if len(roots) == 1 or not label else f"{root}: {label}"] += 1
             seen.add(resolved)
-            if resolved in hidden:
-                skipped += 1
-                continue
-            files[path] = root
-            if label:
-                classes[label if len(roots) == 1 else f"{root}: {label}"] += 1
+    del classes[""]
     if not files:
-        raise DataError(
-            f"{', '.join(map(str, roots))}: all {skipped} images are quarantined.",
-            f"Delete lines from {FILE_NAME} to use files again.",
-        )
-    return files, dict(sorted(classes.items())), skipped
+        what = f"{', '.join(map(str, roots))}: all {len(seen)} images are quarantined."
+        raise DataError(what, f"Delete lines from {FILE_NAME} to use files again.")
+    return files, dict(sorted(classes.items())), len(seen) - len(files)
 
 
 def _entries(root: Path) -> list[tuple[Path, str]]:
@@ -228,53 +213,12 @@ def _entries(root: Path) -> list[tuple[Path, str]]:
     return [(row.path, " > ".join(row.labels)) for row in rows]
 
 
-def _inspect(files: list[Path], workers: int) -> list[Finding]:
-    with ThreadPoolExecutor(workers) as pool, _progress(len(files)) as advance:
-        findings = []
-        for finding in pool.map(inspect_file, files):
-            findings.append(finding)
-            advance(len(findings))
-    return findings
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on standard error that appears after two seconds."""
-    columns = (
-        TextColumn("doctor"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("doctor", total=total, rate=0.0)
-    began, shown = time.monotonic(), False
-
-    def advance(done: int) -> None:
-        nonlocal shown
-        elapsed = time.monotonic() - began
-        if not shown and elapsed > 2 and done < total:
-            bar.start()
-            shown = True
-        if shown:
-            bar.update(task, completed=done, rate=done / elapsed)
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()
-
-
 def _duplicates(findings: Sequence[Finding], files: dict[Path, Path], roots: Sequence[Path]) -> Iterator[Duplicates]:
     groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         if finding.bytes:
             groups[finding.pixels or finding.sha256].append(finding)
-    for group in groups.values():
-        if len(group) < 2:
-            continue
+    for group in (each for each in groups.values() if len(each) > 1):
         splits = sorted({_split_of(finding.path, files[finding.path], roots) for finding in group})
         same = "file" if len({finding.sha256 for finding in group}) == 1 else "pixels"
         yield Duplicates(tuple(str(finding.path) for finding in group), same, tuple(splits) if len(splits) > 1 else ())
@@ -290,45 +234,10 @@ def _split_of(path: Path, root: Path, roots: Sequence[Path]) -> str:
 
 
 def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
-    for root in roots:
-        if root.is_dir():
-            used = {folder for path in list_images(root) for folder in path.parents}
-            yield from sorted(
-                str(folder)
-                for folder in root.rglob("*")
-                if folder.is_dir() and folder not in used and not folder.name.startswith(".")
-            )
-
-
-def _quarantine(roots: Sequence[Path], files: dict[Path, Path], damaged: Sequence[Finding]) -> list[Path]:
-    written = []
-    for root in roots:
-        mine = [finding.path for finding in damaged if files[finding.path] == root]
-        if mine:
-            try:
-                written.append(write_list(folder_of(root), mine))
-            except OSError as error:
-                raise DataError(
-                    f"{folder_of(root)}: the quarantine list cannot be written ({error.strerror}).",
-                    "Make the folder writable.",
-                ) from error
-    return written
-
-
-def _write(path: Path, report: DoctorReport) -> None:
-    try:
-        path.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({error.strerror}).", "Name a file in a writable folder with --out."
-        ) from error
-
-
-def _section(title: str, entries: Sequence[str]) -> list[str]:
-    if not entries:
-        return []
-    more = [f"  ... and {len(entries) - _SHOWN} more (--json lists all)"] if len(entries) > _SHOWN else []
-    return [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:_SHOWN]), *more]
+    for root in filter(Path.is_dir, roots):
+        used = {folder for path in list_images(root) for folder in path.parents}
+        folders = (path for path in root.rglob("*") if path.is_dir() and not path.name.startswith("."))
+        yield from sorted(str(folder) for folder in folders if folder not in used)
 
 
 def _duplicate_line(group: Duplicates) -> str:

@@ -15,23 +15,15 @@ from pocketvit.errors import DataError
 from pocketvit.spec.images import open_image, read_image
 
 FORMATS = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".bmp": ("BMP", "DIB"),
-    ".webp": ("WEBP",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
-    ".gif": ("GIF",),
-    ".ppm": ("PPM",),
-    ".pgm": ("PPM",),
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
+    **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",), ".gif": ("GIF",)},
 }
 """Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg)."""
 
-_LARGE_PIXELS = 25_000_000
-_LARGE = (
-    threading.Lock()
-)  # of the largest images one is decoded at a time, so that memory does not grow with the threads
+# Of the largest images one is decoded at a time, so that memory does not grow with the threads.
+_LARGE, _LARGE_PIXELS = threading.Lock(), 25_000_000
 _ORIENTATION = 0x0112
 
 
@@ -69,7 +61,8 @@ class Finding:
 def inspect_file(path: Path) -> Finding:
     """Open, hash and fully decode one file; never raises for what is wrong with the image itself."""
     try:
-        size, sha256 = path.stat().st_size, _digest(path)
+        with path.open("rb") as file:
+            size, sha256 = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return Finding(path, 0, error=f"cannot be read ({error.strerror})")
     facts = _header(path)
@@ -80,15 +73,9 @@ def inspect_file(path: Path) -> Finding:
             pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
             pixels.update(image.data)
     except DataError as error:
-        return Finding(
-            path, size, sha256=sha256, error=error.what.removeprefix(f"{path}").lstrip(": ").rstrip("."), **facts
-        )
+        reason = error.what.removeprefix(f"{path}").lstrip(": ").rstrip(".")
+        return Finding(path, size, sha256=sha256, error=reason, **facts)
     return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(path: Path) -> dict[str, Any]:

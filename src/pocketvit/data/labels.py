@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.data.layouts import Entry
+from pocketvit.data.layouts import Entry, read_lines
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 
@@ -30,14 +29,17 @@ def level_names(count: int) -> list[str]:
 
 
 def read_class_names(file: Path) -> ClassNames:
-    """Read a CSV with the columns fine name, fine id, coarse name, coarse id by position; only two columns are flat labels.
+    """Read a CSV with fine name, fine id, coarse name, coarse id, by position; only two columns are flat labels.
 
     A header line (no number in the second column) is skipped; further columns are ignored. Classes are ordered by id.
-
-    Raises:
-        DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two parents.
+    Raises DataError: unreadable, too few columns, an id that is no number or stands for two names, a class with two
+    parents.
     """
-    rows = _read_csv(file)
+    rows = read_lines(file)
+    if len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit():
+        rows = rows[1:]
+    if not rows:
+        raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
     count = 2 if len(rows[0][1]) >= 4 else 1
     names: list[dict[int, str]] = [{} for _ in range(count)]
     parent_ids: dict[int, int] = {}
@@ -48,20 +50,15 @@ def read_class_names(file: Path) -> ClassNames:
             try:
                 name, identity = columns[2 * k], int(columns[2 * k + 1])
             except (IndexError, ValueError) as error:
-                raise DataError(
-                    f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}.",
-                    "Write fine name, fine id, coarse name, coarse id.",
-                ) from error
+                what = f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}."
+                raise DataError(what, "Write fine name, fine id, coarse name, coarse id.") from error
             if names[k].setdefault(identity, name) != name:
-                raise DataError(
-                    f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}.",
-                    "Give every class its own id.",
-                )
+                what = f"{where}: id {identity} stands for {names[k][identity]!r} and {name!r}."
+                raise DataError(what, "Give every class its own id.")
             ids.append(identity)
         if count == 2 and parent_ids.setdefault(ids[0], ids[1]) != ids[1]:
-            raise DataError(
-                f"{where}: class {columns[0]!r} has two coarse classes.", "Give every fine class one coarse class."
-            )
+            what = f"{where}: class {columns[0]!r} has two coarse classes."
+            raise DataError(what, "Give every fine class one coarse class.")
     return _class_names(file, names[::-1], parent_ids)
 
 
@@ -70,39 +67,26 @@ def encode(
 ) -> tuple[Codes, tuple[LevelSpec, ...]]:
     """Class numbers of every row, coarsest first, and the hierarchy they refer to.
 
-    Args:
-        rows: label texts, coarsest first, as many for each row.
-        known: class list that translates ids and names; without it the classes are those found, sorted (numbers by value).
-        levels: hierarchy to encode into, matched by class name.
-
-    Raises:
-        DataError: an unknown class, a class with two parents, or differing numbers of levels; the line is named.
+    ``known`` is a class list that translates ids and names; without it the classes are those found, sorted (numbers by
+    value). ``levels`` is a hierarchy to encode into, matched by class name.
+    Raises DataError: an unknown class, a class with two parents, or differing numbers of levels; the line is named.
     """
     depth = len(rows[0].labels)
     for row in rows:
         if len(row.labels) != depth:
-            raise DataError(
-                f"{row.origin}: {len(row.labels)} labels where others have {depth}.",
-                "Label all images at the same levels.",
-            )
-    if known is not None and levels:
-        # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
+            what = f"{row.origin}: {len(row.labels)} labels where others have {depth}."
+            raise DataError(what, "Label all images at the same levels.")
+    if known is not None:
         codes = _look_up(rows, known.tables, known.levels, str(known.file))
+        if not levels:
+            return codes, known.levels
+        # Ids mean what the class list says; the names then decide which class of the given hierarchy it is.
         texts = [tuple(level.labels[code] for level, code in zip(known.levels, path, strict=True)) for path in codes]
         rows = [Entry(row.path, row.clean, text, row.origin) for row, text in zip(rows, texts, strict=True)]
-    elif known is not None:
-        return _look_up(rows, known.tables, known.levels, str(known.file)), known.levels
-    if levels:
-        return _look_up(
-            rows,
-            [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)],
-            levels,
-            "the known classes",
-        ), tuple(levels)
-    made = _make_levels(rows, depth)
-    return _look_up(
-        rows, [_table(level, made[k - 1] if k else None) for k, level in enumerate(made)], made, "the classes found"
-    ), made
+    source = "the known classes" if levels else "the classes found"
+    levels = tuple(levels) or _make_levels(rows, depth)
+    tables = [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)]
+    return _look_up(rows, tables, levels, source), levels
 
 
 def _look_up(
@@ -111,29 +95,19 @@ def _look_up(
     codes: Codes = []
     for row in rows:
         if len(row.labels) != len(tables):
-            raise DataError(
-                f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}.",
-                "Use data with the same levels.",
-            )
-        missing = [
-            (level.name, text)
-            for text, table, level in zip(row.labels, tables, levels, strict=True)
-            if text not in table
-        ]
-        if missing:
-            raise DataError(
-                f"{row.origin}: {missing[0][0]} class {missing[0][1]!r} is not among {source}.",
-                "Correct the label or the class list.",
-            )
+            what = f"{row.origin}: {len(row.labels)} levels of labels, but {source} have {len(tables)}."
+            raise DataError(what, "Use data with the same levels.")
+        for text, table, level in zip(row.labels, tables, levels, strict=True):
+            if text not in table:
+                what = f"{row.origin}: {level.name} class {text!r} is not among {source}."
+                raise DataError(what, "Correct the label or the class list.")
         path = tuple(table[text] for text, table in zip(row.labels, tables, strict=True))
         for k in range(1, len(path)):
             parents = levels[k].parents
             if parents is not None and parents[path[k]] != path[k - 1]:
-                names = [levels[k - 1].labels[parents[path[k]]], levels[k - 1].labels[path[k - 1]]]
-                raise DataError(
-                    f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {names[0]!r} and {names[1]!r}.",
-                    "Give every class one parent.",
-                )
+                below = " and ".join(repr(levels[k - 1].labels[p]) for p in (parents[path[k]], path[k - 1]))
+                what = f"{row.origin}: {levels[k].name} class {row.labels[k]!r} lies below {below}."
+                raise DataError(what, "Give every class one parent.")
         codes.append(path)
     return codes
 
@@ -144,15 +118,11 @@ def _make_levels(rows: Sequence[Entry], depth: int) -> tuple[LevelSpec, ...]:
         found: dict[str, str | None] = {}
         for row in rows:
             found.setdefault(row.labels[k], row.labels[k - 1] if k else None)
-        texts = sorted(found, key=_order(found))
+        numeric = all(text.lstrip("-").isdigit() for text in found)
+        texts = sorted(found, key=lambda text: (int(text) if numeric else 0, text))
         parents = [_table(made[-1], made[-2] if k > 1 else None)[str(found[text])] for text in texts] if k else None
         made.append(LevelSpec(name=name, labels=_shorten(found, texts), parents=parents))
     return tuple(made)
-
-
-def _order(texts: Collection[str]) -> Callable[[str], tuple[int, str]]:
-    numeric = all(text.lstrip("-").isdigit() for text in texts)
-    return (lambda text: (int(text), text)) if numeric else (lambda text: (0, text))
 
 
 def _shorten(parents: Mapping[str, str | None], texts: Sequence[str]) -> list[str]:
@@ -166,10 +136,8 @@ def _table(level: LevelSpec, above: LevelSpec | None) -> dict[str, int]:
     """Texts that mean a class of ``level``: its label, and ``parent/label`` as the folders are called."""
     table = {label: index for index, label in enumerate(level.labels)}
     if above is not None and level.parents is not None:
-        table |= {
-            f"{above.labels[parent]}/{label}": index
-            for index, (label, parent) in enumerate(zip(level.labels, level.parents, strict=True))
-        }
+        paths = (f"{above.labels[p]}/{label}" for label, p in zip(level.labels, level.parents, strict=True))
+        table |= {path: index for index, path in enumerate(paths)}
     return table
 
 
@@ -179,29 +147,9 @@ def _class_names(file: Path, names: Sequence[dict[int, str]], parent_ids: dict[i
     for k, (name, identities) in enumerate(zip(level_names(len(names)), ids, strict=True)):
         parents = [ids[k - 1].index(parent_ids[identity]) for identity in identities] if k else None
         labels = [names[k][identity] for identity in identities]
-        twice = [label for label, uses in Counter(labels).items() if uses > 1]
-        if twice:
+        if twice := [label for label, uses in Counter(labels).items() if uses > 1]:
             raise DataError(f"{file}: the {name} class {twice[0]!r} has two ids.", "Give every class its own name.")
         levels.append(LevelSpec(name=name, labels=labels, parents=parents))
         # An id wins over a class that happens to be called by that number.
-        tables.append(
-            {label: i for i, label in enumerate(labels)} | {str(identity): i for i, identity in enumerate(identities)}
-        )
+        tables.append({text: i for texts in (labels, map(str, identities)) for i, text in enumerate(texts)})
     return ClassNames(tuple(levels), tuple(tables), file)
-
-
-def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
-    try:
-        reader = csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}).", "data.class_names is a CSV file.") from error
-    rows = [
-        (reader.line_num, [column.strip() for column in columns])
-        for columns in reader
-        if any(column.strip() for column in columns)
-    ]
-    if rows and (len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit()):
-        rows = rows[1:]
-    if not rows:
-        raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
-    return rows

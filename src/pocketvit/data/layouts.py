@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def read_clean(root: Path, split: str) -> Found:
         return [Entry(path) for path in list_images(root)], []
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [Entry(path) for path in _present([root], root)], []
-    return [Entry(path) for path in _present([root.parent / columns[0] for _, columns in _read_lines(root)], root)], []
+    return [Entry(path) for path in _present([root.parent / columns[0] for _, columns in read_lines(root)], root)], []
 
 
 def read_pairs(root: Path, split: str) -> Found:
@@ -47,19 +47,14 @@ def read_pairs(root: Path, split: str) -> Found:
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     for word, partner in PAIR_WORDS.items():
         if word in folders and partner in folders:
-            first, second = (
-                {_key(path, side): path for path in files if side in path.parents}
-                for side in (folders[word], folders[partner])
-            )
-            return _match(first, second, root), []
+            return _match(_keyed(files, folders[word]), _keyed(files, folders[partner]), root), []
     degraded: dict[Any, Path] = {}
     truth: dict[Any, Path] = {}
     for path in files:
         match = _WORD.match(path.stem.lower())
         if match is None:
-            raise DataError(
-                f"{path}: not part of a pair.", "Use folders noisy/ and clean/, or names ending in _real and _mean."
-            )
+            what = f"{path}: not part of a pair."
+            raise DataError(what, "Use folders noisy/ and clean/, or names ending in _real and _mean.")
         key = (str(path.parent).lower(), match[1], match[3])
         side = degraded if match[2] in PAIR_WORDS else truth
         if key in side:
@@ -69,7 +64,10 @@ def read_pairs(root: Path, split: str) -> Found:
 
 
 def read_sidd(root: Path, split: str) -> Found:
-    """SIDD sRGB (Abdelhamed et al. 2018): ``Data/<scene>/GT_SRGB_0xx.PNG`` and ``NOISY_SRGB_0xx.PNG``; scenes without both are left out."""
+    """SIDD sRGB (Abdelhamed et al. 2018): ``Data/<scene>/GT_SRGB_0xx.PNG`` and ``NOISY_SRGB_0xx.PNG``.
+
+    Scenes without both are left out.
+    """
     _need_folder(root)
     data = root / "Data" if (root / "Data").is_dir() else root
     rows, incomplete = [], []
@@ -81,17 +79,17 @@ def read_sidd(root: Path, split: str) -> Found:
         if not pairs:
             incomplete.append(scene.name)
     if not rows:
-        raise DataError(
-            f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG.", "Name the folder that holds Data/."
-        )
-    return rows, [
-        f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."
-    ] if incomplete else []
+        what = f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG."
+        raise DataError(what, "Name the folder that holds Data/.")
+    if not incomplete:
+        return rows, []
+    return rows, [f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."]
 
 
 def read_gopro(root: Path, split: str) -> Found:
-    """GoPro (Nah et al. 2016): ``[train|test/]<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png``; ``blur`` is taken, else ``blur_gamma``.
+    """GoPro (Nah et al. 2016): ``[train|test/]<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png``.
 
+    ``blur`` is taken, else ``blur_gamma``.
     Where the root holds ``train`` and ``test``, the one that goes with ``split`` is read (``val`` reads ``test``).
     """
     _need_folder(root)
@@ -99,61 +97,48 @@ def read_gopro(root: Path, split: str) -> Found:
     base = part if part.is_dir() else root
     rows: list[Entry] = []
     for sharp in sorted(base.rglob("sharp")):
-        blur = next(
-            (folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()), None
-        )
-        if blur is None:
-            raise DataError(
-                f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/.",
-                "Copy the sequence again or remove it.",
-            )
-        rows += _match(
-            {_key(x, blur): x for x in list_images(blur)}, {_key(x, sharp): x for x in list_images(sharp)}, sharp.parent
-        )
+        blur = [folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()]
+        if not blur:
+            what = f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/."
+            raise DataError(what, "Copy the sequence again or remove it.")
+        rows += _match(_keyed(list_images(blur[0]), blur[0]), _keyed(list_images(sharp), sharp), sharp.parent)
     if not rows:
-        raise DataError(
-            f"{base}: holds no sequence folder with blur/ and sharp/.",
-            "Name the folder that holds train/ and test/, or one of them.",
-        )
+        what = f"{base}: holds no sequence folder with blur/ and sharp/."
+        raise DataError(what, "Name the folder that holds train/ and test/, or one of them.")
     return rows, []
 
 
 def read_classes(root: Path, split: str) -> Found:
-    """One folder per class; if every image lies exactly two folders deep, they are ``coarse/fine``. Deeper images belong to the first folder."""
+    """One folder per class; if every image lies exactly two folders deep, they are ``coarse/fine``.
+
+    Deeper images belong to the first folder.
+    """
     files = list_images(root)
     parts = [path.relative_to(root).parts[:-1] for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
     if loose:
-        raise DataError(
-            f"{loose[0]}: lies in no class folder ({len(loose)} such files).",
-            "Put every image into the folder of its class.",
-        )
+        what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
+        raise DataError(what, "Put every image into the folder of its class.")
     two = all(len(folders) == 2 for folders in parts)
-    # Fine names may repeat below other coarse ones, so the fine label is the whole path; `labels` shortens it where it can.
-    return [
-        Entry(path, None, (p[0], f"{p[0]}/{p[1]}") if two else (p[0],), str(path))
-        for path, p in zip(files, parts, strict=True)
-    ], []
+    # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
+    texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
+    return [Entry(path, None, text, str(path)) for path, text in zip(files, texts, strict=True)], []
 
 
 def read_list(root: Path, split: str) -> Found:
-    """Lines ``path, fine, coarse`` or ``path, label``; three and more labels are coarsest first (Yoga-82). Paths are relative to the list.
+    """Lines ``path, fine, coarse`` or ``path, label``; three and more labels are coarsest first (Yoga-82).
 
-    Files that do not exist are an error that names the first and their number.
+    Paths are relative to the list. Files that do not exist are an error that names the first and their number.
     """
-    lines = _read_lines(root)
+    lines = read_lines(root)
     width = len(lines[0][1])
     rows = []
     for number, columns in lines:
         if len(columns) != width or width < 2 or not all(columns):
-            raise DataError(
-                f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one.",
-                "Write every line as path, fine, coarse or path, label.",
-            )
-        levels = tuple(columns[1:])
-        rows.append(
-            Entry(root.parent / columns[0], None, levels[::-1] if width == 3 else levels, f"{root}, line {number}")
-        )
+            what = f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one."
+            raise DataError(what, "Write every line as path, fine, coarse or path, label.")
+        levels = tuple(columns[:0:-1] if width == 3 else columns[1:])
+        rows.append(Entry(root.parent / columns[0], None, levels, f"{root}, line {number}"))
     _present([row.path for row in rows], root)
     return rows, []
 
@@ -168,33 +153,31 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
 }
 
 
-def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
+    """Number and columns of every line of a CSV file that is not blank.
+
+    Raises DataError: the file cannot be read, is no text, or holds no line.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}).", "Name an existing folder or list file."
-        ) from error
+        what = f"{file}: cannot be read ({error.strerror})."
+        raise DataError(what, "Name an existing folder or list file.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no text file.", "Name a folder or a list file.") from error
     reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    lines = [
-        (reader.line_num, [column.strip() for column in columns])
-        for columns in reader
-        if columns and any(column.strip() for column in columns)
-    ]
+    stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
+    lines = [(number, columns) for number, columns in stripped if any(columns)]
     if not lines:
-        raise DataError(f"{file}: the list is empty.", "Write one line per image.")
+        raise DataError(f"{file}: the list is empty.", "Write one line for each entry.")
     return lines
 
 
 def _present(paths: list[Path], origin: Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(
-            f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.",
-            f"Paths are relative to {origin.parent}.",
-        )
+        what = f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}."
+        raise DataError(what, f"Paths are relative to {origin.parent}.")
     return paths
 
 
@@ -203,22 +186,14 @@ def _need_folder(root: Path) -> None:
         raise DataError(f"{root}: no such folder.", "Check the path.")
 
 
-def _key(path: Path, base: Path) -> str:
-    return path.relative_to(base).with_suffix("").as_posix().lower()
+def _keyed(files: list[Path], base: Path) -> dict[str, Path]:
+    """Files below ``base`` by their path from there, without suffix and case."""
+    return {path.relative_to(base).with_suffix("").as_posix().lower(): path for path in files if base in path.parents}
 
 
-def _match(degraded: Mapping[Any, Path], truth: Mapping[Any, Path], root: Path) -> list[Entry]:
-    lonely = _first(
-        path for side, other in ((degraded, truth), (truth, degraded)) for key, path in side.items() if key not in other
-    )
+def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:
+    lonely = [path for key, path in (degraded | truth).items() if (key in degraded) != (key in truth)]
     if lonely:
-        count = len(degraded.keys() ^ truth.keys())
-        raise DataError(
-            f"{root}: {count} images lack their partner, first {lonely}.",
-            "Every degraded image needs a clean one of the same name.",
-        )
+        what = f"{root}: {len(lonely)} images lack their partner, first {lonely[0]}."
+        raise DataError(what, "Every degraded image needs a clean one of the same name.")
     return [Entry(path, truth[key]) for key, path in sorted(degraded.items(), key=lambda entry: entry[1])]
-
-
-def _first(paths: Iterable[Path]) -> Path | None:
-    return next(iter(paths), None)

@@ -18,6 +18,8 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Plan = tuple[int, list[int]]
+"""An epoch and the indices of one of its batches."""
 
 
 def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConfig) -> int:
@@ -25,54 +27,44 @@ def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConf
     return max(1, crops.epoch_length(collection, data) // train.batch_size)
 
 
-def make_loader(
-    collection: Collection,
-    data: DataConfig,
-    preprocess: Preprocess,
-    train: TrainConfig,
-    epoch: int,
-    start_batch: int = 0,
-) -> EpochLoader:
-    """Batches ``start_batch`` and later of an epoch.
+class Loader:
+    """Batches of any epoch. Its processes, and the images that they have decoded, live until it is closed.
 
-    Returns:
-        An iterable with a length that yields (inputs, targets): inputs uint8 (B, H, W, 3); targets uint8 (B, H, W, 3) for
-        restore and int64 (B, levels), coarsest first, for classify. Skipped batches are not loaded.
-
-    Raises (while iterating):
-        DataError: an image cannot be decoded, in whichever process it was read.
+    With 0 ``data.workers`` samples are loaded in this process.
     """
-    order = crops.epoch_order(collection, data, train, epoch)
-    count = batches_per_epoch(collection, data, train)
-    batches = [order[i * train.batch_size : (i + 1) * train.batch_size].tolist() for i in range(start_batch, count)]
-    return EpochLoader(_Samples(collection, data, preprocess, train, epoch), batches, data.workers)
 
+    def __init__(self, collection: Collection, data: DataConfig, preprocess: Preprocess, train: TrainConfig) -> None:
+        self._samples = _Samples(collection, data, preprocess, train)
+        self._plans: list[Plan] = []
+        self._processes: DataLoader[Batch] | None = None
 
-class EpochLoader:
-    """The batches of one epoch; iterating again gives the same ones."""
+    def close(self) -> None:
+        """End the processes, with what they have decoded."""
+        self._processes = None  # the last reference
 
-    def __init__(self, samples: _Samples, batches: list[list[int]], workers: int) -> None:
-        self.batches = batches
-        self._samples = samples
-        self._workers = workers
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Batches ``start_batch`` and later of an epoch; skipped ones are not loaded.
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self.batches:
+        Yields (inputs, targets): uint8 (B, H, W, 3), and the task's truths (B, ...) in their own dtype.
+        Raises DataError: an image cannot be decoded, in whichever process it was read.
+        """
+        collection, data, train = self._samples.collection, self._samples.data, self._samples.train
+        order = crops.epoch_order(collection, data, train, epoch)
+        count, size = batches_per_epoch(collection, data, train), train.batch_size
+        # The list is the sampler of the processes' loader, which is made once.
+        self._plans[:] = [(epoch, order[i * size : (i + 1) * size].tolist()) for i in range(start_batch, count)]
+        if data.workers == 0 or not self._plans:
+            yield from (self._samples.load(plan) for plan in self._plans)
             return
-        if self._workers == 0:
-            yield from (self._samples.load(indices) for indices in self.batches)
-            return
-        loader = DataLoader(
+        self._processes = self._processes or DataLoader(
             self._samples,
-            batch_sampler=self.batches,
-            num_workers=self._workers,
+            batch_sampler=self._plans,  # type: ignore[arg-type]
+            num_workers=data.workers,
             collate_fn=_unchanged,
             worker_init_fn=_limit_cache,
+            persistent_workers=True,
         )
-        for batch in loader:
+        for batch in self._processes:
             if isinstance(batch, _Failure):
                 raise DataError(batch.what, batch.todo)
             yield batch
@@ -92,19 +84,19 @@ class _Samples(Dataset[Batch]):
     data: DataConfig
     preprocess: Preprocess
     train: TrainConfig
-    epoch: int
 
-    def load(self, indices: list[int]) -> Batch:
+    def load(self, plan: Plan) -> Batch:
+        epoch, indices = plan
         samples = [
-            crops.training_sample(self.collection, self.data, self.preprocess, self.train, self.epoch, index)
+            crops.training_sample(self.collection, self.data, self.preprocess, self.train, epoch, index)
             for index in indices
         ]
         inputs, targets = (np.stack(parts) for parts in zip(*samples, strict=True))
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-    def __getitems__(self, indices: list[int]) -> Batch | _Failure:
+    def __getitems__(self, plan: Plan) -> Batch | _Failure:
         try:
-            return self.load(indices)
+            return self.load(plan)
         except DataError as error:
             return _Failure(error.what, error.todo)
 

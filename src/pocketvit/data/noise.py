@@ -1,4 +1,4 @@
-"""Synthetic noise on 8-bit pixels: rounded and clipped to 0..255 as a camera would, since that is what users' files hold."""
+"""Synthetic noise on 8-bit pixels, rounded and clipped to 0..255 as in the files that cameras write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def quantize(values: NDArray[np.floating]) -> Pixels:
 
 
 def add_gaussian(image: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
-    """Add Gaussian noise of standard deviation ``sigma`` (0..255 scale), independent per pixel and channel; float32 arithmetic."""
+    """Add Gaussian noise of deviation ``sigma`` (0..255 scale), independent per pixel and channel, in float32."""
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise *= np.float32(sigma)
     noise += image
@@ -35,7 +35,7 @@ def add_poisson_gaussian(image: Pixels, sigma: float, shot: float, rng: np.rando
 
 
 def add_noise(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pixels:
-    """Noise of a strength drawn uniformly from ``data.sigma`` (and ``data.shot`` for ``poisson``); ``none`` returns ``image``."""
+    """Noise of a strength drawn from ``data.sigma`` (and ``data.shot`` for ``poisson``); ``none`` returns ``image``."""
     if data.noise == "none":
         return image
     sigma = rng.uniform(*data.sigma)

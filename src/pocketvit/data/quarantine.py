@@ -1,4 +1,4 @@
-"""The list of files that readers leave out: ``pocketvit-quarantine.txt``, written by the doctor, one relative path a line."""
+"""The list of files that readers leave out: ``pocketvit-quarantine.txt`` by the doctor, one relative path a line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvit.errors import DataError
+from pocketvit.files import write_text
 
 FILE_NAME = "pocketvit-quarantine.txt"
 
@@ -31,20 +32,20 @@ def read_list(file: Path) -> list[Path]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file}: cannot be read ({error}).", "Write it again with `pocketvit doctor DATA --quarantine`."
-        ) from error
+        what = f"{file}: cannot be read ({error})."
+        raise DataError(what, "Write it again with `pocketvit doctor DATA --quarantine`.") from error
     return [(file.parent / line).resolve() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def write_list(folder: Path, files: Sequence[Path]) -> Path:
-    """Add ``files`` to the folder's quarantine list and return its path; entries that are there stay."""
+    """Add ``files`` to the folder's quarantine list and return its path; entries that are there stay.
+
+    Raises DataError: the list cannot be read or written.
+    """
     target = folder / FILE_NAME
     entries = set(read_list(target)) if target.exists() else set()
     entries |= {file.resolve() for file in files}
     lines = sorted(Path(os.path.relpath(path, folder.resolve())).as_posix() for path in entries)
-    target.write_text(
-        "\n".join(["# Files that pocketvit leaves out; delete a line to use the file again.", *lines, ""]),
-        encoding="utf-8",
-    )
+    head = "# Files that pocketvit leaves out; delete a line to use the file again."
+    write_text(target, "\n".join([head, *lines, ""]))
     return target

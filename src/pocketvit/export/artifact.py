@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,38 +17,23 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
-from pocketvit.export.wrap import INPUT, PixelModel, example
+from pocketvit.export.wrap import PixelModel, example
+from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_folder, write_golden, write_manifest
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
-from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
-from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained
+from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Case
+from pocketvit.tasks import TORCH_TASKS
 
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
 
-GOLDEN_BYTES = {"restore": 1_000_000, "classify": 6_000_000}
-"""Bytes that the golden file should stay below; there is at least one golden."""
-
-
-class CaseLike(Protocol):
-    """What goldens are made of (:class:`pocketvit.data.cases.Case`)."""
-
-    @property
-    def image(self) -> Pixels:
-        """(H, W, 3) uint8 RGB."""
-        ...
-
-    @property
-    def truth(self) -> NDArray[Any]:
-        """Clean image, or classes."""
-        ...
-
 
 def pixel_model_of(trained: Trained) -> PixelModel:
     """The graph to export for a trained model."""
-    return PixelModel(trained.model, trained.preprocess, trained.task.name, [level.name for level in trained.levels])
+    names = [x.name for x in TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)]
+    return PixelModel(trained.model, trained.preprocess, TORCH_TASKS[trained.task.name].graph_output, names)
 
 
 def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDArray[np.float32]]:
@@ -61,58 +48,51 @@ def answers(pixel_model: PixelModel, inputs: Iterable[Pixels]) -> dict[str, NDAr
 
 
 def make_golden(
-    trained: Trained, cases: Iterable[CaseLike], count: int = 32, *, max_bytes: int | None = None
+    trained: Trained, cases: Iterable[Case], count: int | None = None, *, max_bytes: int | None = None
 ) -> Golden:
     """Run the trained float model on real inputs.
 
-    Classify: inputs are prepared images, and the first three come from ``sources`` (the images, shrunk to 400 pixels). Restore: inputs are
-    centre crops of the model's size, ``sources`` is empty since tiles are not resized, and outputs are rounded to 1/16 so that they pack well.
+    Of a model with a fixed input, inputs are prepared images, and the first three come from ``sources`` (the images,
+    shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size, and ``sources`` is empty since
+    tiles are not resized. Outputs are rounded as the task's golden policy says, so that they pack.
 
     Args:
         trained: the model.
         cases: images with ground truth; at most ``count`` are read.
-        count: number of goldens; fewer are made where they would exceed ``max_bytes``.
-        max_bytes: estimated limit of the file (``GOLDEN_BYTES`` of the task by default).
+        count: number of goldens (the task's by default); fewer are made where they would exceed ``max_bytes``.
+        max_bytes: estimated limit of the file, the task's by default.
 
     Raises:
         DataError: there are no cases.
     """
-    task, spec = trained.task.name, trained.preprocess
-    height, width = spec.size
-    # Photographs pack to about 0.9 of their 8 bits, noise does not pack; restore also stores the clean crop and an output of 12 bits a value.
-    each = height * width * 3 * (0.9 if task == "classify" else 3.9)
-    limit = GOLDEN_BYTES[task] if max_bytes is None else max_bytes
-    spare = limit - (MAX_SOURCES * SOURCE_SIDE**2 * 2 if task == "classify" else 0)
-    inputs: list[Pixels] = []
-    sources: list[Pixels] = []
-    truth: list[NDArray[Any]] = []
-    for case in cases:
-        if len(inputs) >= min(count, max(1, int(spare / each))):
-            break
-        image, answer = _golden_input(case, spec)
-        if spec.resize != "tile" and len(sources) < MAX_SOURCES:
+    task, spec = TASKS[trained.task.name], trained.preprocess
+    tiled = spec.resize == "tile"
+    limit = task.golden.max_bytes if max_bytes is None else max_bytes
+    spare = limit - (0 if tiled else MAX_SOURCES * SOURCE_SIDE**2 * 2)
+    count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
+    inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
+    for case in islice(cases, count):
+        image, answer = _tile(case, spec) if tiled else (case.image, np.asarray(case.truth))
+        if not tiled and len(sources) < MAX_SOURCES:
             image = shrink(image, SOURCE_SIDE)
             sources.append(image)
-        inputs.append(image if spec.resize == "tile" else prepare(image, spec))
+        inputs.append(image if tiled else prepare(image, spec))
         truth.append(answer)
     if not inputs:
         raise DataError("there are no images to make goldens from.", "Give a data set with at least one image.")
     outputs = answers(pixel_model_of(trained), inputs)
-    if task == "restore":
-        outputs = {name: (np.round(value * 16) / 16).astype(np.float32) for name, value in outputs.items()}
+    if step := task.golden.round_to:
+        outputs = {name: (np.round(value / step) * step).astype(np.float32) for name, value in outputs.items()}
     return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
 
 
-def _golden_input(case: CaseLike, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
-    """Image and truth of a case; for tiles both are cut from the centre (padded by reflection where too small)."""
-    if spec.resize != "tile":
-        return case.image, np.asarray(case.truth)
+def _tile(case: Case, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
+    """The centre of image and truth at the model's size (padded by reflection where too small)."""
     cut = []
     for image in (case.image, case.truth):
         pad = [(0, max(0, want - have)) for want, have in zip(spec.size, image.shape[:2], strict=True)]
-        image = np.pad(
-            image, (*pad, (0, 0)), mode="reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge"
-        )
+        mode: Literal["reflect", "edge"] = "reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge"
+        image = np.pad(image, (*pad, (0, 0)), mode=mode)
         top, left = (image.shape[0] - spec.size[0]) // 2, (image.shape[1] - spec.size[1]) // 2
         cut.append(np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]]))
     return cut[0], cut[1]
@@ -137,28 +117,9 @@ def complexity(trained: Trained) -> dict[str, int]:
 
 def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
-    height, width = trained.preprocess.size
-    inputs = [
-        TensorSpec(
-            name=INPUT, shape=[1, height, width, 3], dtype="uint8", meaning="RGB pixels, 0 to 255, channels last"
-        )
-    ]
-    if trained.task.name == "restore":
-        return inputs, [
-            TensorSpec(
-                name="restored",
-                shape=[1, height, width, 3],
-                dtype="float32",
-                meaning="RGB pixels, 0 to 255, channels last, not rounded",
-            )
-        ]
-    heads = [
-        (f"probs_{level.name}", [1, len(level.labels)], f"probability of each class of level {level.name}")
-        for level in trained.levels
-    ]
-    return inputs, [
-        TensorSpec(name=name, shape=shape, dtype="float32", meaning=meaning) for name, shape, meaning in heads
-    ]
+    meaning = "RGB pixels, 0 to 255, channels last"
+    inputs = [TensorSpec(name=PIXELS, shape=[1, *trained.preprocess.size, 3], dtype="uint8", meaning=meaning)]
+    return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)
 
 
 def create_artifact(
@@ -190,7 +151,7 @@ def create_artifact(
         version: semantic version of the artifact.
         default: ``runtime:precision`` that ``load`` takes; the first of ``built`` by default.
         main_metric: name of the metric that floors are about; the first of ``metrics`` or the task's own by default.
-        tolerances: by precision; entries replace those of ``TOLERANCES``.
+        tolerances: by precision; entries replace those of the task.
         lineage: steps tried, kept or rejected.
         metrics: measured metrics; each is also listed with its variant.
         benchmarks: measured times.
@@ -204,12 +165,10 @@ def create_artifact(
     """
     keys = [b.key for b in built]
     if not keys or len(set(keys)) != len(keys) or (default or keys[0]) not in keys:
-        raise UsageError(
-            f"an artifact cannot be made of variants {keys} with default {default}.",
-            "Give each variant once and a default among them.",
-        )
-    inputs, outputs = tensor_specs(trained)
-    limits = {p: dict(TOLERANCES[trained.task.name][p]) for p in dict.fromkeys(b.precision for b in built)}
+        what = f"an artifact cannot be made of variants {keys} with default {default}."
+        raise UsageError(what, "Give each variant once and a default among them.")
+    (inputs, outputs), task = tensor_specs(trained), TASKS[trained.task.name]
+    limits = {p: dict(task.tolerances[p]) for p in dict.fromkeys(b.precision for b in built)}
     for precision, values in (tolerances or {}).items():
         limits.setdefault(precision, {}).update(values)
     architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
@@ -217,9 +176,10 @@ def create_artifact(
         variants = _copy_files(built, folder, metrics)
         write_golden(folder, golden)
         fields: dict[str, Any] = {
-            "name": name, "version": version, "task": trained.task.name, "architecture": architecture, "levels": list(trained.levels), "preprocess": trained.preprocess,
+            "name": name, "version": version, "task": task.name, "architecture": architecture,
+            "levels": list(trained.levels), "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
-            "main_metric": main_metric or (metrics[0].name if metrics else make_evaluator(trained.task.name, trained.levels).main),
+            "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),
             "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
             "licence": licence or Licence(), "training": dict(training or trained.info),
         }  # fmt: skip
@@ -234,32 +194,23 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest(**fields)
     except ValueError as error:
         first = error.errors()[0]  # type: ignore[attr-defined]
-        raise UsageError(
-            f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r}).",
-            "Correct the argument of that name.",
-        ) from error
+        what = f"manifest: {'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})."
+        raise UsageError(what, "Correct the argument of that name.") from error
 
 
 def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
-    """Copy each source once; files of different sources get different names, pairs such as .xml and .bin keep one stem."""
+    """Copy each source once; different sources get different names, pairs such as .xml and .bin keep one stem."""
     stems: dict[Path, str] = {}
     variants = []
     for item in built:
-        source = item.path.resolve()
+        source, stem, files = item.path.resolve(), item.path.stem, (item.path, *item.companions)
         if source not in stems:
-            stem = item.path.stem
-            stems[source] = (
-                stem
-                if stem + item.path.suffix not in {p.name for p in folder.iterdir()}
-                else f"{stem}-{item.runtime}-{item.precision}"
-            )
-            for path in (item.path, *item.companions):
+            taken = (folder / item.path.name).exists()
+            stems[source] = f"{stem}-{item.runtime}-{item.precision}" if taken else stem
+            for path in files:
                 shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
-        names = [f"{stems[source]}{path.suffix}" for path in (item.path, *item.companions)]
+        name, *companions = (f"{stems[source]}{file.suffix}" for file in files)
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
-        variants.append(
-            Variant(
-                runtime=item.runtime, precision=item.precision, path=names[0], companions=names[1:], metrics=measured
-            )
-        )
+        which = {"runtime": item.runtime, "precision": item.precision, "device": item.device}
+        variants.append(Variant.model_validate(which | {"path": name, "companions": companions, "metrics": measured}))
     return variants

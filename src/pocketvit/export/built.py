@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pocketvit.spec.target import CPU, variant_key
 
 
 @dataclass(frozen=True)
@@ -12,23 +13,20 @@ class Built:
     """Files of one variant, not yet in an artifact."""
 
     runtime: str
-    """Engine that opens ``path``: ``onnxruntime``, ``openvino`` or ``torchscript``."""
+    """Engine that opens ``path``: a name of ``pocketvit.runtimes.RUNTIMES``."""
     precision: str
     """Precision the engine is asked for: ``fp32``, ``fp16``, ``bf16`` or ``int8``."""
     path: Path
     companions: tuple[Path, ...] = ()
     """Files the engine reads beside it (OpenVINO's .bin)."""
+    device: str = CPU
 
     @property
     def key(self) -> str:
-        """``runtime:precision``, as variants are named."""
-        return f"{self.runtime}:{self.precision}"
+        """Name of the variant."""
+        return variant_key(self.runtime, self.precision, self.device)
 
     @property
     def bytes(self) -> int:
         """Bytes on disk of all files."""
         return sum(p.stat().st_size for p in (self.path, *self.companions))
-
-
-Exporter = Callable[..., Built]
-"""``write(pixel_model, size, folder, stem) -> Built``."""

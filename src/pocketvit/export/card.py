@@ -5,31 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pocketvit.spec.manifest import LineageStep, Manifest
-
-_PURPOSE = {"restore": "restores photographs (removes noise or blur)", "classify": "classifies photographs"}
+from pocketvit.spec.manifest import LineageStep, Manifest, MetricRow
+from pocketvit.spec.tasks import TASKS
 
 
 def write_card(manifest: Manifest) -> str:
-    """Markdown of the card; every figure in it comes from the manifest and names the variant and data it was measured with."""
+    """Markdown of the card; figures come from the manifest and name the variant and data they were measured with."""
     m = manifest
-    parts = [
-        f"# {m.name} {m.version}",
-        "",
-        f"A vision transformer that {_PURPOSE[m.task]}. Default variant: `{m.default}`.",
-    ]
-    for title, body in (
-        ("How to run it", _usage(m)),
-        ("Model", _model(m)),
-        ("Training", _pairs(m.training)),
-        ("Metrics", _metrics(m)),
-        ("Speed", _speed(m)),
-        ("Steps tried", _lineage(m.lineage)),
-        ("Licence", [f"Weights: {m.licence.weights}. Training data: {m.licence.data}."]),
-    ):
-        if body:
-            parts += ["", f"## {title}", *body]
-    return "\n".join(parts) + "\n"
+    purpose = f"A vision transformer that {TASKS[m.task].purpose}. Default variant: `{m.default}`.{_tried_on(m)}"
+    bodies = {
+        "How to run it": _usage(m),
+        "Model": _model(m),
+        "Training": _pairs(m.training),
+        "Metrics": _metrics(m),
+        "Speed": _speed(m),
+        "Steps tried": _lineage(m.lineage),
+        "Licence": [f"Weights: {m.licence.weights}. Training data: {m.licence.data}."],
+    }
+    parts = [line for title, body in bodies.items() if body for line in ("", f"## {title}", *body)]
+    return "\n".join([f"# {m.name} {m.version}", "", purpose, *parts]) + "\n"
+
+
+def _tried_on(m: Manifest) -> str:
+    """What a reader must know of photos that got synthetic noise: the metric's name holds the condition then."""
+    synthetic = TASKS[m.task].degrades and m.metrics and all("@" in row.name for row in m.metrics)
+    text = " Measured on photographs with added (synthetic) noise; camera noise was not tried."
+    return text if synthetic else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -42,39 +43,31 @@ def _pairs(values: dict[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else ", ".join(map(_short, value))
-        if isinstance(value, (list, tuple))
-        else str(value)
-    )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.4g}{unit and ' ' + unit}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _usage(m: Manifest) -> list[str]:
-    show = (
-        "model(image).image  # (H, W, 3) uint8"
-        if m.task == "restore"
-        else "model(image).path  # labels, coarsest level first"
-    )
-    code = ["import pocketvit", "", 'model = pocketvit.load("THIS_FOLDER")', 'image = "photo.jpg"', show]
-    return ["```python", *code, "```", "", "`pocketvit predict THIS_FOLDER photo.jpg`, `pocketvit verify THIS_FOLDER`"]
+    opening = ["import pocketvit", "", 'model = pocketvit.load("THIS_FOLDER")', 'image = "photo.jpg"']
+    code = ["```python", *opening, TASKS[m.task].example, "```"]
+    return [*code, "", "`pocketvit predict THIS_FOLDER photo.jpg`, `pocketvit verify THIS_FOLDER`"]
 
 
 def _model(m: Manifest) -> list[str]:
     p = m.preprocess
+    size = f"{p.size[0]}x{p.size[1]}"
     how = {
-        "tile": f"tiles of {p.size[0]}x{p.size[1]} pixels, overlap {p.overlap}",
-        "crop": f"centre crop to {p.size[0]}x{p.size[1]} ({p.interpolation}, {p.crop_pct})",
+        "tile": f"tiles of {size} pixels, overlap {p.overlap}",
+        "stretch": f"stretched to {size} ({p.interpolation})",
     }
+    crop = f"centre crop to {size} ({p.interpolation}, {p.crop_pct})"
     lines = _pairs({k: v for k, v in m.architecture.items() if v not in ({}, None)})
-    lines += [
-        f"- input: {how.get(p.resize, f'stretched to {p.size[0]}x{p.size[1]} ({p.interpolation})')}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}"
-    ]
+    lines.append(f"- input: {how.get(p.resize, crop)}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}")
     lines += [f"- output `{o.name}` {o.shape} {o.dtype}: {o.meaning}" for o in m.outputs]
     return lines + [f"- level {level.name}: {len(level.labels)} classes" for level in m.levels]
 
@@ -82,35 +75,32 @@ def _model(m: Manifest) -> list[str]:
 def _metrics(m: Manifest) -> list[str]:
     if not m.metrics:
         return ["Not measured yet."]
-    rows = [
-        (
-            f"`{r.variant}`",
-            r.name,
-            _number(r.value, r.unit),
-            f"{r.dataset} ({r.split}, {r.count} images)",
-            r.protocol or "-",
-        )
-        for r in m.metrics
-    ]
-    return _table(("variant", "metric", "value", "data", "protocol"), rows)
+    rows = [(f"`{r.variant}`", r.name, m.text(r), _measured_on(r), r.protocol or "-") for r in m.metrics]
+    flattered = any(r.chosen_on for r in m.metrics)
+    notes = ["Figures on data that was also used to choose the model flatter it."] if flattered else []
+    table = _table(("variant", "metric", "value (95 % interval)", "data", "protocol"), rows)
+    return [*table, *(line for note in notes for line in ("", note))]
+
+
+def _measured_on(row: MetricRow) -> str:
+    return f"{row.dataset} ({row.split}, {row.count} images{', also used to choose' if row.chosen_on else ''})"
 
 
 def _speed(m: Manifest) -> list[str]:
-    rows = []
-    for r in m.benchmarks:
-        shape = "x".join(map(str, r.input_shape))
-        rows.append(
-            (
-                f"`{r.variant}`",
-                str(r.threads),
-                _number(r.p50_ms),
-                _number(r.p90_ms),
-                str(r.runs),
-                shape,
-                r.includes,
-                str(r.environment.get("cpu", "not recorded")),
-            )
+    rows = [
+        (
+            f"`{r.variant}`",
+            str(r.threads),
+            _number(r.p50_ms)
+            + ("" if r.p50_high_ms is None else f" ({_number(r.p50_low_ms)} to {_number(r.p50_high_ms)})"),
+            _number(r.p90_ms),
+            str(r.runs),
+            "x".join(map(str, r.input_shape)),
+            r.includes,
+            str(r.environment.get("cpu", "not recorded")),
         )
+        for r in m.benchmarks
+    ]
     return _table(("variant", "threads", "p50 ms", "p90 ms", "runs", "input", "covers", "processor"), rows)
 
 
@@ -118,15 +108,8 @@ def _lineage(steps: Sequence[LineageStep]) -> list[str]:
     rows = []
     for s in steps:
         metric = f"{s.metric_name}: {_number(s.metric_before)} -> {_number(s.metric_after)}"
-        size = f"{_number(s.bytes_before and s.bytes_before / 1e6)} -> {_number(s.bytes_after and s.bytes_after / 1e6)}"
-        rows.append(
-            (
-                s.step,
-                "kept" if s.kept else "rejected",
-                metric,
-                f"{_number(s.latency_ms_before)} -> {_number(s.latency_ms_after)}",
-                size,
-                s.reason,
-            )
-        )
-    return _table(("step", "verdict", "metric", "p50 ms", "MB", "why"), rows)
+        size = " -> ".join(_number(x and x / 1e6) for x in (s.bytes_before, s.bytes_after))
+        speed = f"{_number(s.latency_ms_before)} -> {_number(s.latency_ms_after)}"
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in s.settings.items())
+        rows.append((s.step, settings or "-", "kept" if s.kept else "rejected", metric, speed, size, s.reason))
+    return _table(("step", "settings", "verdict", "metric", "p50 ms", "MB", "why"), rows)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pocketvit.data.cases import Case, eval_cases, main_condition
-from pocketvit.data.collections import Collection, load_collection
+from pocketvit.data.cases import eval_cases, main_condition
+from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
-from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
-from pocketvit.export.formats import EXPORTERS
-from pocketvit.export.parity import check_parity
-from pocketvit.models.layers.positions import resample_grid
-from pocketvit.spec.evaluators import make_evaluator
 from pocketvit.spec.manifest import Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
-from pocketvit.spec.tolerances import TOLERANCES
-from pocketvit.train.checkpoint import Trained, build_task_model, find_checkpoint, load_checkpoint
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -34,11 +26,8 @@ class ExportReport:
     """``runtime:precision`` to ``max_abs``, ``mean_abs``, ``min_cosine`` on the goldens, and ``bytes``."""
     goldens: int
     size: tuple[int, int]
-
-    @property
-    def exit_code(self) -> int:
-        """0: a mismatch is raised, not reported."""
-        return 0
+    exit_code: int = 0
+    """A mismatch is raised, not reported."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -48,9 +37,9 @@ class ExportReport:
         """A few lines for people."""
         lines = [f"{self.path}: input {self.size[0]}x{self.size[1]}, checked on {self.goldens} real images."]
         for key, row in self.variants.items():
-            lines.append(
-                f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}, least cosine {row['min_cosine']:.6f}"
-            )
+            differences = f"largest difference {row['max_abs']:.2g}, mean {row['mean_abs']:.2g}"
+            cosine = f"least cosine {row['min_cosine']:.6f}"
+            lines.append(f"  {key:20s} {row['bytes'] / 1e6:7.2f} MB   {differences}, {cosine}")
         return "\n".join(lines)
 
 
@@ -75,9 +64,9 @@ def export(
         out: folder of the artifact to create.
         formats: any of onnx, openvino, torchscript; the first is the default variant.
         size: height and width of the input, instead of those it was trained with.
-        data: folder or list with labelled images (classify) or photos (restore) for the goldens; by default the run's validation data.
+        data: folder or list with real images of the task's kind for the goldens; by default the run's validation data.
         layout: how ``data`` is laid out: clean, pairs, classes, list, sidd or gopro.
-        goldens: number of golden images; 32 for classify, 6 for restore.
+        goldens: number of golden images; by default as many as suit the task (classify 32, restore 6).
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.
         licence_data: terms of the training data, for manifest and card; by default those of the run's recipe.
@@ -88,31 +77,31 @@ def export(
         DataError: damaged checkpoint or images.
         VerificationError: a file does not give the trained model's answers.
     """
+    from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
+    from pocketvit.export.check import check_parity
+    from pocketvit.export.formats import exporter
+    from pocketvit.tasks.load import at_size, load_checkpoint
+
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    unknown = [f for f in formats if f not in EXPORTERS]
-    if unknown or not formats:
-        raise UsageError(
-            f"unknown format {unknown[0]!r}." if unknown else "no format is named.",
-            f"Take any of {', '.join(EXPORTERS)}.",
-        )
+    if not formats:
+        raise UsageError("no format is named.", "Take e.g. onnx.")
+    writers = [exporter(name) for name in dict.fromkeys(formats)]
     if Path(out).exists() and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
-    trained = load_checkpoint(checkpoint)
+    trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:
         trained = at_size(trained, (int(size[0]), int(size[1])))
-    recipe = recipe_of(checkpoint)
-    settings = _data_settings(data, layout, trained.task.name, recipe)
-    collection = load_collection(settings.val or settings.train, settings, trained.task.name, "val", trained.levels)
-    count = goldens or (32 if trained.task.name == "classify" else 6)
-    golden = make_golden(trained, _main_cases(collection, settings, count), count)
-    metric = make_evaluator(trained.task.name, trained.levels, main_condition(settings)).main
+    task = TASKS[trained.task.name]
+    settings = _data_settings(data, layout, task, recipe)
+    collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
+    count = goldens or task.golden.count
+    metric = task.main(trained.levels, main_condition(settings, task.name))
+    if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
+        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
+    golden = make_golden(trained, eval_cases(collection, settings, count), count)
     with tempfile.TemporaryDirectory() as scratch:
-        built = [
-            EXPORTERS[f](pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model")
-            for f in dict.fromkeys(formats)
-        ]
-        limits = TOLERANCES[trained.task.name]
-        variants = {b.key: {**check_parity(b, golden, limits[b.precision]), "bytes": float(b.bytes)} for b in built}
+        built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
+        found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,
@@ -125,58 +114,25 @@ def export(
             licence=licence,
             replace=replace_existing,
         )
+        variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
-
-
-def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
-    """The same weights for another input size; position grids are resampled and baked in.
-
-    Raises:
-        UsageError: the architecture cannot take that size.
-    """
-    preprocess = replace(trained.preprocess, size=size)
-    model = build_task_model(trained.model_spec, trained.task, trained.levels, preprocess).eval()
-    state, old, new = dict(trained.model.state_dict()), dict(trained.model.named_modules()), dict(model.named_modules())
-    for path, module in new.items():
-        key = f"{path}.pos_embed".removeprefix(".")
-        if hasattr(module, "grid") and key in state and module.grid != old[path].grid:
-            state[key] = resample_grid(state[key], old[path].grid, module.grid, module.num_prefix)
-    try:
-        model.load_state_dict(state)
-        with torch.no_grad():
-            model(torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{trained.model_spec.name} cannot take {size[0]}x{size[1]} images ({reason}).",
-            "Export at the size it was trained with.",
-        ) from error
-    return replace(trained, model=model, preprocess=preprocess)
 
 
 def recipe_of(checkpoint: str) -> Recipe | None:
     """The resolved recipe of the run that a checkpoint lies in, if there is one."""
+    from pocketvit.models.trained import find_checkpoint
+
     folder = find_checkpoint(checkpoint)
-    for parent in (folder, folder.parent):
-        if (parent / "recipe.yaml").is_file():
-            return load_recipe(parent / "recipe.yaml")
-    return None
+    files = (folder / "recipe.yaml", folder.parent / "recipe.yaml")
+    return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
-def _data_settings(data: str | None, layout: str | None, task: str, recipe: Recipe | None) -> DataConfig:
+def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
-            raise UsageError(
-                "there are no images to hold the files against.", "Name a folder of real images with --data."
-            )
+            todo = "Name a folder of real images with --data."
+            raise UsageError("there are no images to hold the files against.", todo)
         return recipe.data
-    known = recipe.data if recipe is not None and recipe.task.name == task else DataConfig()
-    chosen = layout or (known.layout if recipe is not None else "clean" if task == "restore" else "classes")
-    return replace(known, train=(data,), val=(), layout=chosen)  # type: ignore[arg-type]
-
-
-def _main_cases(collection: Collection, settings: DataConfig, count: int) -> Iterator[Case]:
-    """The cases of the main condition, spread over the collection."""
-    if settings.layout == "clean" and settings.eval_sigma:
-        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
-    return eval_cases(collection, settings, count)
+    known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
+    chosen = layout or (known.layout if recipe is not None else task.layouts[0])
+    return replace(known, train=(data,), val=(), layout=chosen)

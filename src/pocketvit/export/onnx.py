@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ OPSET = 20
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
-    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); see :class:`~pocketvit.export.wrap.PixelModel` for the outputs.
+    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); outputs: :class:`~pocketvit.export.wrap.PixelModel`.
 
     Raises:
         VerificationError: the graph is not valid ONNX or has another shape than asked for.
@@ -28,17 +29,11 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     path = folder / f"{stem}.onnx"
     graph = tidy(capture(pixel_model, size))
     onnx.checker.check_model(graph, full_check=True)
-    shapes = {
-        x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in (*graph.graph.input, *graph.graph.output)
-    }
-    if (
-        shapes.get(INPUT) != [1, *size, 3]
-        or list(shapes)[1:] != pixel_model.output_names
-        or any(0 in shape for shape in shapes.values())
-    ):
-        what = (
-            f"the exported graph has {shapes}, not one static {size[0]}x{size[1]} input and {pixel_model.output_names}."
-        )
+    ports = (*graph.graph.input, *graph.graph.output)
+    shapes = {port.name: [d.dim_value for d in port.type.tensor_type.shape.dim] for port in ports}
+    names = [INPUT, *pixel_model.output_names]
+    if shapes.get(INPUT) != [1, *size, 3] or list(shapes) != names or any(0 in shape for shape in shapes.values()):
+        what = f"the exported graph has {shapes}, not {names} with one static {size[0]}x{size[1]} input."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     onnx.save(graph, path)
     return Built("onnxruntime", "fp32", path)
@@ -46,9 +41,9 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
 
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
     """The graph as torch.export sees it, in fp32 on the CPU."""
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -63,12 +58,12 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
                 opset_version=OPSET,
             )
     finally:
-        quiet.setLevel(level)
+        logger.setLevel(level)
     return program.model_proto  # type: ignore[union-attr]
 
 
 def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Name nodes and weights after their modules, and drop the exporter's own metadata (source lines of this machine)."""
+    """Name nodes and weights after their modules; drop the exporter's own metadata (source lines of this machine)."""
     taken: Counter[str] = Counter()
     weights = {x.name for x in graph.graph.initializer}
     renamed: dict[str, str] = {}
@@ -81,15 +76,11 @@ def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:
             renamed.setdefault(node.input[1], f"{scope}.weight_t")  # linear weights come out transposed and nameless
     for tensor in graph.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
-        tensor.ClearField("metadata_props")
     for node in graph.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for field in ("metadata_props", "doc_string"):
-        graph.graph.ClearField(field)
-        graph.ClearField(field)
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    for part in (*graph.graph.initializer, *graph.graph.node, graph.graph, graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     graph.graph.ClearField("value_info")
     graph.producer_name, graph.producer_version = "pocketvit", ""
     return onnx.shape_inference.infer_shapes(graph)
@@ -111,17 +102,14 @@ def to_half_storage(graph: onnx.ModelProto, *, min_values: int = 1024) -> onnx.M
     The file halves; arithmetic stays float32, since a CPU has no faster half-precision units in ONNX Runtime, and half
     precision activations overflow in LayerNorm and attention of some models. ONNX Runtime folds the casts once at load.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
-    casts = []
+    result = copy.deepcopy(graph)
+    casts, nodes = [], list(result.graph.node)
     for tensor in result.graph.initializer:
-        values = numpy_helper.to_array(tensor)
+        values, name, half = numpy_helper.to_array(tensor), tensor.name, f"{tensor.name}.half"
         if tensor.data_type != TensorProto.FLOAT or values.size < min_values or abs(values).max() > 65504:
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}/to_float", to=TensorProto.FLOAT))
-    nodes = list(result.graph.node)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), half))
+        casts.append(helper.make_node("Cast", [half], [name], name=f"{name}/to_float", to=TensorProto.FLOAT))
     del result.graph.node[:]
     result.graph.node.extend([*casts, *nodes])
     return result

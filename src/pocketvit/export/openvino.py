@@ -20,15 +20,10 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     Raises:
         MissingDependencyError: OpenVINO is not installed.
     """
+    convert = engine().convert_model
     with tempfile.TemporaryDirectory() as scratch:
         source = onnx_format.write(pixel_model, size, Path(scratch), stem).path
-        return from_onnx(source, folder, stem)
-
-
-def from_onnx(source: Path, folder: Path, stem: str) -> Built:
-    """Convert an ONNX file."""
-    ov = engine()
-    return save(ov.convert_model(str(source)), folder, stem, "fp32")
+        return save(convert(str(source)), folder, stem, "fp32")
 
 
 def save(graph: Any, folder: Path, stem: str, precision: str, *, half: bool = False) -> Built:

@@ -13,7 +13,7 @@ from pocketvit.export.wrap import PixelModel, example
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
-    """Write ``<stem>.pt``: called with (1, H, W, 3) uint8 it returns the outputs in the order of ``pixel_model.output_names``."""
+    """Write ``<stem>.pt``: (1, H, W, 3) uint8 gives the outputs in the order of ``pixel_model.output_names``."""
     path = folder / f"{stem}.pt"
     trace: Any = torch.jit.trace  # untyped in torch
     with warnings.catch_warnings(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Step 4 of fit: put the chosen point and the Pareto set into an artifact, verify it, and write the report."""
+"""Step 4 of fit: the chosen file and the rest of the Pareto set in an artifact, verified and measured there."""
 
 from __future__ import annotations
 
@@ -6,125 +6,69 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from pocketvit.bench.memory import peak_rss_mb
 from pocketvit.data.cases import Case, condition_name, eval_cases
 from pocketvit.export.artifact import create_artifact, make_golden
-from pocketvit.fit.gate import Row, budget_misses, floor_of, pareto, usable_rows
+from pocketvit.fit.choose import pareto
+from pocketvit.fit.gate import Limits, usable_rows
 from pocketvit.fit.measure import Measurer
-from pocketvit.report.data import CandidateRow, Panel, ReportData, save_report
-from pocketvit.report.html import write_report
+from pocketvit.fit.rows import Row
+from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
+from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import Artifact, read_artifact
-from pocketvit.spec.budget import Budget
-from pocketvit.spec.environment import environment
-from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
+from pocketvit.spec.manifest import Licence, MetricRow
 from pocketvit.spec.target import Target
+from pocketvit.tasks.load import load_checkpoint
 from pocketvit.verify.command import verify
 
-UNITS = {"psnr": "dB", "ssim": "", "mistake_distance": "levels"}
-PROTOCOL = {
-    "restore": "8-bit RGB, input and output rounded, mean over images",
-    "classify": "one view, consistent path over the levels",
-}
-PICTURES = 4
+ONLY_CHOSEN_ON = (
+    "these photos were also used to choose the file, which flatters its figure; name data.test for a fair one"
+)
 
 
-def unit_of(metric: str) -> str:
-    """Unit of a metric by its name: ``psnr@sigma25`` is in dB, ``fine.top1`` in %."""
-    return UNITS.get(metric.split("@")[0], "%")
+class OverBudget(Exception):
+    """A variant misses a limit that only the finished artifact could be measured against."""
+
+    def __init__(self, row: Row, misses: Sequence[str]) -> None:
+        super().__init__("; ".join(misses))
+        self.row, self.misses = row, tuple(misses)
 
 
-def metric_rows(rows: Sequence[Row], bench: Measurer) -> list[MetricRow]:
-    """Every metric of every row, with the data it was measured on."""
-    val, limit = bench.splits.val, bench.recipe.search.eval_images
-    count = len(val.items) if limit is None else min(limit, len(val.items))
-    return [
-        MetricRow(
-            variant=row.key,
-            name=name,
-            value=value,
-            unit=unit_of(name),
-            dataset=val.name,
-            split=val.split,
-            count=count,
-            protocol=PROTOCOL[bench.trained.task.name],
-        )
-        for row in rows
-        for name, value in (row.metrics or {}).items()
-    ]
+def handed_over(chosen: Row, rows: Sequence[Row], limits: Limits) -> list[Row]:
+    """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network."""
+    same = [row for row in rows if row.origin == chosen.origin and row.model == chosen.model]
+    others = pareto(usable_rows(same, replace(limits, precision="any")), limits)
+    # Of two rows with one key the one further down the chain is the better one.
+    return [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
 
 
-def bench_rows(rows: Sequence[Row], bench: Measurer) -> list[BenchRow]:
-    """Timings of the files with their environment."""
-    machine = environment()
-    return [
-        BenchRow(
-            variant=row.key, threads=bench.recipe.target.threads, p50_ms=row.timing.p50, p90_ms=row.timing.p90, runs=len(row.timing.times_ms),
-            input_shape=list(bench.image.shape), includes="preprocessing + inference + postprocessing of one decoded image", environment=machine,
-        )
-        for row in rows
-        if row.timing is not None
-    ]  # fmt: skip
+def hand_over(
+    chosen: Row, rows: Sequence[Row], measurer: Measurer, limits: Limits, folder: Path
+) -> tuple[list[Row], Artifact]:
+    """Write ``folder/artifact`` with the chosen file as default.
 
-
-def lineage(rows: Sequence[Row], bench: Measurer) -> list[LineageStep]:
-    """Each step behind the gain gate, kept or rejected, beside the float file of its runtime."""
-    floats = {row.runtime: row for row in rows if row.precision == "fp32"}
-    steps = []
-    for row in rows:
-        base = floats.get(row.runtime)
-        if row.precision == "fp32" or base is None:
-            continue
-        steps.append(
-            LineageStep(
-                step=row.name,
-                kept=row.kept,
-                reason=row.reason,
-                metric_name=bench.main_metric,
-                metric_before=base.metric,
-                metric_after=row.metric,
-                latency_ms_before=base.timing.p50 if base.timing else None,
-                latency_ms_after=row.timing.p50 if row.timing else None,
-                bytes_before=base.bytes,
-                bytes_after=row.bytes,
-            )
-        )
-    return steps
-
-
-def hand_over(chosen: Row, rows: Sequence[Row], bench: Measurer, folder: Path) -> tuple[Row, Artifact]:
-    """Write ``folder/artifact`` with the chosen variant as default and the rest of the Pareto set that meets budget and floor.
-
-    It is written, verified and measured under another name and renamed last, so that what lies at ``artifact`` is proven.
+    It is written, verified and measured under another name and renamed last: what lies at ``artifact`` is proven.
 
     Returns:
-        The chosen row with its peak memory, and the artifact.
+        The rows in the artifact with their peak memory, the chosen one first; and the artifact.
 
     Raises:
         VerificationError: an exported file does not do what the trained model does.
-        OverBudget: the chosen variant needs more memory than the budget allows.
+        OverBudget: a variant needs more memory than the budget allows.
     """
-    recipe, trained = bench.recipe, bench.trained
-    mine = [row for row in rows if row.origin == chosen.origin]
-    usable = usable_rows(mine, recipe.budget, floor_of(trained.task.name, recipe.floor))
-    kept = [chosen, *(row for row in pareto(usable, recipe.budget.percentile) if row.key != chosen.key)]
+    trained = load_checkpoint(chosen.model) if chosen.model else measurer.trained
+    kept, split = handed_over(chosen, rows, limits), measurer.splits.test
     candidate, destination = folder / ".artifact.candidate", folder / "artifact"
-    count = 32 if trained.task.name == "classify" else 6
     try:
-        create_artifact(
-            trained, candidate, name=recipe.name, golden=make_golden(trained, golden_cases(bench, count), count), built=[row.built for row in kept if row.built],
-            default=chosen.key, main_metric=bench.main_metric, lineage=lineage(mine, bench), metrics=metric_rows(kept, bench), benchmarks=bench_rows(kept, bench),
-            licence=Licence(data=recipe.licence_data), training={"recipe": recipe.name, **trained.info}, replace=True,
-        )  # fmt: skip
-        verify(str(candidate))
-        target = Target(chosen.runtime, chosen.precision, recipe.target.threads)
-        measured = replace(chosen, memory_mb=peak_rss_mb(candidate, target, bench.image))
-        if misses := budget_misses(measured, recipe.budget):
-            raise OverBudget(measured, misses)
+        _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
+        # Every variant must meet a limit; without one the chosen file's figure is enough.
+        many = kept if limits.budget.memory_mb is not None else kept[:1]
+        measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
+        if split is not None and chosen.built is not None:  # only now it is sure that this file is handed over
+            tested = test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
+            _write(candidate, trained, kept, rows, measurer, [*metric_rows(kept, measurer), *tested])
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(candidate, destination)
     finally:
@@ -132,103 +76,46 @@ def hand_over(chosen: Row, rows: Sequence[Row], bench: Measurer, folder: Path) -
     return measured, read_artifact(destination)
 
 
-class OverBudget(Exception):
-    """The chosen variant misses a limit that only the finished artifact could be measured against."""
-
-    def __init__(self, row: Row, misses: list[str]) -> None:
-        super().__init__("; ".join(misses))
-        self.row, self.misses = row, tuple(misses)
-
-
-def golden_cases(bench: Measurer, count: int) -> list[Case]:
-    """Validation cases spread over the whole set (all classes, not the first ones), at the main noise level."""
-    data = bench.recipe.data
-    sigmas = [sigma for sigma in data.eval_sigma if f"@{condition_name(data, sigma)}" in bench.main_metric]
-    return list(eval_cases(bench.splits.val, replace(data, eval_sigma=tuple(sigmas) or data.eval_sigma), limit=count))
-
-
-def verdict(row: Row) -> str:
-    """A word for the table."""
-    if row.chosen:
-        return "chosen"
-    if row.metric is None:
-        return "dropped"
-    if not row.kept:
-        return "rejected"
-    return "too slow or large" if row.misses else "fits"
-
-
-def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
-    """Rows as tables and reports show them."""
-    return [
-        CandidateRow(
-            name=row.name,
-            metric=row.metric,
-            p50_ms=row.latency("p50"),
-            p90_ms=row.latency("p90"),
-            size_mb=row.bytes / 1e6 if row.bytes else None,
-            memory_mb=row.memory_mb,
-            verdict=verdict(row),
-            reason="; ".join(row.misses) or row.reason,
-            chosen=row.chosen,
-        )
-        for row in rows
-    ]
-
-
-def write_fit_report(
+def _write(
     folder: Path,
-    title: str,
+    trained: Trained,
+    kept: Sequence[Row],
     rows: Sequence[Row],
-    bench: Measurer | None,
-    budget: Budget,
-    notes: Sequence[str],
-    task: str,
-    artifact: Artifact | None,
-) -> Path:
-    """Write ``report.html`` (and what it is drawn from) into the run folder."""
-    metric = bench.main_metric if bench else "metric"
-    chosen = next((row for row in rows if row.chosen), None)
-    trained_at = folder / "trials" / chosen.origin / "metrics.csv" if chosen else None
-    data = ReportData(
-        title=title,
-        task=task,
-        metric_name=metric,
-        metric_unit=unit_of(metric) if bench else "",
-        budget=vars(budget),
-        floor=vars(bench.recipe.floor) if bench else {},
-        candidates=candidate_rows(rows),
-        pictures=_pictures(bench, artifact) if bench and artifact else (),
-        environment=environment(),
-        lineage=[step.model_dump() for step in artifact.manifest.lineage] if artifact else (),
-        rankings={row.name: row.ranking for row in rows if row.ranking},
-        curves=trained_at if trained_at and trained_at.exists() else None,
-        notes=notes,
-        verification=artifact.manifest.verification.model_dump()
-        if artifact and artifact.manifest.verification
-        else None,
+    measurer: Measurer,
+    metrics: Sequence[MetricRow],
+) -> None:
+    """Write and verify the artifact of the rows ``kept``, of which the first is the default."""
+    recipe, count = measurer.recipe, measurer.task.golden.count
+    create_artifact(
+        trained,
+        folder,
+        name=recipe.name,
+        golden=make_golden(trained, golden_cases(measurer, count), count),
+        built=[replace(row.built, device=row.device) for row in kept if row.built],
+        default=kept[0].key,
+        main_metric=measurer.main_metric,
+        lineage=lineage([row for row in rows if row.origin == kept[0].origin]),
+        metrics=metrics,
+        benchmarks=bench_rows(kept, measurer),
+        licence=Licence(data=recipe.licence_data),
+        training={"recipe": recipe.name, **trained.info},
+        replace=True,
     )
-    save_report(folder, data)
-    return write_report(folder / "report.html", data)
+    verify(str(folder))
 
 
-def _pictures(bench: Measurer, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
-    """What the handed-over file answers on the first validation images."""
-    from pocketvit.runtimes.model import load
+def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -> Row:
+    """The row with its peak memory in a fresh process, held against the budget."""
+    target = Target(row.runtime, row.precision, measurer.recipe.target.threads, measurer.recipe.target.device)
+    peak = peak_rss_mb(artifact, target, measurer.image)
+    if misses := limits.budget.misses(latency_ms=None, size_mb=0.0, memory_mb=peak):
+        raise OverBudget(replace(row, memory_mb=peak), misses)
+    return replace(row, memory_mb=peak)
 
-    model = load(artifact.path)
-    middle = bench.main_metric.partition("@")[2]
-    shown = []
-    for case in islice((c for c in bench.cases() if not middle or c.condition == middle), PICTURES):
-        result = model(case.image)
-        if bench.trained.task.name == "restore":
-            panels: list[Panel] = [
-                ("input", case.image),
-                ("restored", result.draw(case.image)),
-                ("ground truth", case.truth.astype(np.uint8)),
-            ]
-        else:
-            truth = " > ".join(level.labels[int(k)] for level, k in zip(bench.trained.levels, case.truth, strict=True))
-            panels = [(f"truth: {truth}", result.draw(case.image))]
-        shown.append((f"{case.path.name} {case.condition}".strip(), panels))
-    return shown
+
+def golden_cases(measurer: Measurer, count: int) -> list[Case]:
+    """Validation cases spread over the whole set (all classes, not the first ones), of the main metric's condition."""
+    data = measurer.recipe.data
+    sigmas = [sigma for sigma in data.eval_sigma if f"@{condition_name(data, sigma)}" in measurer.main_metric]
+    chosen = replace(data, eval_sigma=tuple(sigmas) or data.eval_sigma)
+    return list(eval_cases(measurer.splits.val, chosen, limit=count))

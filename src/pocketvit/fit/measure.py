@@ -1,73 +1,139 @@
-"""Measuring candidate files before they are in an artifact: metric on the validation cases, time side by side."""
+"""Measuring candidate files before they are in an artifact: metrics on the validation cases, time side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pocketvit.bench.timing import Timing, interleave
 from pocketvit.data.cases import Case, eval_cases, main_condition
-from pocketvit.data.collections import Splits
+from pocketvit.data.collections import Collection, Splits
+from pocketvit.data.decode import read_item
 from pocketvit.export.artifact import tensor_specs
 from pocketvit.export.built import Built
+from pocketvit.fit.rows import Row
+from pocketvit.models.trained import Trained
 from pocketvit.runtimes.model import Model
-from pocketvit.spec.evaluators import make_evaluator
+from pocketvit.spec.images import open_image
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
-from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.preprocess import Pixels, resize
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
-from pocketvit.train.checkpoint import Trained
-from pocketvit.verify.evaluate import score
+from pocketvit.spec.tasks import task_of
+from pocketvit.spec.tasks.base import Evaluator, Measure, MetricSpec, Task
+
+ROUNDS = {"p50": 15, "p90": 36}
+"""Least rounds that bound the percentile from above at 95 %."""
+PAUSE_MS = 5.0
+"""Between engines of different kinds: threads of one may still spin when the next one starts."""
 
 
 @dataclass(frozen=True)
 class Measurer:
-    """What candidates of one trained model are measured with."""
+    """What the files of one trained model are measured with."""
 
     trained: Trained
     recipe: Recipe
     splits: Splits
     image: Pixels
-    """The image that is timed: the first validation image, decoded."""
+    """The image that is timed, decoded: see :func:`budget_image`."""
+
+    @property
+    def task(self) -> Task:
+        """The task's record."""
+        return task_of(self.trained.task.name)
 
     @property
     def main_metric(self) -> str:
         """Name of the metric that decides."""
-        return (
-            self.recipe.floor.metric
-            or make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data)).main
-        )
+        return self.recipe.floor.metric or self.evaluator().main
 
-    def cases(self) -> Iterator[Case]:
-        """Validation cases, decoded as they are asked for; the same for every candidate."""
-        return eval_cases(self.splits.val, self.recipe.data, limit=self.recipe.search.eval_images)
+    @property
+    def spec(self) -> MetricSpec:
+        """How values of that metric are compared."""
+        return self.task.metric(self.main_metric)
+
+    def evaluator(self) -> Evaluator:
+        """A new evaluator for the validation cases."""
+        return self.task.evaluator(self.trained.levels, main_condition(self.recipe.data, self.task.name))
+
+    def cases(self, part: Collection | None = None) -> Iterator[Case]:
+        """Cases of the validation data (or of ``part``), decoded as they are asked for; the same for every file."""
+        limit = self.recipe.search.eval_images if part is None else None
+        return eval_cases(part or self.splits.val, self.recipe.data, limit=limit)
+
+    def target(self, built: Built) -> Target:
+        """How a candidate file is run: with the recipe's threads and device."""
+        return Target(built.runtime, built.precision, self.recipe.target.threads, self.recipe.target.device)
 
     def open(self, built: Built) -> Model:
         """Load a candidate file as a callable model."""
-        return Model.from_file(
-            built.path,
-            Target(built.runtime, built.precision, self.recipe.target.threads),
-            draft_manifest(self.trained, built, self.main_metric),
-        )
+        manifest = draft_manifest(self.trained, built, self.main_metric)
+        return Model.from_file(built.path, self.target(built), manifest)
 
-    def score(self, built: Built, on_image: Callable[[], None] | None = None) -> dict[str, float]:
-        """All metrics of a file on the validation cases."""
-        evaluator = make_evaluator(self.trained.task.name, self.trained.levels, main_condition(self.recipe.data))
-        return score(self.open(built), self.cases(), evaluator, on_image)
+    def interleave(
+        self, calls: Mapping[str, Callable[[], object]], seconds: float, pause_ms: float
+    ) -> dict[str, Timing]:
+        """Time calls in turns, with as many rounds as an interval of the budget's percentile takes."""
+        rounds = ROUNDS[self.recipe.budget.percentile]
+        return interleave(calls, seconds=seconds, pause_ms=pause_ms, min_rounds=rounds)
+
+    def score(self, built: Built, part: Collection | None = None) -> tuple[Measure, ...]:
+        """All metrics of a file on the validation cases (or on those of ``part``)."""
+        model, evaluator = self.open(built), self.evaluator()
+        for case in self.cases(part):
+            evaluator.update(model(case.image), case.truth, case.condition)
+        return tuple(evaluator.metrics())
 
     def time(self, files: Sequence[Built]) -> list[Timing]:
-        """Time files in turns on one image: preprocessing, inference and postprocessing together, decoding left out."""
+        """Time files in turns on the image: preprocessing, inference and postprocessing together, decoding left out."""
         models = [self.open(built) for built in files]
         calls = {str(index): (lambda model=model: model(self.image)) for index, model in enumerate(models)}  # type: ignore[misc]
-        pause = 5.0 if len({built.runtime for built in files}) > 1 else 0.0
-        timings = interleave(calls, seconds=self.recipe.search.timing_seconds * len(files), pause_ms=pause)
+        pause = PAUSE_MS if len({built.runtime for built in files}) > 1 else 0.0
+        timings = self.interleave(calls, self.recipe.search.timing_seconds * len(files), pause)
         return [timings[str(index)] for index in range(len(files))]
 
+    def not_learned(self, row: Row) -> str:
+        """Why a float file is no better than an answer that needs no learning; empty where it is better."""
+        main = self.evaluator().main
+        measure = next((m for m in row.measures if m.name == main), None)
+        if measure is None:
+            return ""
+        condition = main.partition("@")[2]
+        cases = (case for case in self.cases() if not condition or case.condition == condition)
+        trivial, spec = self.task.baseline(cases, self.evaluator()), self.task.metric(main)
+        # A rate must be above chance with its whole interval: with few photos some hits are luck.
+        value = (measure.low if spec.higher_is_better else measure.high) if spec.rate else measure.value
+        if spec.loss(value, trivial.value) < -(0.0 if spec.rate else spec.tie):
+            return ""
+        figures = f"{main} {measure.value:.4g} {measure.unit}", f"{trivial.value:.4g} without any learning"
+        return f"learned nothing: {figures[0]} ({measure.low:.4g} to {measure.high:.4g}), {figures[1]}"
 
-def make_bench(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
-    """The bench of a trained model; reads the image that is timed."""
-    first = next(iter(eval_cases(splits.val, recipe.data, limit=1)))
-    return Measurer(trained, recipe, splits, first.image)
+
+def make_measurer(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
+    """The measurer of a trained model; reads the image that is timed."""
+    return Measurer(trained, replace(recipe, preprocess=trained.preprocess), splits, budget_image(recipe, splits))
+
+
+def budget_image(recipe: Recipe, splits: Splits) -> Pixels:
+    """The first validation photo, brought to the size that the budget is for.
+
+    That is ``budget.image``, or the model's input size, or for tiled models the median of the validation photos' sizes.
+    """
+    return resize(read_item(splits.val, splits.val.items[0])[0], budget_size(recipe, splits))
+
+
+def budget_size(recipe: Recipe, splits: Splits) -> tuple[int, int]:
+    """Height and width of the image that the budget is for."""
+    if recipe.budget.image is not None or recipe.preprocess.resize != "tile":
+        return recipe.budget.image or recipe.preprocess.size
+    sizes = []
+    for item in splits.val.items:
+        with open_image(item.path) as header:
+            sizes.append((header.height, header.width))
+    return int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))
 
 
 def draft_manifest(trained: Trained, built: Built, main_metric: str) -> Manifest:

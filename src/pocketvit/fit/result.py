@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from pocketvit.fit.gate import Row
-from pocketvit.fit.handover import candidate_rows, unit_of
+from pocketvit.fit.rows import Row
+from pocketvit.fit.tables import candidate_rows
 from pocketvit.report.table import candidates_table
 
 
@@ -22,6 +22,7 @@ class FitReport:
     chosen: str
     why: str
     metric: str
+    unit: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     """Lines shown above the table."""
@@ -43,7 +44,7 @@ class FitReport:
     def render(self) -> RenderableType:
         """The table of candidates and where things lie."""
         rows = candidate_rows(self.rows)
-        table = candidates_table(rows, self.metric, unit_of(self.metric))
+        table = candidates_table(rows, self.metric, self.unit)
         reasons = [
             f"{row.verdict}: {row.name}: {row.reason}"
             for row in rows

@@ -1,217 +1,242 @@
-"""Step 3 of fit: shrink step by step behind the gain gate. Also the command ``pocketvit compress``, which does only this."""
+"""Step 3 of fit: shrink step by step behind the gain gate, one chain for each runtime.
+
+A step starts from the newest kept state that it can start from, and is judged on the file that would be handed over,
+against that state and against the float file. What did not pay is undone, and the chain goes on from the state before.
+A model step behind file steps changes the network; the file steps are then carried out again on its new file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pocketvit.bench.timing import speedup
-from pocketvit.compress.steps import BY_NAME, LibraryDefaultInt8, StaticInt8, apply
-from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.compress.step import Context, StepReport
+from pocketvit.compress.table import Planned, attempts
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, VerificationError
 from pocketvit.export.built import Built
-from pocketvit.fit.calibration import Calibration, make_calibration
-from pocketvit.fit.candidates import export_float, wanted_runtimes
-from pocketvit.fit.gate import Row, floor_of, judge
+from pocketvit.fit.calibration import make_context
+from pocketvit.fit.gate import Limits, judge, limits_of
 from pocketvit.fit.measure import Measurer
-from pocketvit.fit.result import FitReport
+from pocketvit.fit.plan import export_float, planned_steps, wanted_runtimes
+from pocketvit.fit.rows import Row, load_row, save_row
+from pocketvit.models.trained import Trained, save_checkpoint
+from pocketvit.runtimes import RUNTIMES
 from pocketvit.runtimes.probe import probe
-from pocketvit.spec import recipe as r
-from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.target import Target
+from pocketvit.tasks.load import load_checkpoint
 
-DEFAULT_LABEL = "(library default)"
+MODEL = "model"
 
 
-def shrink(bench: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
-    """Export the float files, try every step of the recipe on each, and judge each by its own measurements.
+@dataclass(frozen=True)
+class State:
+    """Where a chain stands: a network, the file made from it, and the file steps that led to the file."""
+
+    row: Row
+    trained: Trained
+    file_steps: tuple[tuple[Planned, int], ...] = ()
+    """Steps that led from the network's float file to this one, each with the number of the attempt that was kept."""
+
+
+def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+    """Export the float files, carry out the recipe's steps on each, and judge each by its own measurements.
 
     Args:
-        bench: the trained model and what it is measured with.
+        measurer: the trained model and what it is measured with.
         origin: name of the candidate in tables.
-        folder: where the files are written.
+        folder: where the files are written; rows that lie there are taken over, so that a killed run goes on.
         notify: told what is being done.
 
     Returns:
-        One row for each file, float files first. All files of one runtime are timed side by side.
+        One row for each file, float files first.
     """
-    calibration = make_calibration(bench.trained, bench.splits, bench.recipe)
-    rows: list[Row] = []
-    for base in export_float(bench.trained, wanted_runtimes(bench.recipe), folder):
-        notify(f"{origin}: scoring {base.key}")
-        rows += _one_runtime(bench, base, calibration, origin, folder, notify)
-    return sorted(rows, key=lambda row: row.precision != "fp32")
+    rows = [row for name in wanted_runtimes(measurer.recipe) for row in Chain(measurer, origin, folder, name, notify)]
+    return sorted(rows, key=lambda row: bool(row.step))
 
 
-def _one_runtime(
-    bench: Measurer, base: Built, calibration: Calibration, origin: str, folder: Path, notify: Callable[[str], None]
-) -> list[Row]:
-    """Build, score and time one runtime's files: the float one, then each step's."""
-    settings = bench.recipe.compress
-    rows = [
-        _scored(
-            bench,
-            Row(
-                f"{origin} {base.key}",
-                base.runtime,
-                base.precision,
-                base,
-                kept=True,
-                reason="the float file",
-                origin=origin,
-            ),
-        )
-    ]
-    for label, step in steps_for(base.runtime, bench.recipe):
-        notify(f"{origin}: {base.runtime} {label}")
-        rows.append(_try(bench, base, label, step, calibration, origin, folder))
-    measured = [row for row in rows if row.built is not None]
-    timings = dict(
-        zip((row.name for row in measured), bench.time([row.built for row in measured if row.built]), strict=True)
-    )
-    float_time = timings[rows[0].name]
-    base_row = replace(rows[0], timing=float_time, speedup=1.0)
-    floor = floor_of(bench.trained.task.name, bench.recipe.floor)
-    judged = [base_row]
-    for row in rows[1:]:
-        timed = replace(
-            row,
-            timing=timings.get(row.name),
-            speedup=speedup(float_time, timings[row.name]).p50 if row.name in timings else None,
-        )
-        verdict = judge(base_row, timed, settings, floor)
-        if verdict.kept and DEFAULT_LABEL in row.name:
-            verdict = replace(
-                verdict, kept=False, reason=f"built to compare with, never handed over ({verdict.reason})"
+class Chain:
+    """The steps of one runtime; iterating carries them out and yields the rows."""
+
+    def __init__(
+        self, measurer: Measurer, origin: str, folder: Path, runtime: str, notify: Callable[[str], None]
+    ) -> None:
+        self.measurer, self.origin, self.runtime, self.notify = measurer, origin, runtime, notify
+        self.folder = folder / runtime
+        self.steps = planned_steps(measurer.recipe, runtime)
+        self.limits: Limits = limits_of(measurer.recipe, measurer.main_metric)
+        self._context: Context | None = None
+
+    def __iter__(self) -> Iterator[Row]:
+        states = [self.first()]
+        yield states[0].row
+        if not states[0].row.kept:
+            return
+        for index, step in enumerate(self.steps):
+            state = self.next(states, step, self.folder / f"{index}-{step.label.replace(' ', '-')}")
+            yield state.row
+            if state.row.kept:
+                states.append(state)
+
+    def first(self) -> State:
+        """The float file, scored; refused where the model has learned nothing."""
+        place = self.folder / "float"
+        row = load_row(place, self._rules())
+        if row is None:
+            self.notify(f"{self.origin}: scoring {self.runtime}:fp32")
+            built = export_float(self.measurer.trained, self.runtime, place)
+            row = self._scored(self._row("fp32", "fp32", built))
+            failed = "" if self.limits.floor.value is not None else self.measurer.not_learned(row)
+            (timing,) = self.measurer.time([built])
+            row = replace(row, timing=timing, speedup=1.0, gain=1.0, rules=self._rules())
+            row = replace(row, kept=not failed, reason=failed or "the float file")
+            save_row(place, row)
+        return State(row, self.measurer.trained)
+
+    def next(self, states: list[State], step: Planned, place: Path) -> State:
+        """The state after a step; its row says whether it is kept."""
+        precisions = step.kind.starts_from
+        able = [s for s in states if s.row.precision in (precisions or (s.row.precision,))]
+        if not able:
+            return State(self._refused(step, states[-1], "nothing that it could start from"), states[-1].trained)
+        before = able[-1]
+        rules = self._rules(before, step)
+        if known := load_row(place, rules):
+            steps = self._file_steps(before, step, known) if known.kept else before.file_steps
+            return State(known, self._network(known, before), steps)
+        self.notify(f"{self.origin}: {self.runtime} {step.label}")
+        try:
+            state = self._attempted(states[0], before, step, place)
+        except (UsageError, VerificationError, MissingDependencyError, RuntimeError) as error:
+            if "alloc" in str(error):  # memory that is missing today may be there tomorrow: nothing is recorded
+                raise
+            what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"
+            state = State(
+                self._refused(step, before, f"not possible here: {' '.join(what.split())[:200]}"), before.trained
             )
-        judged.append(verdict)
-    return judged
+        state = replace(state, row=replace(state.row, rules=rules))
+        save_row(place, state.row)
+        return state
 
+    def _rules(self, before: State | None = None, step: Planned | None = None) -> dict[str, Any]:
+        """What decides about a row: floor, least gains, timed image, the step's settings and where it starts from."""
+        compress = self.measurer.recipe.compress
+        rules = {
+            "floor": vars(self.limits.floor),
+            "gain": [compress.min_speedup, compress.min_shrink],
+            "image": self.measurer.image.shape[:2],
+            "before": before.row.name if before else "",
+            "settings": step.settings if step else {},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(rules))
+        return plain
 
-def steps_for(runtime: str, recipe: r.Recipe) -> list[tuple[str, Any]]:
-    """The recipe's steps that exist in a runtime and lead to the target's precision, with the names that tables show.
+    def _attempted(self, origin: State, before: State, step: Planned, place: Path) -> State:
+        """The first attempt that holds the floor, timed and judged; or the last one that does not."""
+        place.mkdir(parents=True, exist_ok=True)
+        state = before
+        for number, (trained, built, report) in enumerate(self._built(before, step, place)):
+            probe_risky(built, self.measurer)
+            row = self._row(step.label, built.precision, built, before.row, step)
+            saved = self._saved(before, trained, place)
+            row = self._scored(replace(row, ranking=_ranking(report), model=saved, attempt=number))
+            if misses := self.limits.floor.misses(row.metric or 0.0, origin.row.metric, self.limits.spec):
+                state = State(replace(row, reason=f"below the floor: {misses[0]}"), before.trained)
+                if step.kind.baseline:
+                    break
+                self.notify(f"{self.origin}: {self.runtime} {step.label}: {misses[0]}; trying a milder one")
+                continue
+            return State(self._judged(origin.row, before.row, row), trained, self._file_steps(before, step, row))
+        return State(self._judged(origin.row, before.row, state.row), before.trained)
 
-    The library's default int8 is added to compare with.
-    """
-    settings, threads = recipe.compress, recipe.target.threads
-    steps: list[tuple[str, Any]] = []
-    for name in settings.steps:
-        kind = BY_NAME.get((runtime, name))
-        if kind is None or recipe.target.precision not in ("any", name):
-            continue
-        step = kind()
-        if isinstance(step, StaticInt8):
-            step = replace(step, max_float_layers=settings.max_float_layers, threads=threads)
-        steps.append((name, step))
-        if isinstance(step, StaticInt8) and settings.library_default:
-            steps.append((f"int8 {DEFAULT_LABEL}", LibraryDefaultInt8()))
-    return steps
+    def _built(self, before: State, step: Planned, place: Path) -> Iterator[tuple[Trained, Built, StepReport]]:
+        """Network and file after each attempt of a step."""
+        context = replace(self._shared_context(), folder=place)
+        if step.kind.level == "file":
+            assert before.row.built is not None
+            yield from ((before.trained, r.built, r) for r in attempts(step, before.row.built, context))
+            return
+        for report in attempts(step, before.trained, context):
+            assert isinstance(report.result, Trained)
+            built = export_float(report.result, self.runtime, place)
+            for again, number in before.file_steps:
+                built = next(islice(attempts(again, built, context), number, None)).built
+            yield report.result, built, report
 
+    def _judged(self, origin: Row, before: Row, row: Row) -> Row:
+        """The row, timed side by side with the file it started from and with the float file."""
+        files = {each.name: each.built for each in (origin, before, row) if each.built is not None}
+        timings = dict(zip(files, self.measurer.time(list(files.values())), strict=True))
+        mine = timings[row.name]
+        gain, faster = (speedup(timings[base.name], mine) for base in (before, origin))
+        timed = replace(row, timing=mine, gain=gain.p50, speedup=faster.p50)
+        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1)
+        return judge(origin, before, timed, self.measurer.recipe.compress, self.limits)
 
-def _try(
-    bench: Measurer, base: Built, label: str, step: Any, calibration: Calibration, origin: str, folder: Path
-) -> Row:
-    """The scored file of one step; a step that this machine cannot do becomes a row with its reason."""
-    row = Row(f"{origin} {base.runtime}:{label}", base.runtime, label.split(" ")[0], origin=origin)
-    try:
-        score = calibration.scorer(base.runtime) if label.startswith("int8") else None
-        report = apply(step, base, calibration.inputs, score, folder)
-        if base.runtime == "openvino" and score is None:  # scoring has probed the file already
-            probe(
-                report.built.path,
-                Target(base.runtime, report.built.precision, bench.recipe.target.threads),
-                bench.trained.preprocess.size,
-            )
-        scored = _scored(bench, replace(row, built=report.built))
-    except (PocketvitError, RuntimeError) as error:
-        what = error.what if isinstance(error, PocketvitError) else f"{type(error).__name__}: {error}"
-        return replace(row, reason=f"not possible here: {' '.join(what.split())[:200]}")
-    return replace(
-        scored,
-        ranking=tuple(
-            (f"{layer.name}{' (kept in float)' if layer.kept_float else ''}", layer.error) for layer in report.ranking
-        ),
-    )
+    def _row(
+        self, label: str, precision: str, built: Built | None, before: Row | None = None, step: Planned | None = None
+    ) -> Row:
+        done = [part for part in before.name.rpartition(":")[2].split(" > ") if part != "fp32"] if before else []
+        name = f"{self.origin} {self.runtime}:{' > '.join([*done, label])}"
+        return Row(
+            name,
+            self.runtime,
+            precision,
+            device=self.measurer.recipe.target.device,
+            origin=self.origin,
+            before=before.name if before else "",
+            step=step.label if step else "",
+            settings=step.settings if step else {},
+            model=before.model if before else "",
+            built=built,
+            main=self.measurer.main_metric,
+            image=self.measurer.image.shape[:2],
+            baseline=step.kind.baseline if step else False,
+        )
 
+    def _refused(self, step: Planned, before: State, reason: str) -> Row:
+        row = self._row(step.label, step.kind.precision or before.row.precision, None, before.row, step)
+        return replace(row, reason=reason)
 
-def _scored(bench: Measurer, row: Row) -> Row:
-    if row.built is None:
+    def _scored(self, row: Row) -> Row:
+        assert row.built is not None
+        row = replace(row, measures=self.measurer.score(row.built))
+        if row.measure is None:
+            names = ", ".join(m.name for m in row.measures)
+            raise UsageError(f"floor.metric {row.main} is not measured here.", f"Take one of {names}.")
         return row
-    metrics = bench.score(row.built)
-    if bench.main_metric not in metrics:
-        raise UsageError(
-            f"floor.metric {bench.main_metric} is not measured here.", f"Take one of {', '.join(metrics)}."
-        )
-    return replace(row, metrics=metrics, metric=metrics[bench.main_metric])
+
+    def _file_steps(self, before: State, step: Planned, row: Row) -> tuple[tuple[Planned, int], ...]:
+        return (*before.file_steps, (step, row.attempt)) if step.kind.level == "file" else before.file_steps
+
+    def _saved(self, before: State, trained: Trained, place: Path) -> str:
+        """Where the network is kept that a model step made; a file step leaves it where it was."""
+        if trained is before.trained:
+            return before.row.model
+        save_checkpoint(place / MODEL, trained)
+        return str(place / MODEL)
+
+    def _network(self, row: Row, before: State) -> Trained:
+        return load_checkpoint(row.model) if row.model and row.model != before.row.model else before.trained
+
+    def _shared_context(self) -> Context:
+        if self._context is None:
+            self._context = make_context(self.measurer, self.runtime, self.folder)
+        return self._context
 
 
-def compress(
-    recipe: str | Path | r.Recipe,
-    *,
-    checkpoint: str | None = None,
-    name: str | None = None,
-    runs: str = "runs",
-    quiet: bool = False,
-    data: r.DataConfig | None = None,
-    model: r.ModelConfig | None = None,
-    task: r.TaskConfig | None = None,
-    preprocess: Preprocess | None = None,
-    compress: r.CompressConfig | None = None,
-    budget: Budget | None = None,
-    floor: Floor | None = None,
-    target: Target | None = None,
-    search: r.SearchConfig | None = None,
-    **overrides: Any,
-) -> FitReport:
-    """Shrink a trained model behind the gain gate, without any training, and hand over the proven artifact.
-
-    Args:
-        recipe: YAML file, or a recipe made in Python; its data calibrate and judge.
-        checkpoint: weights to start from (checkpoint or run folder, .safetensors, shipped name); the recipe's model.weights by default.
-        name: run name; the recipe's file name and ``-compress`` by default.
-        runs: folder that holds the runs.
-        quiet: no progress on standard error.
-        data: fields that override the recipe's.
-        model: fields that override the recipe's.
-        task: fields that override the recipe's.
-        preprocess: fields that override the recipe's.
-        compress: fields that override the recipe's.
-        budget: fields that override the recipe's.
-        floor: fields that override the recipe's.
-        target: fields that override the recipe's.
-        search: fields that override the recipe's.
-        overrides: single fields by dotted name.
+def probe_risky(built: Built, measurer: Measurer) -> None:
+    """Run a file of an engine that is known to crash once in a process of its own.
 
     Raises:
-        UsageError: the recipe is wrong, names no weights, or the run is finished.
-        NothingFitsError: no file meets budget and floor.
+        VerificationError: the engine crashed, hung or refused the file.
     """
-    from pocketvit.fit.run import fit
+    if RUNTIMES[built.runtime].risky:
+        probe(built.path, measurer.target(built), measurer.trained.preprocess.size)
 
-    given = {
-        "data": data,
-        "model": model,
-        "task": task,
-        "preprocess": preprocess,
-        "compress": compress,
-        "budget": budget,
-        "floor": floor,
-        "target": target,
-        "search": search,
-    }
-    fixed: dict[str, Any] = (
-        {key: value for key, value in given.items() if value is not None}
-        | overrides
-        | {"train.epochs": 0, "search.models": [], "search.sizes": []}
-    )
-    if checkpoint is not None:
-        fixed["model.weights"] = checkpoint
-    resolved = r.load_recipe(recipe, fixed)
-    if resolved.model.weights is None:
-        raise UsageError(
-            "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
-        )
-    default_name = f"{Path(recipe).stem if isinstance(recipe, (str, Path)) else resolved.name}-compress"
-    return fit(resolved, name=name or default_name, runs=runs, quiet=quiet)
+
+def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:
+    return tuple((f"{x.name}{' (kept in float)' if x.kept_float else ''}", x.error) for x in report.ranking)

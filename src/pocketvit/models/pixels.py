@@ -1,4 +1,4 @@
-"""Pixels to the network's input, in torch: the one place where colour order, scaling, mean and deviation are applied."""
+"""Pixels to the network's input, in torch: the one place that applies colour order, scaling, mean and deviation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pocketvit.spec.preprocess import Preprocess
 
 
 def normalise(pixels_bhwc: Tensor, preprocess: Preprocess) -> Tensor:
-    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32: scaled to [0, 1], then (x - mean) / std in the model's colour order.
+    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32: (x / 255 - mean) / std in the model's colour order.
 
     The result keeps the channels-last memory layout that the pixels came in.
     """

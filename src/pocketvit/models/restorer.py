@@ -1,32 +1,48 @@
-"""A hybrid restoration transformer that was chosen by timing: dense convolutions where pixels are many, attention where they are few.
+"""A hybrid restorer, chosen by timing: dense convolutions where pixels are many, attention where they are few.
 
-The image is pixel-unshuffled (work at 1/2 resolution and below), passes an encoder of convolution blocks, a bottleneck of
+The image is pixel-unshuffled (work at 1/2 resolution and below), passes an encoder of convolutions, a bottleneck of
 channel and window attention between convolution blocks, and a decoder with additive skips; the network predicts the
 residual. Depthwise convolutions and attention at full token count are left out: they keep the matrix units idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
-from pocketvit.models.layers.attention import ChannelAttention, WindowAttention
+from pocketvit.models.backbone import AnySize, OneFeature
+from pocketvit.models.layers.attention import MAP_ATTENTION
 from pocketvit.models.layers.blocks import ConvBlock
 
 HEAD_DIM = 32
-BOTTLENECK: dict[str, Callable[[int, int], nn.Module]] = {
-    "r": lambda width, window: ConvBlock(width),
-    "c": lambda width, window: ChannelAttention(width, max(1, width // HEAD_DIM)),
-    "w": lambda width, window: WindowAttention(width, max(1, width // HEAD_DIM), window),
-}
 
 
-class Restorer(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> the same, any H and W (padded inside to a multiple that the levels need)."""
+def _map_block(kind: str, width: int, window: int) -> nn.Module:
+    table = {"r": lambda width, *_: ConvBlock(width)} | MAP_ATTENTION
+    if kind not in table:
+        raise UsageError(f"bottleneck: unknown block {kind!r}.", f"Known: {', '.join(table)}.")
+    return table[kind](width, max(1, width // HEAD_DIM), window)
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """Continued at the right and bottom to multiples. Replication works for any size; reflection needs more pixels."""
+    pad_h, pad_w = -image.shape[-2] % multiple, -image.shape[-1] % multiple
+    return F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
+
+
+def _added(image: Tensor, residual: Tensor, multiple: int) -> Tensor:
+    """The residual of the padded image on top of it, cut to the image's size."""
+    restored = _padded(image, multiple) + residual
+    return restored if restored.shape == image.shape else restored[..., : image.shape[-2], : image.shape[-1]]
+
+
+class Restorer(AnySize, nn.Module):
+    """(B, 3, H, W) in [0, 1] -> the same, any H and W (padded inside); features: the maps of encoder and bottleneck."""
+
+    feature_kind = "maps"
 
     def __init__(
         self,
@@ -41,65 +57,74 @@ class Restorer(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder) != len(widths) - 1 or len(decoder) != len(widths) - 1:
-            raise UsageError(
-                f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last.",
-                "Correct model.options.",
-            )
-        if unknown := set(bottleneck) - set(BOTTLENECK):
-            raise UsageError(
-                f"bottleneck {bottleneck!r}: unknown block {unknown.pop()!r}.", f"Known: {', '.join(BOTTLENECK)}."
-            )
+            what = f"encoder {encoder} and decoder {decoder} need one entry for each of {widths} but the last."
+            raise UsageError(what, "Correct model.options.")
         self.unshuffle, self.multiple = unshuffle, unshuffle * 2 ** (len(widths) - 1)
+        self.strides = tuple(unshuffle * 2**level for level in range(len(widths)))
         inner = channels * unshuffle**2
         self.stem = nn.Conv2d(inner, widths[0], 3, 1, 1)
-        self.encoder = nn.ModuleList(
-            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], encoder, strict=True)
-        )
+        self.encoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths, encoder))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
-        self.bottleneck = nn.Sequential(*(BOTTLENECK[kind](widths[-1], window) for kind in bottleneck))
+        self.bottleneck = nn.Sequential(*(_map_block(kind, widths[-1], window) for kind in bottleneck))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(
-            nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths[:-1], decoder, strict=True)
-        )
+        self.decoder = nn.ModuleList(nn.Sequential(*(ConvBlock(w) for _ in range(n))) for w, n in zip(widths, decoder))
         self.head = nn.Conv2d(widths[0], inner, 3, 1, 1)
         nn.init.zeros_(self.head.weight)  # training starts at the identity
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Restore."""
-        h, w = image.shape[-2:]
-        pad_h, pad_w = -h % self.multiple, -w % self.multiple
-        # Replication works for images of any size; reflection needs more pixels than it pads.
-        x = F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
-        z = self.stem(F.pixel_unshuffle(x, self.unshuffle))
-        skips = []
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Width of each level."""
+        return tuple(int(layer.get_parameter("weight").shape[0]) for layer in (self.stem, *self.down))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the bottleneck."""
+        return self.channels[-1]
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> a map (B, C, h, w) of each level, finest first."""
+        z = self.stem(F.pixel_unshuffle(_padded(image, self.multiple), self.unshuffle))
+        maps = []
         for encode, down in zip(self.encoder, self.down, strict=True):
             z = encode(z)
-            skips.append(z)
+            maps.append(z)
             z = down(z)
-        z = self.bottleneck(z)
+        return [*maps, self.bottleneck(z)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore."""
+        *skips, z = self.features(image)
         for up, decode, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             z = decode(F.pixel_shuffle(up(z), 2) + skip)
-        restored = x + F.pixel_shuffle(self.head(z), self.unshuffle)
-        return restored[..., :h, :w] if pad_h or pad_w else restored
+        return _added(image, F.pixel_shuffle(self.head(z), self.unshuffle), self.multiple)
 
 
-class DenseDenoiser(nn.Module):
-    """A plain stack of 3x3 convolutions on the unshuffled image: FFDNet's layers (Zhang et al. 2018) without its noise map, to time against."""
+class DenseDenoiser(AnySize, OneFeature, nn.Module):
+    """A plain stack of 3x3 convolutions on the unshuffled image, to time against.
+
+    FFDNet's layers (Zhang et al. 2018) without its noise map; its feature is the map before the last layer.
+    """
+
+    feature_kind = "maps"
 
     def __init__(self, *, unshuffle: int = 2, width: int = 96, layers: int = 10, channels: int = 3) -> None:
         super().__init__()
-        self.unshuffle = unshuffle
+        self.unshuffle, self.strides = unshuffle, (unshuffle,)
         inner = channels * unshuffle**2
-        body: list[nn.Module] = [nn.Conv2d(inner, width, 3, 1, 1), nn.ReLU()]
-        for _ in range(layers):
-            body += [nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()]
+        body = (layer for a in (inner, *[width] * layers) for layer in (nn.Conv2d(a, width, 3, 1, 1), nn.ReLU()))
         self.body = nn.Sequential(*body, nn.Conv2d(width, inner, 3, 1, 1))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the stack."""
+        return int(self.body[-1].get_parameter("weight").shape[1])
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, C, h, w)]."""
+        return [self.body[:-1](F.pixel_unshuffle(_padded(image, self.unshuffle), self.unshuffle))]
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
-        h, w = image.shape[-2:]
-        pad_h, pad_w = -h % self.unshuffle, -w % self.unshuffle
-        x = F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
-        restored = x + F.pixel_shuffle(self.body(F.pixel_unshuffle(x, self.unshuffle)), self.unshuffle)
-        return restored[..., :h, :w] if pad_h or pad_w else restored
+        residual = F.pixel_shuffle(self.body[-1](self.features(image)[0]), self.unshuffle)
+        return _added(image, residual, self.unshuffle)

@@ -1,10 +1,10 @@
-"""The one table of variants: name -> task, builder, arguments, source. Adding an architecture is one module and one row."""
+"""The table of variants: what a row gives, its builder, arguments, source. An architecture is a module and a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,28 +14,30 @@ from pocketvit.models.vit import ViT, ViTRestorer
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row: what the builder is called with."""
+    """A row: what the builder is called with. What it builds keeps :class:`pocketvit.models.backbone.Backbone`."""
 
-    task: str
+    gives: Literal["features", "image"]
+    """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, or an image (B, 3, H, W)."""
     build: Callable[..., nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
     sized: bool = False
-    """The builder takes ``image_size`` (positions are a constant of that size)."""
+    """The builder takes ``image_size`` (height, width), and the network takes images of that size alone."""
     source: str = ""
 
 
-def _vit(dim: int, depth: int, heads: int, patch: int, source: str, **more: Any) -> Architecture:
-    return Architecture(
-        "classify",
-        ViT,
-        {"embed_dim": dim, "depth": depth, "num_heads": heads, "patch_size": patch, **more},
-        True,
-        source,
-    )
+def _vit(dim: int, depth: int, heads: int, patch: int, source: str) -> Architecture:
+    options = {"embed_dim": dim, "depth": depth, "num_heads": heads, "patch_size": patch}
+    return Architecture("features", ViT, options, True, source)
+
+
+def _restorer(widths: tuple[int, ...], decoder: tuple[int, ...]) -> Architecture:
+    options = {"widths": widths, "encoder": (1, 1), "bottleneck": "rcwr", "decoder": decoder}
+    return Architecture("image", Restorer, options, source="docs/LOG.md, timing table")
 
 
 _VIT, _DEIT = "Dosovitskiy et al. 2020, table 1", "Touvron et al. 2021, table 1"
-_OURS = "docs/LOG.md, timing table"
+_SMALL = {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8}
+_GLOBAL = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "decoder": "global"}
 
 VARIANTS: dict[str, Architecture] = {
     "vit_micro_patch16_224": _vit(96, 6, 3, 16, "half of ViT-Ti, for quick runs"),
@@ -44,47 +46,11 @@ VARIANTS: dict[str, Architecture] = {
     "vit_base_patch16_224": _vit(768, 12, 12, 16, _VIT),
     "vit_base_patch32_224": _vit(768, 12, 12, 32, _VIT),
     "vit_large_patch16_224": _vit(1024, 24, 16, 16, _VIT),
-    "vit_restorer_tiny": Architecture(
-        "restore",
-        ViTRestorer,
-        {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8},
-        True,
-        "every token to its own pixels",
-    ),
-    "vit_restorer_base_global": Architecture(
-        "restore",
-        ViTRestorer,
-        {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "decoder": "global"},
-        True,
-        "reference: one token to all",
-    ),
-    "restorer_xs": Architecture(
-        "restore",
-        Restorer,
-        {"widths": (32, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (1, 1)},
-        False,
-        _OURS,
-    ),
-    "restorer_s": Architecture(
-        "restore",
-        Restorer,
-        {"widths": (48, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (1, 1)},
-        False,
-        _OURS,
-    ),
-    "restorer_m": Architecture(
-        "restore",
-        Restorer,
-        {"widths": (48, 64, 96), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (2, 1)},
-        False,
-        _OURS,
-    ),
-    "restorer_l": Architecture(
-        "restore",
-        Restorer,
-        {"widths": (48, 96, 128), "encoder": (1, 1), "bottleneck": "rcwr", "decoder": (2, 1)},
-        False,
-        _OURS,
-    ),
-    "dense_ffdnet": Architecture("restore", DenseDenoiser, {}, False, "Zhang et al. 2018, colour FFDNet's layer stack"),
+    "vit_restorer_tiny": Architecture("image", ViTRestorer, _SMALL, True, "every token to its own pixels"),
+    "vit_restorer_base_global": Architecture("image", ViTRestorer, _GLOBAL, True, "reference: one token to all"),
+    "restorer_xs": _restorer((32, 64, 96), (1, 1)),
+    "restorer_s": _restorer((48, 64, 96), (1, 1)),
+    "restorer_m": _restorer((48, 64, 96), (2, 1)),
+    "restorer_l": _restorer((48, 96, 128), (2, 1)),
+    "dense_ffdnet": Architecture("image", DenseDenoiser, source="Zhang et al. 2018, colour FFDNet's layer stack"),
 }

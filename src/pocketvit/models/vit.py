@@ -1,4 +1,4 @@
-"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention operator, pooling.
+"""Vision Transformer (Dosovitskiy et al. 2020) with its options: patch embedding, positions, attention, pooling.
 
 Parameter names and numerics follow timm's ``vit_*``, so its weights load unchanged. The position grid is a constant of
 the size the model was built with; other sizes are resampled when weights are loaded, never inside ``forward``.
@@ -6,31 +6,37 @@ the size the model was built with; other sizes are resampled when weights are lo
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
-from pocketvit.models.layers.blocks import AttentionPool, Block
+from pocketvit.models.backbone import OneFeature, Size, State
+from pocketvit.models.layers.attention import TOKEN_ATTENTION
+from pocketvit.models.layers.blocks import AttentionPool, Block, init_linear
 from pocketvit.models.layers.patch_embed import PATCH_EMBEDDINGS, fold_patches, grid_of
-from pocketvit.models.layers.positions import sinusoidal
-
-Size = int | tuple[int, int]
+from pocketvit.models.layers.positions import fit_table, sinusoidal
 
 
-def as_size(size: Size) -> tuple[int, int]:
-    """``224`` or ``(height, width)`` as height and width."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+def _check(option: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value!r} is unknown.", f"Known: {', '.join(known)}.")
 
 
-class ViT(nn.Module):
-    """Patches to tokens to one feature: (B, 3, H, W) float, normalised -> (B, embed_dim)."""
+class ViT(OneFeature, nn.Module):
+    """Patches to tokens to one feature: (B, 3, H, W) float32, normalised -> (B, embed_dim).
+
+    Raises UsageError: a size that the patches do not divide, heads that do not divide the width, an unknown option.
+    """
+
+    feature_kind, any_size = "tokens", False
 
     def __init__(
         self,
         *,
-        image_size: Size = 224,
+        image_size: int | Size = 224,
         patch_size: int = 16,
         embed_dim: int = 192,
         depth: int = 12,
@@ -40,42 +46,44 @@ class ViT(nn.Module):
         patch_embed: Literal["conv", "linear"] = "conv",
         positions: Literal["learned", "sinusoidal"] = "learned",
         attention: str = "full",
-        pool: Literal["cls", "gap", "map", "none"] = "cls",
+        pool: Literal["cls", "gap", "map"] = "cls",
         dropout: float = 0.0,
         final_norm: bool = True,
     ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise UsageError(
-                f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them."
-            )
-        self.image_size, self.patch_size, self.embed_dim, self.pool = as_size(image_size), patch_size, embed_dim, pool
-        self.channels = channels
-        self.grid = grid_of(self.image_size, patch_size)
-        self.num_prefix = 1 if pool in ("cls", "none") else 0
+        _check("patch_embed", patch_embed, PATCH_EMBEDDINGS)
+        _check("positions", positions, ("learned", "sinusoidal"))
+        _check("attention", attention, TOKEN_ATTENTION)
+        _check("pool", pool, ("cls", "gap", "map"))
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size[:2]
+        self.image_size, self.patch_size, self.in_channels = (height, width), patch_size, channels
+        self.strides, self.grid = (patch_size,), grid_of(self.image_size, patch_size)
+        self.num_prefix = int(pool == "cls")
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         self.patch_embed = PATCH_EMBEDDINGS[patch_embed](channels, embed_dim, patch_size)
         if self.num_prefix:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-            nn.init.normal_(self.cls_token, std=1e-6)
+            self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, embed_dim), std=1e-6))
         if positions == "learned":
-            self.pos_embed = nn.Parameter(torch.empty(1, tokens, embed_dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, embed_dim), std=0.02))
         else:
             self.register_buffer("pos_embed", sinusoidal(tokens, embed_dim), persistent=False)
         self.pos_drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, dropout, attention) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
         self.attn_pool = AttentionPool(embed_dim, num_heads, mlp_ratio) if pool == "map" else None
-        self.apply(_init_linear)
+        self.apply(init_linear)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens."""
+        return int(self.patch_embed.get_parameter("proj.weight").shape[0])
 
     def tokens(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
         if tuple(image.shape[-2:]) != self.image_size:
-            raise UsageError(
-                f"this model takes {self.image_size[0]}x{self.image_size[1]} images, not {image.shape[-2]}x{image.shape[-1]}.",
-                "Build it with another image_size.",
-            )
+            height, width = self.image_size
+            what = f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}."
+            raise UsageError(what, "Build it with another image_size.")
         x = self.patch_embed(image)
         if self.num_prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
@@ -84,6 +92,10 @@ class ViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, N, D)], the patches' tokens after the final norm."""
+        return [self.tokens(image)[:, self.num_prefix :]]
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
         x = self.tokens(image)
@@ -91,37 +103,58 @@ class ViT(nn.Module):
             return self.attn_pool(x)
         return x[:, 0] if self.num_prefix else x.mean(dim=1)
 
+    def resize_state(self, state: State, size: Size | None = None) -> State:
+        """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""
+        state = dict(state)
+        if "pos_embed" in state:
+            grid = grid_of(size or self.image_size, self.patch_size)
+            state["pos_embed"] = fit_table(state["pos_embed"], self.grid, grid, self.num_prefix)
+        kernel = "patch_embed.proj.weight"
+        if kernel in state and self.patch_embed.get_parameter(kernel.partition(".")[2]).dim() == 2:
+            state[kernel] = state[kernel].flatten(1)
+        return state
 
-class ViTRestorer(nn.Module):
+
+class ViTRestorer(OneFeature, nn.Module):
     """A ViT that gives an image: (B, 3, H, W) in [0, 1] -> the same.
 
     ``decoder="patch"`` decodes every token to its own pixels on top of the input (LayerNorm, Linear D -> C*P^2, fold);
-    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W), kept as a reference variant.
+    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W): kept to compare with.
     """
 
-    def __init__(self, *, decoder: Literal["patch", "global"] = "patch", **vit: object) -> None:
+    feature_kind, any_size = "tokens", False
+
+    def __init__(self, *, decoder: Literal["patch", "global"] = "patch", **vit: Any) -> None:
         super().__init__()
-        options = {"final_norm": False, **vit, "pool": "cls" if decoder == "global" else "gap"}
-        self.vit = ViT(**options)  # type: ignore[arg-type]
-        self.decoder = decoder
-        height, width = self.vit.image_size
-        c, d = self.vit.channels, self.vit.embed_dim
+        _check("decoder", decoder, ("patch", "global"))
+        self.vit = ViT(**{"final_norm": False, **vit, "pool": "cls" if decoder == "global" else "gap"})
+        self.decoder, self.strides = decoder, self.vit.strides
+        c, d, (height, width) = self.vit.in_channels, self.vit.embed_dim, self.vit.image_size
         self.decoder_norm = nn.LayerNorm(d)
         self.decoder_proj = nn.Linear(d, c * height * width if decoder == "global" else c * self.vit.patch_size**2)
         if decoder == "patch":
             nn.init.zeros_(self.decoder_proj.weight)
             nn.init.zeros_(self.decoder_proj.bias)
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of the tokens."""
+        return self.vit.embed_dim
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> [(B, N, D)], the patches' tokens."""
+        return self.vit.features(image)
+
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
         x = self.vit.tokens(image)
         if self.decoder == "global":
-            return self.decoder_proj(self.decoder_norm(x[:, 0])).unflatten(1, (self.vit.channels, *self.vit.image_size))
+            pixels = self.decoder_proj(self.decoder_norm(x[:, 0]))
+            return pixels.unflatten(1, (self.vit.in_channels, *self.vit.image_size))
         pixels = self.decoder_proj(self.decoder_norm(x))
-        return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.channels)
+        return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.in_channels)
 
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+    def resize_state(self, state: State, size: Size | None = None) -> State:
+        """The ViT's positions for ``size``; the global decoder's output is of one size and stays."""
+        inner = {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
+        return state | {f"vit.{key}": value for key, value in self.vit.resize_state(inner, size).items()}

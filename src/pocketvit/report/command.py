@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pocketvit.errors import UsageError
-from pocketvit.report.data import REPORT_JSON, CandidateRow, Panel, ReportData, load_report
-from pocketvit.report.html import write_report
+from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
 from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
-from pocketvit.spec.manifest import BenchRow, Manifest, Variant
-from pocketvit.spec.results import Classification, Level
+from pocketvit.spec.manifest import Manifest, Variant
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Panel
 
 METRICS_CSV, REPORT_HTML = "metrics.csv", "report.html"
 MOST_PICTURES = 8
@@ -54,30 +51,20 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     if (folder / REPORT_JSON).is_file():
         data = load_report(folder)
     elif is_run and not (folder / "artifact").is_dir():
-        data = ReportData(
-            title=folder.resolve().name,
-            task="training run",
-            metric_name="",
-            metric_unit="",
-            curves=folder / METRICS_CSV,
-        )
+        data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
     else:
-        data = artifact_report(_artifact(run))
-        if is_run:
-            data = replace(data, curves=folder / METRICS_CSV)
+        try:
+            artifact = read_artifact(run)
+        except UsageError as error:
+            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            raise UsageError(what, error.todo) from error
+        data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
     if destination.is_dir():
         destination = destination / REPORT_HTML
+    from pocketvit.report.html import write_report
+
     return ReportResult(write_report(destination, data), data.verdict)
-
-
-def _artifact(run: str) -> Artifact:
-    try:
-        return read_artifact(run)
-    except UsageError as error:
-        raise UsageError(
-            f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact.", error.todo
-        ) from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:
@@ -87,12 +74,11 @@ def artifact_report(artifact: Artifact) -> ReportData:
         VerificationError: the goldens are damaged.
     """
     manifest = artifact.manifest
-    unit = next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), "")
     return ReportData(
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
-        metric_unit=unit,
+        metric_unit=next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), ""),
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
         pictures=golden_pictures(manifest, read_golden(artifact)),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
@@ -103,73 +89,39 @@ def artifact_report(artifact: Artifact) -> ReportData:
 
 
 def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
-    manifest = artifact.manifest
-    key = f"{variant.runtime}:{variant.precision}"
-    metric = variant.metrics.get(manifest.main_metric)
-    if metric is None:
-        metric = next(
-            (row.value for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric), None
-        )
-    timing = _timing(manifest.benchmarks, key)
+    manifest, key = artifact.manifest, variant.key
+    row = next((row for row in manifest.metrics if (row.variant, row.name) == (key, manifest.main_metric)), None)
+    timing = next((row for row in manifest.benchmarks if row.variant == key), None)
     is_default = key == manifest.default
-    reason = "The default: what `load` and `predict` take when no target is named." if is_default else ""
-    size = artifact.variant_bytes(variant) / 1e6
     return CandidateRow(
-        key,
-        metric,
-        timing.p50_ms if timing else None,
-        timing.p90_ms if timing else None,
-        size,
-        None,
-        "default" if is_default else "fits",
-        reason,
-        is_default,
+        name=key,
+        metric=variant.metrics.get(manifest.main_metric, row.value if row else None),
+        p50_ms=timing.p50_ms if timing else None,
+        p90_ms=timing.p90_ms if timing else None,
+        size_mb=artifact.variant_bytes(variant) / 1e6,
+        memory_mb=None,
+        verdict="default" if is_default else "fits",
+        reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
+        chosen=is_default,
+        metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
+        count=row.count if row else None,
     )
-
-
-def _timing(rows: Sequence[BenchRow], key: str) -> BenchRow | None:
-    return next((row for row in rows if row.variant == key), None)
 
 
 def _notes(manifest: Manifest) -> list[str]:
     notes = [f"Weights: {manifest.licence.weights}. Training data: {manifest.licence.data}."]
-    return notes + [
-        f"{row.name} {row.value:.4g} {row.unit} of {row.variant} on {row.dataset}, {row.split}, {row.count} images{f' ({row.protocol})' if row.protocol else ''}."
-        for row in manifest.metrics
-    ]
+    for row in manifest.metrics:
+        how = "; ".join(filter(None, (row.protocol, "this data was also used to choose" if row.chosen_on else "")))
+        value = f"{row.name} {manifest.text(row, row.count)} of {row.variant}"
+        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}.")
+    return notes
 
 
 def golden_pictures(manifest: Manifest, golden: Golden) -> list[tuple[str, Sequence[Panel]]]:
-    """The goldens as pictures: input, answer and truth for restore; the drawn answer for classify."""
-    count = min(len(golden.inputs), MOST_PICTURES)
-    if manifest.task == "restore":
-        output = golden.outputs[manifest.outputs[0].name]
-        return [
-            (
-                f"golden {i + 1}",
-                [
-                    ("input", golden.inputs[i]),
-                    ("restored", _pixels(output[i])),
-                    ("truth", golden.truth[i].astype(np.uint8)),
-                ],
-            )
-            for i in range(count)
-        ]
+    """The first goldens as the task shows them, with the trained model's answers."""
+    task, levels = TASKS[manifest.task], manifest.levels
     pictures: list[tuple[str, Sequence[Panel]]] = []
-    for i in range(count):
-        levels = tuple(
-            Level(
-                spec.name,
-                tuple(spec.labels),
-                golden.outputs[output.name][i],
-                int(golden.outputs[output.name][i].argmax()),
-            )
-            for spec, output in zip(manifest.levels, manifest.outputs)
-        )
-        truth = " > ".join(spec.labels[int(t)] for spec, t in zip(manifest.levels, golden.truth[i]))
-        pictures.append((f"truth: {truth}", [("", Classification(levels).draw(golden.inputs[i]))]))
+    for i, image in enumerate(golden.inputs[:MOST_PICTURES]):
+        result = task.finish({name: value[i : i + 1] for name, value in golden.outputs.items()}, levels)
+        pictures.append((f"golden {i + 1}", task.panels(image, result, golden.truth[i], levels)))
     return pictures
-
-
-def _pixels(output: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(output), 0, 255).astype(np.uint8)

@@ -1,10 +1,9 @@
-"""One self-contained HTML file: no scripts, no fonts, no address outside itself; light and dark by the reader's setting."""
+"""One self-contained HTML file: no scripts, fonts or outside addresses; light and dark by the reader's setting."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit import __version__
-from pocketvit.errors import DataError
+from pocketvit.files import write_text
 from pocketvit.report.data import CandidateRow, ReportData, figure
 from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
+from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
 MAX_SIDE, JPEG_QUALITY = 900, 92
@@ -30,37 +30,25 @@ def write_report(path: Path, data: ReportData) -> Path:
     Raises:
         DataError: ``path`` cannot be written.
     """
-    text = render_html(data)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}).", "Check free space and permissions."
-        ) from error
+    write_text(path, render_html(data))
     return path
 
 
 def render_html(data: ReportData) -> str:
     """The HTML text of ``data``."""
-    loader = jinja2.FunctionLoader(
-        lambda name: (resources.files("pocketvit.report") / "templates" / name).read_text(encoding="utf-8")
-    )
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["figure"] = figure
-    environment.filters["data_uri"] = picture_uri
-    rejected = [row for row in data.candidates if not row.chosen and row.reason]
-    return environment.get_template("report.html.j2").render(
+    environment.filters |= {"figure": figure, "data_uri": picture_uri}
+    template = (resources.files("pocketvit.report") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    curves = Path(data.curves) if data.curves else None
+    return environment.from_string(template).render(
         data=data,
         chosen=data.chosen,
-        rejected=rejected,
+        rejected=[row for row in data.candidates if not row.chosen and row.reason],
         limits=limits(data),
         pareto=_both_themes(lambda theme: _pareto(data, theme)),
-        curves=_both_themes(lambda theme: _curves(data, theme)),
+        curves=_both_themes(lambda theme: curves_plot(curves, theme=theme)) if curves and curves.is_file() else None,
         rankings={step: _bars(rows) for step, rows in data.rankings.items() if rows},
         environment=_flat(data.environment),
         version=__version__,
@@ -74,26 +62,33 @@ def limits(data: ReportData) -> list[str]:
         if data.budget.get(key) is not None:
             percentile = f" {data.budget.get('percentile', 'p50')}" if key == "latency_ms" else ""
             words.append(f"{name}{percentile} at most {data.budget[key]:g} {unit}")
+    name, unit = data.floor.get("metric") or data.metric_name, data.metric_unit
+    better = _higher_is_better(data)
     if data.floor.get("value") is not None:
-        words.append(f"{data.metric_name} at least {data.floor['value']:g} {data.metric_unit}".rstrip())
+        words.append(f"{name} at {'least' if better else 'most'} {data.floor['value']:g} {unit}".rstrip())
     if data.floor.get("max_drop") is not None:
-        words.append(
-            f"{data.metric_name} at most {data.floor['max_drop']:g} {data.metric_unit} below the float model".replace(
-                "  ", " "
-            )
-        )
+        drop = f"{data.floor['max_drop']:g} {unit}".rstrip()
+        words.append(f"{name} at most {drop} {'below' if better else 'above'} the float model")
     return words
 
 
+def _higher_is_better(data: ReportData) -> bool:
+    try:
+        return TASKS[data.task].metric(data.metric_name).higher_is_better
+    except KeyError:  # a training run, or a report without figures
+        return True
+
+
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
-    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side; small ones are enlarged in whole steps."""
+    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side.
+
+    Small ones are enlarged in whole steps.
+    """
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest > MAX_SIDE:
-        image = image.resize(
-            (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest)),
-            Image.Resampling.LANCZOS,
-        )
+        smaller = (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest))
+        image = image.resize(smaller, Image.Resampling.LANCZOS)
     elif longest <= 160:
         image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
@@ -102,21 +97,15 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def _pareto(data: ReportData, theme: Any) -> str | None:
-    label = f"{data.metric_name}{f', {data.metric_unit}' if data.metric_unit else ''}"
-    percentile = data.budget.get("percentile") or "p50"
     return pareto_plot(
         data.candidates,
-        metric_label=label,
+        metric_label=", ".join(filter(None, (data.metric_name, data.metric_unit))),
         latency_limit=data.budget.get("latency_ms"),
         floor=data.floor.get("value"),
-        percentile=percentile,
+        percentile=data.budget.get("percentile") or "p50",
+        higher_is_better=_higher_is_better(data),
         theme=theme,
     )
-
-
-def _curves(data: ReportData, theme: Any) -> str | None:
-    path = Path(data.curves) if data.curves else None
-    return curves_plot(path, theme=theme) if path is not None and path.is_file() else None
 
 
 def _both_themes(draw: Any) -> dict[str, str] | None:

@@ -30,24 +30,10 @@ class Theme:
     lines: tuple[str, ...]
 
 
-LIGHT = Theme(
-    "#1c2430",
-    "#6b7685",
-    "#e3e7ec",
-    "#7a8fb0",
-    "#0b7a4b",
-    "#c2410c",
-    ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207"),
-)
-DARK = Theme(
-    "#e7ecf3",
-    "#93a0b2",
-    "#2c3645",
-    "#7f96bb",
-    "#3ddc97",
-    "#ff8a5c",
-    ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a"),
-)
+_LIGHT_LINES = ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207")
+_DARK_LINES = ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a")
+LIGHT = Theme("#1c2430", "#6b7685", "#e3e7ec", "#7a8fb0", "#0b7a4b", "#c2410c", _LIGHT_LINES)
+DARK = Theme("#e7ecf3", "#93a0b2", "#2c3645", "#7f96bb", "#3ddc97", "#ff8a5c", _DARK_LINES)
 
 
 def pareto_plot(
@@ -57,63 +43,46 @@ def pareto_plot(
     latency_limit: float | None = None,
     floor: float | None = None,
     percentile: str = "p50",
+    higher_is_better: bool = True,
     theme: Theme = LIGHT,
 ) -> str | None:
-    """Metric against latency as SVG: numbered points in the order of ``candidates``, marker area grows with the file, the chosen one highlighted, budget and floor as lines.
+    """Metric against latency as SVG: numbered points in the order of ``candidates``, budget and floor as lines.
 
-    Points far below the others stand on the lower edge with their value, so that one broken candidate does not squash the rest.
-    Candidates without a metric or a latency are left out; ``None`` if nothing is left.
+    The marker's area grows with the file; the chosen one is highlighted. Points far below the others stand on the lower
+    edge with their value, so that one broken candidate does not squash the rest. Candidates without a metric or a
+    latency are left out; ``None`` if nothing is left.
     """
     points = [
         _Point(i + 1, x, y, row)
         for i, row in enumerate(candidates)
-        if (x := _latency(row, percentile)) is not None and (y := row.metric) is not None and math.isfinite(y)
+        if (x := row.p90_ms if percentile == "p90" else row.p50_ms) is not None
+        and (y := row.metric) is not None
+        and math.isfinite(y)
     ]
     if not points:
         return None
-    figure, axes = _figure(theme, 7.2, 4.2)
+    figure, (axes,) = _figure(theme, 4.2)
     low, high = _visible_range(points, floor)
-    front = [(x, y) for x, y in pareto_front([(p.x, p.y) for p in points]) if y >= low]
-    axes.plot(
-        [x for x, _ in front],
-        [y for _, y in front],
-        color=theme.muted,
-        linewidth=1.2,
-        linestyle=":",
-        zorder=1,
-        drawstyle="steps-post",
-    )
+    sign = 1 if higher_is_better else -1
+    front = [(x, sign * y) for x, y in pareto_front([(p.x, sign * p.y) for p in points]) if sign * y >= low]
+    line = {"color": theme.muted, "linewidth": 1.2, "linestyle": ":", "drawstyle": "steps-post"}
+    axes.plot([x for x, _ in front], [y for _, y in front], zorder=1, **line)
     for point in points:
         _draw_point(axes, point, low, high, theme)
     xs = [p.x for p in points] + ([latency_limit] if latency_limit else [])
     axes.set_xlim(0, max(xs) * 1.15)
     axes.set_ylim(low - 0.14 * (high - low), high + 0.12 * (high - low))
+    line = {"color": theme.limit, "linewidth": 1.4, "linestyle": "--", "zorder": 1}
+    text = {"color": theme.limit, "fontsize": 9, "va": "bottom"}
     if latency_limit:
-        axes.axvline(latency_limit, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
-        axes.text(
-            latency_limit,
-            1.01,
-            f"budget {latency_limit:g} ms",
-            color=theme.limit,
-            fontsize=9,
-            ha="center",
-            va="bottom",
-            transform=axes.get_xaxis_transform(),
-        )
+        axes.axvline(latency_limit, **line)
+        place, words = axes.get_xaxis_transform(), f"budget {latency_limit:g} ms"
+        axes.text(latency_limit, 1.01, words, ha="center", transform=place, **text)
     if floor is not None:
-        axes.axhline(floor, color=theme.limit, linewidth=1.4, linestyle="--", zorder=1)
-        axes.text(
-            0.01,
-            floor,
-            f"floor {floor:.4g}",
-            color=theme.limit,
-            fontsize=9,
-            ha="left",
-            va="bottom",
-            transform=axes.get_yaxis_transform(),
-        )
+        axes.axhline(floor, **line)
+        axes.text(0.01, floor, f"floor {floor:.4g}", ha="left", transform=axes.get_yaxis_transform(), **text)
     axes.set_xlabel(f"latency {percentile}, ms (left is better)")
-    axes.set_ylabel(f"{metric_label} (up is better)")
+    axes.set_ylabel(f"{metric_label} ({'up' if higher_is_better else 'down'} is better)")
     return _svg(figure)
 
 
@@ -126,11 +95,10 @@ class _Point:
 
 
 def _visible_range(points: Sequence[_Point], floor: float | None) -> tuple[float, float]:
-    """Metric range to show: down to the worst candidate, but not much further below the best than floor and chosen point lie."""
+    """Metric range to show: down to the worst candidate, but not much below where floor and chosen point lie."""
     ys = [p.y for p in points]
     best = max(ys)
-    anchors = [floor] if floor is not None else []
-    anchors += [p.y for p in points if p.row.chosen]
+    anchors = [p.y for p in points if p.row.chosen] + ([] if floor is None else [floor])
     reach = max([4 * (best - a) for a in anchors] + [0.03 * abs(best)])
     shown = [y for y in ys if y >= best - reach] + [a for a in anchors if a <= best]
     return (min(shown), max(best, *anchors)) if min(shown) < best else (best - 0.5, best + 0.5)
@@ -139,33 +107,14 @@ def _visible_range(points: Sequence[_Point], floor: float | None) -> tuple[float
 def _draw_point(axes: Any, point: _Point, low: float, high: float, theme: Theme) -> None:
     chosen, below = point.row.chosen, point.y < low
     y = low - 0.1 * (high - low) if below else point.y
-    style = (
-        {"color": theme.chosen, "alpha": 1.0, "linewidths": 1.4}
-        if chosen
-        else {"color": theme.point, "alpha": 0.6, "linewidths": 0.0}
-    )
-    axes.scatter(
-        [point.x],
-        [y],
-        s=70 if below else 70 + 14 * (point.row.size_mb or 0),
-        marker="v" if below else "o",
-        zorder=3 if chosen else 2,
-        edgecolors=theme.ink,
-        **style,
-    )
-    text = f"{point.number} ({point.y:.4g})" if below else str(point.number)
-    axes.annotate(
-        text,
-        (point.x, y),
-        xytext=(8, 0) if below else (0, 8),
-        textcoords="offset points",
-        ha="left" if below else "center",
-        va="center" if below else "bottom",
-        fontsize=9.5,
-        color=theme.ink,
-        fontweight="bold" if chosen else "normal",
-        zorder=4,
-    )
+    color, alpha, width, order = (theme.chosen, 1.0, 1.4, 3) if chosen else (theme.point, 0.6, 0.0, 2)
+    marker, size = ("v", 70) if below else ("o", 70 + 14 * (point.row.size_mb or 0))
+    axes.scatter([point.x], [y], size, color, marker, alpha=alpha, linewidths=width, edgecolors=theme.ink, zorder=order)
+    text, offset, ha, va = str(point.number), (0, 8), "center", "bottom"
+    if below:
+        text, offset, ha, va = f"{point.number} ({point.y:.4g})", (8, 0), "left", "center"
+    font = {"fontsize": 9.5, "color": theme.ink, "fontweight": "bold" if chosen else "normal"}
+    axes.annotate(text, (point.x, y), xytext=offset, textcoords="offset points", ha=ha, va=va, zorder=4, **font)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -202,35 +151,22 @@ def read_curves(path: Path) -> tuple[str, dict[str, tuple[list[float], list[floa
 
 
 def curves_plot(path: Path, *, theme: Theme = LIGHT) -> str | None:
-    """Training curves of a CSV as SVG: losses in the upper panel, everything that is a metric below; ``None`` if there is nothing to draw."""
+    """Training curves of a CSV as SVG, losses above, metrics below; ``None`` if there is nothing to draw."""
     x_name, curves = read_curves(path)
-    skip = ("lr", "seconds", "minutes", "images", "time", "rate")
-    losses = {name: xy for name, xy in curves.items() if "loss" in name}
-    metrics = {
-        name: xy for name, xy in curves.items() if name not in losses and not any(word in name.lower() for word in skip)
-    }
+    skip = ("loss", "lr", "seconds", "minutes", "images", "time", "rate")
+    losses = {name: xy for name, xy in curves.items() if "loss" in name.lower()}
+    metrics = {name: xy for name, xy in curves.items() if not any(word in name.lower() for word in skip)}
     panels = [group for group in (losses, metrics) if group]
     if not panels:
         return None
-    figure, all_axes = _figure(theme, 7.2, 2.7 * len(panels), rows=len(panels))
-    for axes, group in zip(all_axes if len(panels) > 1 else [all_axes], panels):
+    figure, all_axes = _figure(theme, 2.7 * len(panels), rows=len(panels))
+    for axes, group in zip(all_axes, panels):
         for i, (name, (x, y)) in enumerate(group.items()):
-            axes.plot(
-                x,
-                y,
-                color=theme.lines[i % len(theme.lines)],
-                linewidth=1.6,
-                marker="o" if len(x) < 25 else "",
-                markersize=3.5,
-                label=name,
-            )
+            color, marker = theme.lines[i % len(theme.lines)], "o" if len(x) < 25 else ""
+            axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=3.5, label=name)
         axes.set_xlabel(x_name)
         axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return _svg(figure)
-
-
-def _latency(row: CandidateRow, percentile: str) -> float | None:
-    return row.p90_ms if percentile == "p90" else row.p50_ms
 
 
 def _number(text: str | None) -> float | None:
@@ -241,10 +177,10 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _figure(theme: Theme, width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    all_axes = figure.subplots(rows, 1)
-    for axes in all_axes if rows > 1 else [all_axes]:
+def _figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    all_axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axes in all_axes:
         axes.patch.set_alpha(0)
         axes.grid(color=theme.grid, linewidth=0.8)
         axes.set_axisbelow(True)

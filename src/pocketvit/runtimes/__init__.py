@@ -1,117 +1,75 @@
-"""Model file -> Session: NumPy in, NumPy out, one module per engine.
+"""Model file -> Session: NumPy in, NumPy out, one module and one :class:`Runtime` record per engine.
 
-A new engine is one module with an ``open_file(path, target, manifest)`` function and one row in ``ENGINES``.
+A new engine is one module with its record, one row in ``RUNTIMES``, and the writer of its format in ``export/``.
 """
 
 from __future__ import annotations
 
-import importlib
+import difflib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pocketvit.errors import DataError
+from pocketvit.errors import MissingDependencyError, UsageError
+from pocketvit.runtimes import onnxruntime, openvino, torchscript
+from pocketvit.runtimes.session import OneAtATime, Port, Runtime, Session, SessionInfo, check_inputs
 from pocketvit.spec.manifest import Manifest
-from pocketvit.spec.target import Target
+from pocketvit.spec.target import Target, variant_key
 
-ENGINES = {
-    "onnxruntime": "pocketvit.runtimes.onnxruntime",
-    "openvino": "pocketvit.runtimes.openvino",
-    "torchscript": "pocketvit.runtimes.torchscript",
-}
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
-"""The Python package that each engine needs."""
+_RECORDS = (onnxruntime.RUNTIME, openvino.RUNTIME, torchscript.RUNTIME)
+RUNTIMES: dict[str, Runtime] = {record.name: record for record in _RECORDS}
+__all__ = ["RUNTIMES", "Port", "Runtime", "Session", "SessionInfo", "check_inputs", "open_session"]
 
 
-@dataclass(frozen=True)
-class SessionInfo:
-    """What a session reports about itself; copied into benchmark rows."""
+def runtime_of(name: str) -> Runtime:
+    """The record of a runtime.
 
-    engine: str
-    version: str
-    precision: str
-    threads: int
-    device: str
-    coverage: dict[str, float]
-    """Share of the graph's nodes each execution provider took."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """Shape and NumPy dtype of one input or output as the opened file declares it; -1 is a free dimension, no shape is unknown."""
-
-    shape: tuple[int, ...] | None
-    dtype: str
-
-
-class Session(Protocol):
-    """A loaded model file."""
-
-    info: SessionInfo
-    inputs: Mapping[str, Port]
-    outputs: Mapping[str, Port]
-
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        """Run the model on (1, H, W, 3) uint8 pixels and return its outputs by name.
-
-        Raises:
-            DataError: an input is missing, unknown, or of another shape or dtype.
-        """
-        ...
+    Raises:
+        UsageError: there is none of this name; the nearest is named.
+    """
+    if name not in RUNTIMES:
+        near = difflib.get_close_matches(name, RUNTIMES, n=1)
+        todo = f"Did you mean {near[0]}?" if near else f"Take one of {', '.join(RUNTIMES)}."
+        raise UsageError(f"unknown runtime {name!r}.", todo)
+    return RUNTIMES[name]
 
 
 def installed(runtime: str) -> bool:
     """Whether the package behind ``runtime`` can be imported (it is not imported here)."""
-    return importlib.util.find_spec(PACKAGES[runtime]) is not None
+    return importlib.util.find_spec(RUNTIMES[runtime].package) is not None
+
+
+def check_target(target: Target) -> Runtime:
+    """The record of a target's runtime, where this machine can run the target.
+
+    Raises:
+        UsageError: unknown runtime, or a device or precision that it does not have on this machine.
+        MissingDependencyError: the engine is not installed.
+    """
+    runtime = runtime_of(target.runtime)
+    if not installed(target.runtime):
+        raise MissingDependencyError.of(runtime.package, runtime.extra)
+    devices = runtime.devices()
+    if target.device not in devices:
+        todo = f"It offers: {', '.join(devices)}." if devices else "Its files run on other machines only."
+        raise UsageError(f"{target.runtime} has no device {target.device} on this machine.", todo)
+    have = runtime.precisions(target.device)
+    if target.precision not in have:
+        keys = ", ".join(variant_key(target.runtime, precision, target.device) for precision in have)
+        what = f"{target.runtime} has no {target.precision} on the {target.device} of this machine."
+        raise UsageError(what, f"Take {keys}, or another runtime.")
+    return runtime
 
 
 def open_session(path: Path, target: Target, manifest: Manifest | None = None) -> Session:
-    """Open ``path`` in the runtime, precision and thread count of ``target``.
+    """Open a model file in the engine, precision, thread count and device of ``target``; safe to run from many threads.
 
-    Args:
-        path: the model file.
-        target: engine, precision and threads.
-        manifest: names and shapes for files that do not declare them themselves (TorchScript); the other engines read the file.
+    ``manifest`` gives names and shapes for files that do not declare them themselves (TorchScript).
 
     Raises:
         MissingDependencyError: the engine is not installed.
         VerificationError: the file is damaged or not a model of this engine.
-        UsageError: the engine cannot run this precision on this machine.
+        UsageError: there is no such engine, or it cannot run this target on this machine.
     """
-    module = importlib.import_module(ENGINES[target.runtime])
-    return module.open_file(path, target, manifest)  # type: ignore[no-any-return]
-
-
-def check_inputs(ports: Mapping[str, Port], inputs: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ``DataError`` unless ``inputs`` are exactly what ``ports`` declare. Engines would cast or crash instead.
-
-    Raises:
-        DataError: names the input, what it is and what was expected.
-    """
-    todo = "Give " + ", ".join(f"{name}: {port.dtype} {port.shape}" for name, port in ports.items()) + "."
-    if set(inputs) != set(ports):
-        raise DataError(f"inputs {sorted(inputs)} given, {sorted(ports)} expected.", todo)
-    for name, port in ports.items():
-        array = inputs[name]
-        if not isinstance(array, np.ndarray) or str(array.dtype) != port.dtype:
-            raise DataError(
-                f"input {name}: expected {port.dtype} {port.shape}, got {getattr(array, 'dtype', type(array).__name__)}.",
-                todo,
-            )
-        wrong = port.shape is not None and (
-            len(array.shape) != len(port.shape)
-            or any(w not in (-1, h) for w, h in zip(port.shape, array.shape, strict=True))
-        )
-        if wrong:
-            raise DataError(f"input {name}: expected shape {port.shape}, got {array.shape}.", todo)
-
-
-def first_line(error: BaseException, limit: int = 160) -> str:
-    """The most telling line of an engine's error, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
-    return (lines[0] if lines else type(error).__name__)[:limit]
+    runtime = check_target(target)
+    session = runtime.open(path, target, manifest)
+    return session if runtime.thread_safe else OneAtATime(session)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.runtimes import Session, open_session
+from pocketvit.runtimes import Session, open_session, runtime_of
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
-from pocketvit.spec.hierarchy import decide, leaf_paths
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
-from pocketvit.spec.preprocess import Pixels, prepare
-from pocketvit.spec.results import Classification, Level, Restored, Result
+from pocketvit.spec.preprocess import PIXELS, Pixels, prepare
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Raw, Result
 from pocketvit.spec.tiles import count_tiles, run_tiled
 
-PIXELS = "pixels"
-RESTORED = "restored"
-Raw = Mapping[str, NDArray[np.float32]]
 log = logging.getLogger("pocketvit")
-
-
-def output_name(level: str) -> str:
-    """Name of the output that holds the probabilities of a label level."""
-    return f"probs_{level}"
 
 
 @dataclass(frozen=True)
@@ -38,6 +29,7 @@ class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
     ``model(image)`` is ``finish(infer(prepare(image)))``; the three parts are public so that they can be timed apart.
+    All of them may be called from many threads at once.
     """
 
     manifest: Manifest
@@ -66,7 +58,7 @@ class Model:
             on_tile: called after each tile of a tiled model, for progress.
 
         Returns:
-            ``Restored`` or ``Classification``, by the manifest's task.
+            The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
             DataError: the image cannot be used.
@@ -82,19 +74,21 @@ class Model:
         """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
         if not self.tiled:
             return self.session.run({PIXELS: prepared[None]})
-        spec = self.manifest.preprocess
-        image = run_tiled(
-            lambda tile: self.session.run({PIXELS: tile[None]})[RESTORED][0], prepared, spec.size, spec.overlap, on_tile
-        )
-        return {RESTORED: image[None].astype(np.float32)}
+        spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
+        image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
+        return {name: image[None].astype(np.float32)}
 
     def finish(self, raw: Raw) -> Result:
-        """The typed answer of raw outputs.
+        """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
 
         Raises:
             DataError: an output holds NaN or infinity.
         """
-        return finish(raw, self.manifest)
+        for name, value in raw.items():
+            if not np.isfinite(value).all():
+                todo = "Take another precision, and run `pocketvit verify`."
+                raise DataError(f"output {name} holds NaN or infinity.", todo)
+        return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
     def tiled(self) -> bool:
@@ -107,45 +101,16 @@ class Model:
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
 
 
-def finish(raw: Raw, manifest: Manifest) -> Result:
-    """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
-
-    Raises:
-        DataError: an output holds NaN or infinity.
-    """
-    for name, value in raw.items():
-        if not np.isfinite(value).all():
-            raise DataError(
-                f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`."
-            )
-    return _FINISH[manifest.task](raw, manifest)
-
-
-def _finish_restore(raw: Raw, manifest: Manifest) -> Result:
-    return Restored(np.clip(np.rint(raw[RESTORED][0]), 0, 255).astype(np.uint8))
-
-
-def _finish_classify(raw: Raw, manifest: Manifest) -> Result:
-    scores = [raw[output_name(level.name)] for level in manifest.levels]
-    chosen = decide(scores, leaf_paths(manifest.levels))[0]
-    return Classification(
-        tuple(
-            Level(level.name, tuple(level.labels), score[0], int(index))
-            for level, score, index in zip(manifest.levels, scores, chosen, strict=True)
-        )
-    )
-
-
-_FINISH: dict[str, Callable[[Raw, Manifest], Result]] = {"restore": _finish_restore, "classify": _finish_classify}
-
-
 def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
     """Load an artifact as a callable model.
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]]``. By default the manifest's variant; where this machine cannot run it
-            (engine not installed, no such instructions) the first other variant that it can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
+            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+
+    Returns:
+        A model that may be called from many threads at once.
 
     Raises:
         UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
@@ -164,27 +129,22 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
             first = first or error
             continue
         if first is not None:
-            log.warning(
-                "%s: running %s instead of %s (%s)",
-                artifact.manifest.name,
-                model.target,
-                artifact.manifest.default,
-                first.what,
-            )
+            name, wanted = artifact.manifest.name, default.key
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, first.what)
         return model
     raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:
     """How a variant is run where nobody says: with the threads it was timed with."""
-    key = f"{variant.runtime}:{variant.precision}"
-    threads = next((row.threads for row in manifest.benchmarks if row.variant == key), Target.threads)
-    return Target(variant.runtime, variant.precision, threads)
+    threads = next((row.threads for row in manifest.benchmarks if row.variant == variant.key), Target.threads)
+    return Target(variant.runtime, variant.precision, threads, variant.device)
 
 
 def open_variant(artifact: Artifact, target: Target) -> Model:
-    """Open the variant of ``artifact`` that ``target`` names."""
-    variant = artifact.variant(f"{target.runtime}:{target.precision}")
+    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none."""
+    runtime_of(target.runtime)
+    variant = artifact.variant(target.key)
     check_variant_files(artifact, variant)
     file = artifact.path / variant.path
     return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)

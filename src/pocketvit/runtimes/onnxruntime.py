@@ -1,11 +1,13 @@
-"""ONNX Runtime on the processor.
+"""ONNX Runtime on the processor, and on an NVIDIA GPU where the installed package offers it.
 
 Precision is a property of the file (float or QDQ int8), not of the engine: the target's precision is reported, and a
-precision for which the engine has no kernels at all is refused instead of silently run in float.
+precision for which the engine has no kernels at all is refused instead of silently run in float. On CUDA the two differ
+in speed and answers, so there fp16 is refused for files whose arithmetic is float32, and float32 is not cut to TF32.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,84 +15,103 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import Port, SessionInfo, check_inputs, first_line
+from pocketvit.errors import UsageError
+from pocketvit.runtimes.onnxfile import computes_in_half, damage
+from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs
 from pocketvit.spec.manifest import Manifest
-from pocketvit.spec.target import Target
+from pocketvit.spec.target import CPU, Target
 
-_DTYPES = {
-    "tensor(uint8)": "uint8",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int64)": "int64",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
+_DTYPES = {"float": "float32", "double": "float64"}
+"""Element types that NumPy calls otherwise."""
+_PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
+    CPU: ("CPUExecutionProvider", {}),
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class OnnxRuntimeSession:
-    """An ONNX file in ONNX Runtime's CPU provider."""
+    """An ONNX file in ONNX Runtime; the engine is thread-safe by itself."""
 
     def __init__(self, session: Any, info: SessionInfo) -> None:
         self.info = info
-        self.inputs = {node.name: _port(node) for node in session.get_inputs()}
-        self.outputs = {node.name: _port(node) for node in session.get_outputs()}
-        self._names = list(self.outputs)
+        self.inputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_inputs()}
+        self.outputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_outputs()}
         self._session = session
 
     def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
-        return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+        try:
+            answers = self._session.run(list(self.outputs), dict(inputs))
+        except Exception as error:  # the engine's error classes share no base but Exception
+            raise cannot_run("ONNX Runtime", error) from error
+        return dict(zip(self.outputs, answers, strict=True))
 
 
 def _port(node: Any) -> Port:
     shape = tuple(x if isinstance(x, int) else -1 for x in node.shape) if node.shape is not None else None
-    return Port(shape, _DTYPES.get(node.type, node.type))
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    return Port(shape, _DTYPES.get(element, element))
+
+
+def devices() -> tuple[str, ...]:
+    """See :class:`pocketvit.runtimes.Runtime`."""
+    import onnxruntime
+
+    offered = onnxruntime.get_available_providers()
+    return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in offered)
 
 
 def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> OnnxRuntimeSession:
     """Open an ``.onnx`` file with ``target.threads`` threads.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed.
-        UsageError: bf16, for which the engine has no processor kernels.
+        UsageError: fp16 on CUDA of a file that computes in float32, or CUDA is offered and does not start.
         VerificationError: the file is missing or no valid ONNX model.
     """
-    if target.precision not in _PRECISIONS:
-        raise UsageError(
-            f"ONNX Runtime has no {target.precision} kernels for processors.",
-            f"Take one of {', '.join(_PRECISIONS)}, or openvino:{target.precision}.",
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime is not installed.", "Run: pip install onnxruntime") from error
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors arrive as exceptions; the engine would print them a second time
     # Threads that go on spinning after an answer would slow whatever runs next: another model, pre- and postprocessing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
+    providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
+    wanted, settings = list(providers), list(providers.values())
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
     except Exception as error:  # the engine's error classes share no base but Exception
-        raise VerificationError(
-            f"{path}: ONNX Runtime cannot open it ({first_line(error)}).",
-            "Export the artifact again, or copy it again.",
-        ) from error
-    info = SessionInfo(
-        "onnxruntime", onnxruntime.__version__, target.precision, target.threads, "CPU", _coverage(session)
-    )
-    return OnnxRuntimeSession(session, info)
+        raise cannot_open(path, "ONNX Runtime", error) from error
+    if session.get_providers()[0] != wanted[0]:  # the engine falls back to the processor without an error
+        todo = "Install the CUDA and cuDNN versions that it names, or take cpu."
+        raise UsageError(f"ONNX Runtime could not start {wanted[0]}.", todo)
+    if target.device != CPU and target.precision == "fp16" and not computes_in_half(path):
+        raise UsageError(f"{path}: computes in float32, not fp16.", f"Take onnxruntime:fp32@{target.device}.")
+    return OnnxRuntimeSession(session, SessionInfo.of(target, onnxruntime.__version__, _coverage(session)))
 
 
 def _coverage(session: Any) -> dict[str, float]:
-    """Share of the nodes each provider took, as the engine records it."""
-    taken: dict[str, int] = {}
+    """Share of the nodes each provider took, as the engine records it; versions before 1.24 do not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    taken: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
-        taken[part.ep_name] = taken.get(part.ep_name, 0) + len(part.get_nodes())
-    total = sum(taken.values())
-    return {name: count / total for name, count in taken.items()} if total else {"CPUExecutionProvider": 1.0}
+        taken[part.ep_name] += len(part.get_nodes())
+    total = taken.total()
+    return {name: count / total for name, count in taken.items()} if total else {session.get_providers()[0]: 1.0}
+
+
+RUNTIME = Runtime(
+    name="onnxruntime",
+    package="onnxruntime",
+    extra="",
+    format="onnx",
+    suffix=".onnx",
+    writer="pocketvit.export.onnx:write",
+    open=open_file,
+    devices=devices,
+    precisions=lambda device: ("fp32", "fp16", "int8"),
+    damage=damage,
+)

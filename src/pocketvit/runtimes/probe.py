@@ -10,11 +10,13 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pocketvit.errors import VerificationError
+from pocketvit.errors import PocketvitError, VerificationError
 from pocketvit.spec.target import Target
 
 TIMEOUT_S = 300
@@ -26,27 +28,27 @@ def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
     Raises:
         VerificationError: the engine crashed, hung or refused the file; the message names the engine and how it ended.
     """
-    request = json.dumps({"path": str(path), "target": str(target), "size": list(size)})
+    request = {"path": str(path), "target": str(target), "size": size}
     todo = "Take another precision or runtime on this machine."
     try:
-        run = subprocess.run(
-            [sys.executable, "-m", "pocketvit.runtimes.probe", request],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        run, last_words = fresh_process("pocketvit.runtimes.probe", request, TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise VerificationError(
-            f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}.", todo
-        ) from error
+        what = f"{target.runtime} did not answer within {TIMEOUT_S} s on {path.name}."
+        raise VerificationError(what, todo) from error
     if run.returncode < 0:
-        raise VerificationError(
-            f"{target.runtime} crashed on {path.name} ({signal.Signals(-run.returncode).name}).", todo
-        )
+        ended = signal.Signals(-run.returncode).name
+        raise VerificationError(f"{target.runtime} crashed on {path.name} ({ended}).", todo)
     if run.returncode != 0:
-        lines = run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"]
-        raise VerificationError(f"{target.runtime} refuses {path.name}: {lines[-1][:300]}", todo)
+        raise VerificationError(f"{target.runtime} refuses {path.name}: {last_words[:300]}", todo)
+
+
+def fresh_process(
+    module: str, request: Mapping[str, Any], timeout_s: float | None = None
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run ``module`` with ``request`` as JSON in a process of its own: how it ended, and its last error line."""
+    command = [sys.executable, "-P", "-m", module, json.dumps(request)]  # -P: not what lies in this folder
+    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return run, (run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"])[-1]
 
 
 def _main(request: str) -> None:
@@ -60,4 +62,7 @@ def _main(request: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    try:
+        _main(sys.argv[1])
+    except PocketvitError as error:
+        sys.exit(error.what)

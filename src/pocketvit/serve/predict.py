@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv as csv_format
 import glob
 import io
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
-from pocketvit.spec.results import Classification, Restored, Result
+from pocketvit.spec.tasks import TASKS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,15 +38,14 @@ class Prediction:
     """The picture that was written."""
     ms: float
     """Preprocessing, inference and postprocessing."""
+    line: str = ""
+    """The answer in a few words."""
+    cells: dict[str, str] = field(default_factory=dict)
+    """The answer as a row of the table."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "image": str(self.image),
-            "output": str(self.output) if self.output else None,
-            "ms": self.ms,
-            **self.answer,
-        }
+        return plain({"image": self.image, "output": self.output, "ms": self.ms, **self.answer})
 
 
 @dataclass(frozen=True)
@@ -78,39 +76,26 @@ class PredictReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "artifact": self.artifact,
-            "variant": self.variant,
-            "task": self.task,
-            "predictions": [p.to_dict() for p in self.predictions],
-            "failures": [vars(f) for f in self.failures],
-            "table": str(self.table) if self.table else None,
-            "seconds": self.seconds,
-        }
+        return plain(vars(self))
 
     def render(self) -> RenderableType:
         """A table of answers, then what was skipped."""
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in ("image", "written to" if self.task == "restore" else "answer", "ms"):
-            table.add_column(column, overflow="fold")
+        columns = ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms")
+        table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
         for row in self.predictions[:TABLE_ROWS]:
-            table.add_row(str(row.image), str(row.output) if row.output else _line(row.answer), f"{row.ms:.1f}")
+            table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
-        lines.append(
-            f"{len(self.predictions)} images in {self.seconds:.1f} s with {self.artifact} ({self.variant}){f', all answers in {self.table}' if self.table else ''}."
-        )
+        written = f", all answers in {self.table}" if self.table else ""
+        how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant})"
+        lines.append(f"{len(self.predictions)} images in {how}{written}.")
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {failure.reason}" for failure in self.failures]
         return Group(table, Text("\n".join(lines)))
-
-
-def _line(answer: dict[str, Any]) -> str:
-    return " > ".join(f"{level['label']} {100 * level['score']:.1f} %" for level in answer["levels"])
 
 
 def predict(
@@ -124,14 +109,15 @@ def predict(
 ) -> PredictReport:
     """Run an artifact on images.
 
-    Restoration writes one picture for each image; classification prints the answers and writes them to a JSON or CSV
-    file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported and skipped; the exit code is
-    then 3. Input files are never overwritten.
+    Tasks whose answer is a picture (restoration) write one for each image; others (classification) print the answers
+    and write them to a JSON or CSV file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported
+    and skipped; the exit code is then 3. Input files are never overwritten.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         images: files, folders (searched through) and globs.
-        out: folder to write to, ``predictions`` by default; or a file: .png and the like for one image, .csv or .json for answers.
+        out: folder to write to, ``predictions`` by default; or a file: .png and the like for one image, .csv or .json
+            for answers.
         target: runtime:precision[:threads]; by default the artifact's own.
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).
@@ -143,36 +129,26 @@ def predict(
     model = load(artifact, target)
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}.", "5 is usual.")
-    if csv and model.manifest.task == "restore":
-        raise UsageError("csv goes with classification; this artifact restores images.", "Leave it out.")
+    task = TASKS[model.manifest.task]
+    if csv and task.writes == "picture":
+        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
     files, failures = expand(images)
     if not files and len(failures) == 1:
         raise DataError(failures[0].reason, "Check the path.")
     alone = len(files) == 1 and not failures
     began = time.perf_counter()
-    if model.manifest.task == "restore":
-        done, failed = _restore(model, files, out, alone)
-        table = None
-    else:
-        table = _table_path(out, csv)  # before the work: a wrong name should not cost hours
-        done, failed = _run_all(model, files, lambda _, result: None, top, alone)
-        if table is not None:
-            _write_text(
-                table,
-                _to_csv(done, top)
-                if table.suffix.lower() == ".csv"
-                else json.dumps([p.to_dict() for p in done], indent=2, ensure_ascii=False) + "\n",
-            )
-    key = f"{model.target.runtime}:{model.target.precision}"
-    return PredictReport(
-        model.manifest.name,
-        key,
-        model.manifest.task,
-        tuple(done),
-        (*failures, *failed),
-        table,
-        time.perf_counter() - began,
-    )
+    # Before the work: a wrong name should not cost hours.
+    places = plan_outputs(files, out) if task.writes == "picture" else {}
+    table = _table_path(out, csv) if task.writes == "table" else None
+    for folder in {path.parent for path in (*places.values(), *([table] if table else []))}:
+        make_folder(folder)
+    done, failed = _run_all(model, files, places, top, alone)
+    if table is not None and table.suffix.lower() == ".csv":
+        write_text(table, _to_csv(done))
+    elif table is not None:
+        write_json(table, plain(done))
+    who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
+    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -193,7 +169,12 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
             if path.is_dir():
                 files |= dict.fromkeys(list_images(path))
             elif not path.exists() and glob.has_magic(str(entry)):
-                files |= dict.fromkeys(_matches(str(entry)))
+                found = sorted(map(Path, glob.glob(str(entry), recursive=True)))
+                matches = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+                files |= dict.fromkeys(matches)
+                if not matches:
+                    what = f"{entry}: matches no image files."
+                    raise DataError(what, "Check the pattern; quote it so that the shell leaves it alone.")
             else:
                 files[path] = None
         except DataError as error:
@@ -201,70 +182,35 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
     return list(files), failures
 
 
-def _matches(pattern: str) -> list[Path]:
-    found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    files = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
-    if not files:
-        raise DataError(
-            f"{pattern}: matches no image files.", "Check the pattern; quote it so that the shell leaves it alone."
-        )
-    return files
-
-
 def _run_all(
-    model: Model, files: Sequence[Path], keep: Callable[[Path, Result], Path | None], top: int, alone: bool
+    model: Model, files: Sequence[Path], places: dict[Path, Path], top: int, alone: bool
 ) -> tuple[list[Prediction], list[Failure]]:
-    """Answer for every file; ``keep`` stores a result and says where. A bad image is noted, unless it is ``alone``."""
+    """Answer for every file; ``places`` says where a picture goes. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
     failed: list[Failure] = []
-    with _progress(model, files) as (on_image, on_tile):
+    by_tile = model.tiled and len(files) == 1
+    with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
                 pixels = read_image(path)
                 start = time.perf_counter()
-                result = model(pixels, on_tile)
+                result = model(pixels, advance if by_tile else None)
                 ms = (time.perf_counter() - start) * 1e3
-                done.append(Prediction(path, _answer(result, top), keep(path, result), ms))
+                if path in places:
+                    write_image(places[path], result.draw(pixels))
+                cells = result.cells(top)
+                done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
             except DataError as error:
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))
-            on_image()
+            if not by_tile:
+                advance()
     return done, failed
 
 
-@contextmanager
-def _progress(model: Model, files: Sequence[Path]) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """A bar over the images; over the tiles where there is only one image."""
-    by_tile = model.tiled and len(files) == 1
-    with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
-        yield ((lambda: None), advance) if by_tile else (advance, (lambda: None))
-
-
-def _answer(result: Result, top: int) -> dict[str, Any]:
-    answer = result.to_dict()
-    if isinstance(result, Classification):
-        for row, level in zip(answer["levels"], result.levels, strict=True):
-            row["top"] = [{"label": label, "score": score} for label, score in level.top(top)]
-    return answer
-
-
-def _restore(
-    model: Model, files: Sequence[Path], out: str | None, alone: bool
-) -> tuple[list[Prediction], list[Failure]]:
-    destinations = plan_outputs(files, out)
-    _make_folder(next(iter(destinations.values())).parent if destinations else Path(out or DEFAULT_OUT))
-
-    def keep(path: Path, result: Result) -> Path:
-        assert isinstance(result, Restored)
-        write_image(destinations[path], result.image)
-        return destinations[path]
-
-    return _run_all(model, files, keep, 1, alone)
-
-
 def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
-    """Where each restored picture goes: ``<out>/<stem>.png``, numbered where stems meet, never onto an input.
+    """Where each picture goes: ``<out>/<stem>.png``, numbered where stems meet, never onto an input.
 
     Raises:
         UsageError: ``out`` is a file although there are several images, is an input, or has an unknown suffix.
@@ -292,57 +238,27 @@ def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
 
 
 def _table_path(out: str | None, csv: bool) -> Path | None:
-    """The file for the answers; its folder is made."""
+    """The file for the answers."""
     if out is None and not csv:
         return None
     path = Path(out or DEFAULT_OUT)
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise UsageError(
-            f"out {out} is a picture, but this artifact classifies.", "Name a folder, a .csv or a .json file."
-        )
+        what = f"out {out} is a picture, but the answers of this artifact are a table."
+        raise UsageError(what, "Name a folder, a .csv or a .json file.")
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix not in (".csv", ".json"):
         path = path / f"predictions.{'csv' if csv else 'json'}"
-    _make_folder(path.parent)
     return path
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be created ({error.strerror}).", "Check the path, free space and permissions."
-        ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}).", "Check free space and permissions."
-        ) from error
-
-
-def _to_csv(predictions: Sequence[Prediction], top: int) -> str:
-    """One line for each image: label and score of every level, then the most probable classes of the finest one."""
+def _to_csv(predictions: Sequence[Prediction]) -> str:
+    """One line for each image, with a heading."""
     buffer = io.StringIO()
-    writer = csv_format.writer(buffer, lineterminator="\n")
-    for index, row in enumerate(predictions):
-        levels = row.answer["levels"]
-        best = levels[-1]["top"]
-        if index == 0:
-            header = [name for level in levels for name in (level["name"], f"{level['name']}_score")]
-            writer.writerow(
-                ["image", *header, *(name for i in range(1, len(best) + 1) for name in (f"top{i}", f"top{i}_score"))]
-            )
-        cells = [cell for level in levels for cell in (level["label"], f"{level['score']:.6f}")]
-        writer.writerow([str(row.image), *cells, *(cell for x in best for cell in (x["label"], f"{x['score']:.6f}"))])
+    columns = dict.fromkeys(("image", *(name for row in predictions for name in row.cells)))
+    writer = csv_format.DictWriter(buffer, list(columns), lineterminator="\n")
+    if predictions:
+        writer.writeheader()
+    writer.writerows({"image": str(row.image), **row.cells} for row in predictions)
     return buffer.getvalue()

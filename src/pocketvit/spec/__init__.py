@@ -1,1 +1,1 @@
-"""NumPy-only contracts shared by the torch side and the small devices: images, preprocessing, results, manifest, budgets."""
+"""NumPy-only contracts of the torch side and the small devices: images, preprocessing, tasks, manifest, budgets."""

@@ -19,7 +19,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.errors import UsageError, VerificationError
+from pocketvit.files import replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Preprocess
 
@@ -37,18 +38,8 @@ MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
 MAX_GOLDEN_BYTES = 1_000_000_000
 LEFTOVER_SECONDS = 3600.0
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-    OverflowError,
-    OSError,
-)
+_BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
+_BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
 """What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
 
 
@@ -61,7 +52,7 @@ class Golden:
     outputs: Mapping[str, NDArray[np.float32]]
     """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
     sources: tuple[NDArray[np.uint8], ...]
-    """A few images as they were before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
+    """A few images before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
     truth: NDArray[np.generic]
     """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
     preprocess: Preprocess
@@ -75,16 +66,17 @@ class Artifact:
     manifest: Manifest
 
     def variant(self, key: str | None = None) -> Variant:
-        """The variant ``runtime:precision`` (default: the manifest's).
+        """The variant ``runtime:precision[@device]`` (default: the manifest's); the processor's for want of one.
 
         Raises:
             UsageError: the artifact holds no such variant.
         """
         wanted = key or self.manifest.default
-        for variant in self.manifest.variants:
-            if f"{variant.runtime}:{variant.precision}" == wanted:
-                return variant
-        have = ", ".join(f"{v.runtime}:{v.precision}" for v in self.manifest.variants)
+        for key in (wanted, wanted.partition("@")[0]):
+            for variant in self.manifest.variants:
+                if variant.key == key:
+                    return variant
+        have = ", ".join(variant.key for variant in self.manifest.variants)
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:
@@ -104,7 +96,7 @@ def shipped_names() -> list[str]:
 
 
 def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
-    """Folder of an artifact: a shipped name, an artifact folder, a run folder that holds one, or a ``.pvit`` file (unpacked to a cache).
+    """Folder of an artifact: a shipped name, an artifact or run folder, or a ``.pvit`` file (unpacked to a cache).
 
     Raises:
         UsageError: there is no such thing.
@@ -117,10 +109,9 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     for folder in (path, path / "artifact"):
         if (folder / MANIFEST).is_file():
             return folder
-    raise UsageError(
-        f"{path_or_name}: no artifact there.",
-        f"Give a folder with a {MANIFEST}, a .pvit file or one of: {', '.join(shipped_names()) or 'none shipped'}.",
-    )
+    names = ", ".join(shipped_names()) or "none shipped"
+    todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
+    raise UsageError(f"{path_or_name}: no artifact there.", todo)
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
@@ -136,9 +127,8 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        raise VerificationError(
-            f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}.", todo
-        ) from error
+        what = f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}."
+        raise VerificationError(what, todo) from error
     except OSError as error:
         raise VerificationError(f"{folder / MANIFEST}: cannot be read ({error.strerror or error}).", todo) from error
     except UsageError as error:  # Preprocess checks its own values
@@ -146,9 +136,8 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
     names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
     for name in names:
         if PurePosixPath(name).name != name or "\\" in name:
-            raise VerificationError(
-                f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder.", "Do not use this artifact."
-            )
+            what = f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder."
+            raise VerificationError(what, "Do not use this artifact.")
     return Artifact(folder, manifest)
 
 
@@ -163,26 +152,17 @@ def read_golden(artifact: Artifact) -> Golden:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
                 raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
-        with np.load(path, allow_pickle=False) as data:
-            outputs = {
-                key.removeprefix("output."): _array(data[key]) for key in data.files if key.startswith("output.")
-            }
-            sources = tuple(
-                _array(data[f"source.{i}"]) for i in range(sum(key.startswith("source.") for key in data.files))
-            )
-            preprocess = json.loads(str(data["preprocess"]))
-            for key in ("size", "mean", "std"):
-                preprocess[key] = tuple(preprocess[key])
-            return Golden(_array(data["inputs"]), outputs, sources, _array(data["truth"]), Preprocess(**preprocess))
+        with np.load(path, allow_pickle=False) as file:
+            data: dict[str, NDArray[Any]] = {key: file[key] for key in file.files}
+        if not all(isinstance(value, np.ndarray) for value in data.values()):  # NumPy hands out the others as bytes
+            raise ValueError("a member is no array")
+        outputs = {key.removeprefix("output."): value for key, value in data.items() if key.startswith("output.")}
+        sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data)))
+        preprocess = json.loads(str(data["preprocess"]))
+        preprocess |= {key: tuple(preprocess[key]) for key in ("size", "mean", "std")}
+        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess))
     except (*_BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
         raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
-
-
-def _array(value: Any) -> NDArray[Any]:
-    """NumPy hands out a member that is no array as bytes."""
-    if not isinstance(value, np.ndarray):
-        raise ValueError("a member is no array")
-    return value
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
@@ -212,26 +192,22 @@ def check_variant_files(artifact: Artifact, variant: Variant) -> None:
     entries = {entry.path: entry for entry in artifact.manifest.files}
     todo = "Do not use it: copy the artifact again from where it was verified."
     for name in (variant.path, *variant.companions):
-        fault = (
-            file_fault(artifact.path, entries[name])
-            if name in entries
-            else f"{name} is needed but not listed in the manifest"
-        )
-        if fault:
+        unlisted = f"{name} is needed but not listed in the manifest"
+        if fault := file_fault(artifact.path, entries[name]) if name in entries else unlisted:
             raise VerificationError(f"{artifact.manifest.name}: {fault}.", todo)
 
 
 def file_fault(folder: Path, entry: FileEntry) -> str:
-    """What is wrong with a file that the manifest lists: missing, truncated, too long or changed; empty where nothing is."""
+    """What is wrong with a listed file: missing, truncated, too long or changed; empty where nothing is."""
     path = folder / entry.path
     if not path.is_file():
         return f"{entry.path} is missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"{entry.path} is {'truncated' if size < entry.bytes else 'too long'}: {size} bytes, the manifest says {entry.bytes}"
-    return (
-        "" if sha256(path) == entry.sha256 else f"{entry.path} was changed: its sha256 is not the one in the manifest"
-    )
+        fault = "truncated" if size < entry.bytes else "too long"
+        return f"{entry.path} is {fault}: {size} bytes, the manifest says {entry.bytes}"
+    same = sha256(path) == entry.sha256
+    return "" if same else f"{entry.path} was changed: its sha256 is not the one in the manifest"
 
 
 def file_entries(folder: Path) -> list[FileEntry]:
@@ -241,10 +217,12 @@ def file_entries(folder: Path) -> list[FileEntry]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replace ``manifest.json`` in one step."""
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    """Replace ``manifest.json`` in one step.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
 @contextmanager
@@ -259,24 +237,17 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if destination.exists() and not replace:
         raise UsageError(f"{destination} already exists.", "Choose another name or delete it first.")
-    try:
+    with writing(destination, "created"):
         destination.parent.mkdir(parents=True, exist_ok=True)
         _sweep(destination)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    except OSError as error:
-        raise DataError(
-            f"{destination}: cannot be created ({error.strerror}).", "Check free space and permissions."
-        ) from error
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        if destination.exists():
-            shutil.rmtree(destination)
-        os.rename(temporary, destination)
-    except OSError as error:
-        raise DataError(
-            f"{destination}: cannot be written ({error.strerror or error}).", "Check free space and permissions."
-        ) from error
+        with writing(destination):
+            yield temporary
+            temporary.chmod(0o755)
+            if destination.exists():
+                shutil.rmtree(destination)
+            os.rename(temporary, destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -287,32 +258,24 @@ def _sweep(destination: Path) -> None:
     with os.scandir(destination.parent) as entries:
         found = [entry for entry in entries if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
     for entry in found:
-        try:
-            old = time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS
-        except FileNotFoundError:  # another process has just finished or swept it
-            continue
-        if old:
-            shutil.rmtree(entry.path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished or swept it
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:
     """Zip an artifact into one ``.pvit`` file and return its path."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(destination) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
             archive.write(artifact.path / name, name)
-    os.replace(partial, destination)
     return destination
 
 
 def _unpack(path: Path) -> Path:
     """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
     try:
-        cache = (
-            Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit"))
-            / "unpacked"
-            / sha256(path)[:32]
-        )
+        root = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit"))
+        cache = root / "unpacked" / sha256(path)[:32]
         if not (cache / MANIFEST).is_file():
             with zipfile.ZipFile(path) as archive:
                 _check_members(path, archive)

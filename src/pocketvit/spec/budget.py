@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pocketvit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pocketvit.spec.tasks.base import MetricSpec
 
 
 @dataclass(frozen=True)
@@ -13,22 +16,31 @@ class Budget:
     """Limits on the target; ``None`` is no limit."""
 
     latency_ms: float | None = None
-    """Milliseconds for one image: preprocessing, inference and postprocessing together."""
+    """Milliseconds for one image, pre- and postprocessing included; the upper end of the 95 % interval must meet it."""
     percentile: Literal["p50", "p90"] = "p50"
     """Which percentile of the latency the limit is on."""
     size_mb: float | None = None
     """Megabytes (1e6 bytes) of the model files on disk."""
     memory_mb: float | None = None
     """Peak resident megabytes of a fresh process that loads the model and answers once."""
+    image: tuple[int, int] | None = None
+    """Height and width of the image that is timed; default: the model's input, for tiled models the data's median."""
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "size_mb", "memory_mb"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"budget.{name} must be positive, not {value}.", "Leave it out for no limit.")
+        if self.image is not None and min(self.image) < 1:
+            raise UsageError(f"budget.image {self.image} must be positive.", "Give height and width in pixels.")
+
+    @property
+    def percent(self) -> int:
+        """``percentile`` as a number: 50 or 90."""
+        return int(self.percentile[1:])
 
     def misses(self, *, latency_ms: float | None, size_mb: float, memory_mb: float | None) -> list[str]:
-        """One sentence for each limit that the measured figures exceed."""
+        """One sentence for each limit that the measured figures exceed; ``latency_ms`` is the interval's upper end."""
         measured = {"latency_ms": latency_ms, "size_mb": size_mb, "memory_mb": memory_mb}
         found = []
         for name, value in measured.items():
@@ -40,12 +52,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Floor:
-    """The worst accepted value of the task's main metric, absolute or as a drop from the trained float model."""
+    """The worst accepted value of a metric, absolute or as a loss against the trained float model."""
 
     metric: str | None = None
     """Metric name, e.g. ``psnr`` or ``fine.top1``; ``None`` takes the task's main one."""
     value: float | None = None
-    """Absolute floor in the metric's unit."""
+    """Absolute floor in the metric's unit (a ceiling where lower values are better)."""
     max_drop: float | None = None
     """Largest accepted loss against the float model, in the metric's unit (percentage points, dB)."""
 
@@ -53,16 +65,14 @@ class Floor:
         if self.value is not None and self.value != self.value:
             raise UsageError("floor.value must be a number, not nan.", "Leave it out for no floor.")
         if self.max_drop is not None and not self.max_drop >= 0:
-            raise UsageError(
-                f"floor.max_drop must not be negative, not {self.max_drop}.",
-                "Give the largest accepted loss, e.g. 0.5, or leave it out.",
-            )
+            what = f"floor.max_drop must not be negative, not {self.max_drop}."
+            raise UsageError(what, "Give the largest accepted loss, e.g. 0.5, or leave it out.")
 
-    def misses(self, value: float, reference: float | None = None) -> list[str]:
-        """One sentence for each limit that ``value`` falls short of (higher is better for every main metric)."""
+    def misses(self, value: float, reference: float | None, spec: MetricSpec) -> list[str]:
+        """One sentence for each limit that ``value`` is worse than, in the metric's direction."""
         found = []
-        if self.value is not None and value < self.value:
-            found.append(f"metric {value:.4g} < {self.value:.4g}")
-        if self.max_drop is not None and reference is not None and reference - value > self.max_drop + 1e-9:
-            found.append(f"metric drop {reference - value:.3g} > {self.max_drop:.3g}")
+        if self.value is not None and spec.loss(value, self.value) > 0:
+            found.append(f"{spec.name} {value:.4g} {'<' if spec.higher_is_better else '>'} {self.value:.4g}")
+        if self.max_drop is not None and reference is not None and spec.loss(value, reference) > self.max_drop + 1e-9:
+            found.append(f"{spec.name} lost {spec.loss(value, reference):.3g} > {self.max_drop:.3g}")
         return found

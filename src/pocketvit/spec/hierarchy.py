@@ -6,11 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvit.errors import DataError
-from pocketvit.spec.manifest import LevelSpec
 
 Ints = NDArray[np.int64]
+
+
+class LevelSpec(BaseModel):
+    """One level of the label hierarchy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    labels: list[str]
+    parents: list[int] | None = Field(
+        default=None, description="Each class's parent in the level before; none in the first."
+    )
 
 
 def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:
@@ -21,14 +33,10 @@ def leaf_paths(levels: Sequence[LevelSpec]) -> Ints:
     """
     columns: list[Ints] = [np.arange(len(levels[-1].labels))]
     for k in range(len(levels) - 1, 0, -1):
-        parents = np.asarray(levels[k].parents if levels[k].parents is not None else [], np.int64)
-        if len(parents) != len(levels[k].labels) or (
-            len(parents) and not 0 <= parents.min() <= parents.max() < len(levels[k - 1].labels)
-        ):
-            raise DataError(
-                f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}.",
-                "Correct the label files.",
-            )
+        parents = np.asarray(levels[k].parents or [], np.int64)
+        if len(parents) != len(levels[k].labels) or not all((parents >= 0) & (parents < len(levels[k - 1].labels))):
+            what = f"level {levels[k].name}: every class needs a parent in level {levels[k - 1].name}."
+            raise DataError(what, "Correct the label files.")
         columns.append(parents[columns[-1]])
     return np.stack(columns[::-1], axis=1)
 
@@ -49,7 +57,7 @@ def decide(scores: Sequence[NDArray[np.float32]], paths: Ints) -> Ints:
 
 
 def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
-    """Height of the lowest common ancestor of prediction and truth in the label tree, per sample (Bertinetto et al. 2020).
+    """Height of the lowest common ancestor of prediction and truth in the label tree (Bertinetto et al. 2020).
 
     Args:
         predicted: (N, levels) classes, coarsest first.
@@ -60,9 +68,3 @@ def mistake_distance(predicted: Ints, truth: Ints) -> NDArray[np.float64]:
     """
     heights: NDArray[np.float64] = (np.cumsum(predicted != truth, axis=1) > 0).sum(axis=1).astype(np.float64)
     return heights
-
-
-def height_of_mistake(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """:func:`mistake_distance` from (N, levels) flags of wrong levels, coarsest first."""
-    height: NDArray[np.float64] = (np.cumsum(wrong, axis=1) > 0).sum(axis=1).astype(np.float64)
-    return height

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pocketvit.errors import DataError
+from pocketvit.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
@@ -55,13 +56,10 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
     try:
         with open_image(path) as image:
             return _from_pil(image, str(path))
-    except DataError:
-        raise
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        raise DataError(
-            f"{path}: cannot be decoded ({reason}).", "Run `pocketvit doctor` on its folder to list damaged files."
-        ) from error
+        what = f"{path}: cannot be decoded ({reason})."
+        raise DataError(what, "Run `pocketvit doctor` on its folder to list damaged files.") from error
 
 
 def open_image(path: Path) -> Image.Image:
@@ -82,17 +80,15 @@ def open_image(path: Path) -> Image.Image:
 def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {width}x{height} is {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS // 1_000_000}.",
-            "Cut it into parts first.",
-        )
+        what = f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}."
+        raise DataError(what, "Cut it into parts first.")
     if width == 0 or height == 0:
         raise DataError(f"{name}: the image has no pixels ({width}x{height}).", "Leave it out.")
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        grey = np.asarray(image).astype(np.float64) / 257.0
-        return _stack_grey(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.float64)[:, :, None] / 257.0
+        return np.clip(np.round(grey), 0, 255).astype(np.uint8).repeat(3, axis=2)
     if image.mode == "F":
         return _from_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -100,10 +96,6 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB")).copy()  # np.array(image) is several times slower
-
-
-def _stack_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -120,34 +112,30 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         if not np.isfinite(array).all():
             raise DataError("the array holds NaN or infinity.", todo)
         if array.min() < 0 or array.max() > 1:
-            raise DataError(
-                f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}].", todo
-            )
+            what = f"a float image must lie in [0, 1]; this one lies in [{array.min():.3g}, {array.max():.3g}]."
+            raise DataError(what, todo)
         pixels = np.round(array * 255.0).astype(np.uint8)
     else:
         raise DataError(f"an array of dtype {array.dtype} is not an image.", todo)
     if pixels.shape[2] == 1:
-        return _stack_grey(pixels[:, :, 0])
+        return pixels.repeat(3, axis=2)
     if pixels.shape[2] == 4:
         return _from_pil(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"), "the array")
     return np.ascontiguousarray(pixels)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file."""
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file.
+
+    Raises:
+        DataError: an unknown suffix, or a folder that cannot be made or written.
+    """
+    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     try:
-        Image.fromarray(image).save(partial, quality=95) if path.suffix.lower() in (
-            ".jpg",
-            ".jpeg",
-            ".webp",
-        ) else Image.fromarray(image).save(partial)
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot be written ({error}).", "Check free space, permissions and the suffix."
-        ) from error
+        with replacing(path) as partial:
+            Image.fromarray(image).save(partial, **options)
+    except ValueError as error:
+        raise DataError(f"{path}: cannot be written ({error}).", "Check the suffix.") from error
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
+from pocketvit.spec.hierarchy import LevelSpec as LevelSpec
 from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.target import CPU, variant_key
+from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -25,15 +29,6 @@ class FileEntry(_Strict):
     sha256: str
 
 
-class TensorSpec(_Strict):
-    """An input or output of the model files."""
-
-    name: str
-    shape: list[int]
-    dtype: str
-    meaning: str = Field(description="Layout, range, unit and colour order in words.")
-
-
 class Variant(_Strict):
     """One way to run the model: a file in a runtime at a precision."""
 
@@ -41,25 +36,23 @@ class Variant(_Strict):
     precision: str
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
+    device: str = Field(default=CPU, description="Where it was proven; the file may run on other devices too.")
     metrics: dict[str, FiniteFloat] = Field(
-        default={}, description="Metrics measured on this very variant, by name, on the data set of `metrics_on`."
+        default={},
+        description="Metrics measured on this very variant, by name; `metrics` of the manifest says on what.",
     )
 
-
-class LevelSpec(_Strict):
-    """One level of the label hierarchy."""
-
-    name: str
-    labels: list[str]
-    parents: list[int] | None = Field(
-        default=None, description="For each class its parent in the level before; none for the first level."
-    )
+    @property
+    def key(self) -> str:
+        """Its name in ``default``, metrics and benchmarks: :func:`pocketvit.spec.target.variant_key`."""
+        return variant_key(self.runtime, self.precision, self.device)
 
 
 class LineageStep(_Strict):
     """One change to the model, kept or rejected by the gain gate, with what was measured before and after."""
 
     step: str
+    stage: str = Field(default="", description="What the step changed: the network (`model`) or a file (`file`).")
     kept: bool
     reason: str
     metric_name: str
@@ -83,6 +76,9 @@ class MetricRow(_Strict):
     split: str
     count: int = Field(description="Number of images.")
     protocol: str = ""
+    low: FiniteFloat | None = Field(default=None, description="Lower end of the 95 % interval of `value`.")
+    high: FiniteFloat | None = None
+    chosen_on: bool = Field(default=False, description="This data was also used to choose, so the value flatters.")
 
 
 class BenchRow(_Strict):
@@ -93,6 +89,9 @@ class BenchRow(_Strict):
     p50_ms: FiniteFloat
     p90_ms: FiniteFloat
     runs: int
+    p50_low_ms: FiniteFloat | None = Field(default=None, description="Lower end of the 95 % interval of `p50_ms`.")
+    p50_high_ms: FiniteFloat | None = None
+    p90_high_ms: FiniteFloat | None = None
     input_shape: list[int]
     includes: str = Field(description="What the time covers, e.g. 'pre + inference + post'.")
     environment: dict[str, Any] = {}
@@ -114,12 +113,12 @@ class Licence(_Strict):
 
 
 class Manifest(_Strict):
-    """`manifest.json`. `levels` is set for classification and empty for restoration."""
+    """`manifest.json`. `levels` is set for tasks with labels and empty for others."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
-    task: Literal["restore", "classify"]
+    task: str = Field(description="A row of the table of tasks: " + ", ".join(TASKS) + ".")
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
     levels: list[LevelSpec] = Field(default=[], validate_default=True)
     preprocess: Preprocess
@@ -138,15 +137,31 @@ class Manifest(_Strict):
     verification: Verification | None = None
     licence: Licence = Licence()
     training: dict[str, Any] = Field(
-        default={}, description="Data, images seen, minutes, machine and recipe of the training run."
+        default={}, description="Data, images seen, minutes, machine and recipe of training."
     )
 
+    def text(self, row: MetricRow, count: int = 0) -> str:
+        """A metric's value for people, with unit and interval; ``count`` photos are named where it is positive."""
+        try:
+            spec = TASKS[self.task].metric(row.name)
+        except KeyError:  # of a version that measured something else
+            return f"{row.value:.4g} {row.unit}".rstrip()
+        return spec.text(row.value, row.low, row.high, count)
+
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
+    @field_validator("task")
+    @classmethod
+    def _task_is_known(cls, task: str) -> str:
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; this version knows {', '.join(TASKS)}")
+        return task
+
     @field_validator("levels")
     @classmethod
     def _levels_are_a_tree(cls, levels: list[LevelSpec], info: ValidationInfo) -> list[LevelSpec]:
-        if info.data.get("task") == "classify" and not levels:
-            raise ValueError("classification needs at least one level")
+        task = TASKS.get(info.data.get("task", ""))
+        if task is not None and task.labelled != bool(levels):
+            raise ValueError(f"{task.name} needs at least one level" if task.labelled else f"{task.name} has no levels")
         for level in levels:
             if not level.labels:
                 raise ValueError(f"level {level.name} has no labels")
@@ -158,12 +173,16 @@ class Manifest(_Strict):
 
     @field_validator("outputs")
     @classmethod
-    def _outputs_match_the_labels(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
-        classes = {f"probs_{level.name}": len(level.labels) for level in info.data.get("levels", [])}
+    def _outputs_are_the_tasks(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
+        if not {"task", "levels", "preprocess"} <= set(info.data):
+            return outputs  # one of them is wrong, and that is what the error is about
+        specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
+        wanted = {x.name: x.shape for x in specs}
         for output in outputs:
-            count = classes.get(output.name)
-            if count is not None and len(output.shape) > 1 and output.shape[-1] != count:
-                raise ValueError(f"output {output.name} has shape {output.shape}, its level has {count} labels")
+            if output.name in wanted and output.shape != wanted[output.name]:
+                raise ValueError(f"output {output.name} has shape {output.shape}, not {wanted[output.name]}")
+        if {x.name for x in outputs} != set(wanted):
+            raise ValueError(f"the outputs are {sorted(x.name for x in outputs)}, not {sorted(wanted)}")
         return outputs
 
 

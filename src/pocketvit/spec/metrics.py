@@ -8,20 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from pocketvit.spec.preprocess import Pixels
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB over all channels of two (H, W, 3) uint8 images; ``inf`` where they are equal."""
+    """Peak signal-to-noise ratio in dB over all channels of two (H, W, 3) uint8 images; ``inf`` where equal."""
     error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
-
-
-def _gaussian(sigma: float = 1.5, radius: int = 5) -> NDArray[np.float64]:
-    x = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (x / sigma) ** 2)
-    normalised: NDArray[np.float64] = kernel / kernel.sum()
-    return normalised
 
 
 def _blur_valid(channel: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -31,12 +24,13 @@ def _blur_valid(channel: NDArray[np.float64], kernel: NDArray[np.float64]) -> ND
 
 
 def ssim(image: Pixels, reference: Pixels) -> float:
-    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, population covariance, mean over RGB.
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian of sigma 1.5, population covariance, mean over RGB.
 
     Equal to ``skimage.metrics.structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-    channel_axis=2, data_range=255)``, which also leaves out a border of five pixels. Images need at least 11 pixels a side.
+    channel_axis=2, data_range=255)``, which also leaves out a border of five pixels. Images need 11 pixels a side.
     """
-    kernel, c1, c2 = _gaussian(), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    gaussian, c1, c2 = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    kernel = gaussian / gaussian.sum()
     scores = []
     for channel in range(image.shape[2]):
         x, y = image[:, :, channel].astype(np.float64), reference[:, :, channel].astype(np.float64)
@@ -44,7 +38,6 @@ def ssim(image: Pixels, reference: Pixels) -> float:
         var_x = _blur_valid(x * x, kernel) - mean_x**2
         var_y = _blur_valid(y * y, kernel) - mean_y**2
         cov = _blur_valid(x * y, kernel) - mean_x * mean_y
-        scores.append(
-            ((2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
-        )
+        scale = (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+        scores.append(((2 * mean_x * mean_y + c1) * (2 * cov + c2) / scale).mean())
     return float(np.mean(scores))

@@ -18,12 +18,8 @@ from PIL import Image
 from pocketvit.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+PIXELS = "pixels"
+"""Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Preprocess:
     """How an image becomes the model's input.
 
     ``resize``: ``crop`` scales the short side to ``size / crop_pct`` and cuts the centre (timm's evaluation transform);
-    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with tiles of ``size``.
+    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with such tiles.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -56,9 +52,8 @@ class Preprocess:
         if not 0 < self.crop_pct <= 1:
             raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
-            raise UsageError(
-                f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}.", "Take 16."
-            )
+            what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
+            raise UsageError(what, "Take 16.")
         if min(self.std) <= 0:
             raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
@@ -77,11 +72,12 @@ def resize(
     interpolation: str = "bicubic",
     box: tuple[float, float, float, float] | None = None,
 ) -> Pixels:
-    """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut first."""
+    """Resize (H, W, 3) uint8 to ``size`` (height, width), antialiased; ``box`` (left, top, right, bottom) is cut."""
     height, width = size
     if box is None and image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), _FILTERS[interpolation], box=box))
+    kind = Image.Resampling[interpolation.upper()]
+    return np.asarray(Image.fromarray(image).resize((width, height), kind, box=box))
 
 
 def prepare(image: Pixels, spec: Preprocess) -> Pixels:
@@ -109,7 +105,5 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
 def check_pixels(image: NDArray[Any]) -> None:
     """Raise ``DataError`` unless ``image`` is (H, W, 3) uint8 with at least one pixel."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise DataError(
-            f"expected (H, W, 3) uint8 pixels, got {image.dtype} {image.shape}.",
-            "Read the image with pocketvit.spec.images.read_image.",
-        )
+        what = f"expected (H, W, 3) uint8 pixels, got {image.dtype} {image.shape}."
+        raise DataError(what, "Read the image with pocketvit.spec.images.read_image.")

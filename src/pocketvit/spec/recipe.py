@@ -6,8 +6,8 @@ valid one; fields are checked for type and for impossible combinations when the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -18,11 +18,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS, config_document, config_of
+from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
+
+Prefer = Literal["quality", "speed", "size"]
 
 
 def _require(ok: bool, key: str, value: object, rule: str) -> None:
@@ -51,8 +55,11 @@ class DataConfig:
     """Folders or list files with training data; several are joined."""
     val: tuple[str, ...] = ()
     """Validation data; empty splits off ``val_share`` of the training data, stratified."""
-    layout: Literal["clean", "pairs", "classes", "list", "sidd", "gopro"] = "clean"
-    """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each; ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
+    test: tuple[str, ...] = ()
+    """Test data, scored once and never used to choose; empty has none."""
+    layout: str = "clean"
+    """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
+    ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
     class_names: str | None = None
     """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
     val_share: float = 0.1
@@ -64,31 +71,30 @@ class DataConfig:
     shot: tuple[float, float] = (0.0, 0.02)
     """Range of the shot-noise gain (variance per unit of signal in [0, 1]), uniform per crop (``poisson``)."""
     patch: int = 64
-    """Side of the training crops in pixels (restore)."""
+    """Side of the training crops in pixels (tasks whose answer has the photo's pixels)."""
     patches_per_image: int = 1
-    """Crops taken from each image per epoch (restore)."""
+    """Crops taken from each image per epoch."""
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0)
     """Noise levels of the validation metric (``clean`` layout); the main metric is at the middle one."""
     workers: int = 0
     """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
 
     def __post_init__(self) -> None:
+        layouts = list(dict.fromkeys(layout for task in TASKS.values() for layout in task.layouts))
+        if self.layout not in layouts:
+            todo = did_you_mean(self.layout, layouts, f"Take one of {', '.join(layouts)}.")
+            raise UsageError(f"data.layout {self.layout!r} is unknown.", todo)
         if not 0 < self.val_share < 1:
             raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise UsageError(f"data.sigma {self.sigma} is no range.", "Give low and high, 0 <= low <= high.")
-        if not 0 <= self.shot[0] <= self.shot[1]:
-            raise UsageError(f"data.shot {self.shot} is no range.", "Give low and high, 0 <= low <= high.")
-        _require(
-            bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma),
-            "data.eval_sigma",
-            self.eval_sigma,
-            "hold at least one noise level and none below 0",
-        )
+        for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
+            if not 0 <= low <= high:
+                raise UsageError(f"data.{name} {(low, high)} is no range.", "Give low and high, 0 <= low <= high.")
+        defined = bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma)
+        rule = "hold at least one noise level and none below 0"
+        _require(defined, "data.eval_sigma", self.eval_sigma, rule)
         if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
-            raise UsageError(
-                "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0.", "Correct the recipe."
-            )
+            what = "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0."
+            raise UsageError(what, "Correct the recipe.")
 
 
 @dataclass(frozen=True)
@@ -100,40 +106,7 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
-    """Start from: a local .safetensors (timm's names are understood), a checkpoint folder, a shipped artifact's name, or ``timm``."""
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """What the model must do."""
-
-    name: Literal["restore", "classify"] = "classify"
-    loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse", "cross_entropy"] = "auto"
-    """``auto`` is log_mse for restore (it weighs all noise levels alike) and cross_entropy for classify."""
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
-    level_weights: tuple[float, ...] = ()
-    """Weight of each level's loss, coarsest first; empty weighs all alike."""
-
-    def __post_init__(self) -> None:
-        restore = ("auto", "l1", "charbonnier", "mse", "log_mse")
-        if (self.name == "restore") != (self.loss in restore) and self.loss != "auto":
-            raise UsageError(
-                f"task.loss {self.loss} does not go with task.name {self.name}.",
-                f"For restore take one of {', '.join(restore)}; for classify cross_entropy.",
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
-        if self.name == "restore" and (self.label_smoothing > 0 or self.class_weights != "none"):
-            key = "label_smoothing" if self.label_smoothing > 0 else "class_weights"
-            raise UsageError(f"task.{key} does not go with task.name restore.", "Leave it out; it is for classify.")
-        weights = self.level_weights
-        _require(
-            not weights or (min(weights) >= 0 and sum(weights) > 0),
-            "task.level_weights",
-            weights,
-            "have no negative entry and a positive sum",
-        )
+    """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +136,8 @@ class TrainConfig:
     compile: bool = False
     """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
-    """Classify: ``crop`` = random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Restore always flips and turns unless ``none``."""
+    """``crop``: random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Crops of photo and truth
+    (restoration) are flipped and turned unless ``none``."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area range of the random resized crop."""
     jitter: float = 0.2
@@ -188,28 +162,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise UsageError(
-                f"train.epochs must not be negative, not {self.epochs}.", "0 takes the start weights as they are."
-            )
-        _at_least(
-            "train", self, 1, "batch_size", "accumulate", "validate_every", "patience", "checkpoint_steps", "threads"
-        )
+            what = f"train.epochs must not be negative, not {self.epochs}."
+            raise UsageError(what, "0 takes the start weights as they are.")
+        _at_least("train", self, 1, "batch_size", "accumulate", "validate_every")
+        _at_least("train", self, 1, "patience", "checkpoint_steps", "threads")
         _at_least("train", self, 0, "seed", "randaugment_magnitude", "weight_decay")
         _positive("train", self, "clip_norm", "checkpoint_minutes", "minutes", "distill_temperature")
         _require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "lie in [0, 1)")
         _require(0 <= self.min_lr <= 1, "train.min_lr", self.min_lr, "lie in [0, 1]")
         _require(0 <= self.jitter < 1, "train.jitter", self.jitter, "lie in [0, 1)")
-        _require(
-            0 < self.crop_scale[0] <= self.crop_scale[1] <= 1,
-            "train.crop_scale",
-            self.crop_scale,
-            "be low and high with 0 < low <= high <= 1",
-        )
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, "train.crop_scale", (low, high), "be low and high with 0 < low <= high <= 1")
         if not self.lr > 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
-            raise UsageError(
-                "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1].",
-                "Correct the recipe.",
-            )
+            what = "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1]."
+            raise UsageError(what, "Correct the recipe.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
 
@@ -218,16 +184,22 @@ class TrainConfig:
 class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
-    steps: tuple[Literal["int8", "bf16", "fp16"], ...] = ("int8", "bf16")
+    steps: tuple[str | dict[str, Any], ...] = ("int8", "bf16")
+    """Applied in order in each runtime that has them; each a name, or ``name: {setting: value}``."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
-    """A step stays if its p50 is at least so many times better, or its file ``min_shrink`` times smaller, side by side."""
+    """A step stays if its p50 is at least so many times better, or its file ``min_shrink`` times smaller."""
     min_shrink: float = 1.5
     max_float_layers: int | None = None
     """At most so many of the ranked layers are put back in float; ``None`` tries all."""
     library_default: bool = True
-    """Also build, score and report the library's default static int8 recipe, as a rejected candidate to compare with."""
+    """Also build, score and report the library's default static int8, as a rejected candidate to compare with."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the steps, without their settings."""
+        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
 
     def __post_init__(self) -> None:
         _at_least("compress", self, 1, "calibration_images")
@@ -243,19 +215,24 @@ class SearchConfig:
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
     """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
-    runtimes: tuple[Literal["onnxruntime", "openvino", "torchscript"], ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""
     rung_epochs: int = 1
     """Epochs of the first rung of successive halving; survivors train on to ``train.epochs``."""
+    prefer: Prefer = "quality"
+    """What decides first among files that meet budget and floor; equals go to the faster, then to the smaller one."""
     timing_seconds: float = 2.0
     """Seconds of timing for each candidate."""
+    quiet_seconds: float = 30.0
+    """How long a busy machine is waited for before times are taken that decide; what kept it busy is reported."""
     eval_images: int | None = None
     """Validation images used to score exported files; ``None`` takes all."""
 
     def __post_init__(self) -> None:
         _at_least("search", self, 1, "trials", "rung_epochs", "eval_images")
         _positive("search", self, "timing_seconds")
+        _at_least("search", self, 0, "quiet_seconds")
         _require(all(size >= 1 for size in self.sizes), "search.sizes", self.sizes, "be positive")
         _require(bool(self.runtimes), "search.runtimes", self.runtimes, "name at least one runtime")
 
@@ -266,7 +243,8 @@ class Recipe:
 
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=ModelConfig)
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig = field(default_factory=lambda: config_of({}))
+    """An instance of its task's own section (``Task.config``)."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     train: TrainConfig = TrainConfig()
     compress: CompressConfig = CompressConfig()
@@ -282,24 +260,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
-            raise UsageError(
-                f"name {self.name!r} cannot name an artifact.",
-                "Take letters, digits, dots, dashes and underscores, with a letter or digit first.",
-            )
-        wanted, runtime = self.target.precision, self.target.runtime
-        if wanted not in ("any", "fp32", *self.compress.steps):
-            raise UsageError(
-                f"target.precision {wanted} is not among compress.steps {list(self.compress.steps)}.",
-                f"Add {wanted} to compress.steps, or leave target.precision at any.",
-            )
-        if (runtime == "onnxruntime" and wanted == "bf16") or (
-            runtime == "torchscript" and wanted not in ("any", "fp32")
-        ):
-            raise UsageError(f"target {runtime} has no {wanted} on processors.", "Take openvino, or another precision.")
+            what = f"name {self.name!r} cannot name an artifact."
+            raise UsageError(what, "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
+        wanted = self.target.precision
+        if wanted not in ("any", "fp32", *self.compress.names):
+            what = f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}."
+            raise UsageError(what, f"Add {wanted} to compress.steps, or leave target.precision at any.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+        document: dict[str, Any] = TypeAdapter(Recipe).dump_python(self, mode="json")
+        return document | {"task": config_document(self.task)}
 
 
 def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -307,7 +278,8 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
 
     Args:
         source: YAML file, a recipe, or ``None`` for the defaults.
-        overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields; dataclasses too.
+        overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields;
+            dataclasses too.
 
     Raises:
         UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.
@@ -318,46 +290,40 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
-        _merge(document, _nest(key.split("."), value))
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(document, value)
+    task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
     try:
-        return TypeAdapter(Recipe).validate_python(document)
+        return TypeAdapter(Recipe).validate_python(document | {"task": task})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(
-            f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']} (got {first['input']!r}).",
-            "Correct the recipe or the option.",
-        ) from error
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})."
+        raise UsageError(what, "Correct the recipe or the option.") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}).", "Name a recipe, e.g. recipes/denoise_color.yaml."
-        ) from error
+        what = f"{path}: cannot be read ({error.strerror})."
+        raise UsageError(what, "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]}).", "Correct the file."
-        ) from error
+        what = f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]})."
+        raise UsageError(what, "Correct the file.") from error
     if document is not None and not isinstance(document, dict):
-        raise UsageError(
-            f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}.", "See recipes/ for examples."
-        )
+        what = f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}."
+        raise UsageError(what, "See recipes/ for examples.")
     return document or {}
-
-
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
-    return {keys[0]: value if len(keys) == 1 else _nest(keys[1:], value)}
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "options":
             _merge(into[key], value)
-        else:
-            into[key] = value
+        else:  # a copy: what is merged into it later must not reach the caller's dict
+            into[key] = copy.deepcopy(value)
 
 
 def _dataclass_of(annotation: Any) -> type | None:
@@ -369,8 +335,7 @@ def _check_keys(document: dict[str, Any], schema: type, prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for key, value in document.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
-            todo = f"Did you mean {prefix}{near[0]}?" if near else f"Known keys: {', '.join(hints)}."
+            todo = did_you_mean(key, hints, f"Known keys: {', '.join(hints)}.", prefix + "{}")
             raise UsageError(f"unknown key {prefix}{key}.", todo)
         nested = _dataclass_of(hints[key])
         if nested is not None and isinstance(value, dict):

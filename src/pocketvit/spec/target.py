@@ -1,30 +1,44 @@
-"""Where a model runs: engine, precision, threads."""
+"""Where a model runs: engine, precision, threads, device."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
 
 from pocketvit.errors import UsageError
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-RUNTIME_NAMES = ("onnxruntime", "openvino", "torchscript")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ANY = "any"
 """In a recipe: fit chooses."""
+CPU = "cpu"
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_FORM = "Write runtime[:precision[:threads]][@device], e.g. onnxruntime:int8:2 or onnxruntime:fp32@cuda."
+
+
+def variant_key(runtime: str, precision: str, device: str = CPU) -> str:
+    """How variants are named: ``runtime:precision``, and ``@device`` where that is not the processor."""
+    return f"{runtime}:{precision}" + (f"@{device}" if device != CPU else "")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime on this device with a precision and a thread count; written ``onnxruntime:int8:2``."""
+    """A runtime on a device with a precision and a thread count: ``onnxruntime:int8:2``, ``openvino:fp16@npu``.
+
+    Runtime and device are plain words here: which there are, and what they offer on this machine, is told by
+    :func:`pocketvit.runtimes.check_target`, which opening a file calls.
+    """
 
     runtime: str = "onnxruntime"
     precision: str = "fp32"
     threads: int = 2
+    """Processor threads of the engine."""
+    device: str = CPU
+    """``cpu``, ``cuda``, ``npu`` or whatever else the runtime offers."""
 
     def __post_init__(self) -> None:
-        if self.runtime not in (*RUNTIME_NAMES, ANY):
-            raise UsageError(f"unknown runtime {self.runtime!r}.", f"Take one of {', '.join(RUNTIME_NAMES)}.")
+        for name in ("runtime", "device"):
+            if not _WORD.fullmatch(getattr(self, name)):
+                raise UsageError(f"target: {name} {getattr(self, name)!r} is no plain word.", _FORM)
         if self.precision not in (*PRECISIONS, ANY):
             raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
         if self.threads < 1:
@@ -32,20 +46,25 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """``runtime[:precision[:threads]]``."""
-        parts = text.split(":")
+        """``runtime[:precision[:threads]][@device]``; the inverse of ``str``.
+
+        Raises:
+            UsageError: too many parts, no thread count, an unknown precision, or no plain words.
+        """
+        engine, at, device = text.partition("@")
+        parts = engine.split(":")
+        if len(parts) > 3:
+            raise UsageError(f"target {text!r} has too many parts.", _FORM)
         try:
             threads = int(parts[2]) if len(parts) > 2 else cls.threads
         except ValueError:
-            raise UsageError(
-                f"target {text!r}: {parts[2]!r} is no thread count.",
-                "Write runtime:precision:threads, e.g. onnxruntime:int8:2.",
-            ) from None
-        if len(parts) > 3:
-            raise UsageError(
-                f"target {text!r} has too many parts.", "Write runtime:precision:threads, e.g. onnxruntime:int8:2."
-            )
-        return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads)
+            raise UsageError(f"target {text!r}: {parts[2]!r} is no thread count.", _FORM) from None
+        return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads, device if at else CPU)
+
+    @property
+    def key(self) -> str:
+        """Name of the variant that it runs (:func:`variant_key`)."""
+        return variant_key(self.runtime, self.precision, self.device)
 
     def __str__(self) -> str:
-        return f"{self.runtime}:{self.precision}:{self.threads}"
+        return f"{self.runtime}:{self.precision}:{self.threads}" + (f"@{self.device}" if self.device != CPU else "")

@@ -31,7 +31,7 @@ def count_tiles(height: int, width: int, size: tuple[int, int], overlap: int) ->
 
 
 def axis_weights(positions: list[int], tile: int) -> list[NDArray[np.float32]]:
-    """Blend weights (tile,) of each tile along one axis: linear ramps over the overlaps; at every pixel they sum to 1."""
+    """Blend weights (tile,) of each tile along one axis: linear ramps over the overlaps; everywhere they sum to 1."""
     total = np.zeros(positions[-1] + tile, np.float32)
     ramps = []
     for index, start in enumerate(positions):
@@ -46,10 +46,6 @@ def axis_weights(positions: list[int], tile: int) -> list[NDArray[np.float32]]:
         ramps.append(ramp)
     # Three tiles can meet where they are spread evenly, so the ramps alone need not sum to one.
     return [ramp / total[start : start + tile] for ramp, start in zip(ramps, positions, strict=True)]
-
-
-def _to_pixels(values: NDArray[np.float32]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def run_tiled(
@@ -87,6 +83,6 @@ def run_tiled(
         band *= row_weights[i][:, None, None]
         band[: len(carry)] += carry
         end = rows[i + 1] if i + 1 < len(rows) else full_h
-        output[top:end] = _to_pixels(band[: end - top])
+        output[top:end] = np.clip(np.rint(band[: end - top]), 0, 255)
         carry = band[end - top :]
     return np.ascontiguousarray(output[:height, :width])

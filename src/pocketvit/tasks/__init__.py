@@ -1,6 +1,7 @@
-"""Head, loss and targets of each task; metrics and answers are NumPy and live in ``spec``. A new task is one module and one row."""
+"""The torch side of each task, keyed like ``pocketvit.spec.tasks.TASKS``: a new task is one record in each table."""
 
-from pocketvit.tasks.classify import ClassifyTask
-from pocketvit.tasks.restore import RestoreTask
+from pocketvit.tasks.base import TorchTask
+from pocketvit.tasks.classify import CLASSIFY
+from pocketvit.tasks.restore import RESTORE
 
-TASKS: dict[str, RestoreTask | ClassifyTask] = {"restore": RestoreTask(), "classify": ClassifyTask()}
+TORCH_TASKS: dict[str, TorchTask] = {"restore": RESTORE, "classify": CLASSIFY}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.recipe import TaskConfig
+from pocketvit.tasks.base import TorchTask
 
 
 def charbonnier(difference: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def charbonnier(difference: Tensor) -> Tensor:
 
 
 def log_mse(difference: Tensor) -> Tensor:
-    """Mean over the batch of log(MSE per image): minus PSNR up to a factor (NAFNet's loss), so every noise level counts alike."""
+    """Mean over the batch of log(MSE per image): -PSNR up to a factor (NAFNet's loss); noise levels count alike."""
     return torch.log(difference.square().mean(dim=(1, 2, 3)) + 1e-6).mean()
 
 
@@ -32,31 +32,31 @@ LOSSES = {
 }
 
 
-class RestoreTask:
-    """Head, loss and targets of restoration."""
+def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> nn.Module:
+    """The backbone itself, which already gives an image."""
+    return backbone
 
-    def build_head(self, backbone: nn.Module, levels: Sequence[LevelSpec]) -> nn.Module:
-        """The backbone already gives an image."""
-        return backbone
 
-    def check(self, preprocess: Preprocess) -> None:
-        """Raise ``UsageError`` where the preprocessing would not give pixels in [0, 1] at native resolution."""
-        if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
-            raise UsageError(
-                "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1].",
-                "Resizing averages noise away; set the three fields in the recipe.",
-            )
+def targets(clean_bhwc: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1]."""
+    return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
-    def targets(self, clean_bhwc: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [0, 1]."""
-        return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
-    def loss(
-        self, output: Tensor, target: Tensor, settings: TaskConfig, class_weights: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """Scalar loss of (B, 3, H, W) against the same shape."""
-        return LOSSES[settings.loss](output.float() - target)
+def loss(output: Tensor, target: Tensor, config: Any, state: None = None) -> Tensor:
+    """Scalar ``config.loss`` of (B, 3, H, W) against the same shape."""
+    return LOSSES[config.loss](output.float() - target)
 
-    def distil(self, output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Charbonnier distance to the teacher's image."""
-        return charbonnier(output.float() - teacher.float())
+
+def distil(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Charbonnier distance to the teacher's image."""
+    return charbonnier(output.float() - teacher.float())
+
+
+def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
+    """(B, 3, H, W) in [0, 1], in the model's colour order -> (B, H, W, 3) RGB, 0 to 255, clamped and not rounded."""
+    if preprocess.color == "BGR":
+        answer = answer.flip(1)
+    return torch.clamp(answer.float() * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
+
+
+RESTORE = TorchTask(build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Ema:
-    """shadow = d * shadow + (1 - d) * weights, with d = min(decay, (1 + t) / (10 + t)) so that early averages are not stale."""
+    """shadow = d * shadow + (1 - d) * weights; d = min(decay, (1 + t) / (10 + t)) keeps early averages fresh."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
@@ -27,15 +28,14 @@ class Ema:
             else:
                 self.shadow[name].copy_(value)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What :meth:`load` needs to go on."""
         return {"updates": self.updates, "shadow": self.shadow}
 
-    def load(self, state: dict[str, object]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Restore a saved average."""
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        shadow: dict[str, Tensor] = state["shadow"]  # type: ignore[assignment]
-        for name, value in shadow.items():
+        self.updates = int(state["updates"])
+        for name, value in state["shadow"].items():
             self.shadow[name].copy_(value)
 
     @contextmanager

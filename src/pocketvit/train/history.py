@@ -1,40 +1,40 @@
-"""What a training run leaves for people: ``metrics.csv``, ``curves.png``, progress lines."""
+"""What a training run leaves for people: ``metrics.csv`` and ``curves.png``."""
 
 from __future__ import annotations
 
 import csv
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from pocketvit.files import replacing
 
 EpochRow = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[EpochRow]:
-    """Rows of a metrics.csv, numbers as floats; a half-written last line is dropped."""
+    """Rows of a metrics.csv, whole numbers as int and others as float; a half-written last line is dropped."""
     if not path.exists():
         return []
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
         for raw in csv.DictReader(file):
-            try:
-                rows.append(
-                    {key: float(value) for key, value in raw.items() if key is not None and value not in ("", None)}
-                )
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                rows.append({key: _number(text) for key, text in raw.items() if key is not None and text})
     return rows
 
 
 def write_rows(path: Path, rows: list[EpochRow]) -> None:
-    """Replace metrics.csv in one step."""
+    """Replace metrics.csv in one step. Raises DataError: the folder cannot be written."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, path)
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def draw_curves(rows: list[EpochRow], path: Path, metric: str) -> None:
@@ -45,13 +45,10 @@ def draw_curves(rows: list[EpochRow], path: Path, metric: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    images = [row["images"] for row in rows]
-    left.plot(images, [row["train_loss"] for row in rows], marker=".")
-    left.set(xlabel="images seen", ylabel="training loss")
-    scored = [(row["images"], row[metric]) for row in rows if metric in row]
-    right.plot([x for x, _ in scored], [y for _, y in scored], marker=".", color="tab:green")
-    right.set(xlabel="images seen", ylabel=metric)
-    for axis in (left, right):
+    for axis, column, label, color in (left, "train_loss", "training loss", "C0"), (right, metric, metric, "tab:green"):
+        scored = [row for row in rows if column in row]
+        axis.plot([row["images"] for row in scored], [row[column] for row in scored], marker=".", color=color)
+        axis.set(xlabel="images seen", ylabel=label)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)

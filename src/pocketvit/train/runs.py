@@ -1,56 +1,42 @@
-"""Run folders: the resolved recipe, the environment, and the rule that a run resumes but never overwrites a finished one."""
+"""Run folders: the resolved recipe, the environment, and the rule that a run resumes but a finished one stays."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.files import write_json, write_text
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe, load_recipe
 
 RECIPE, FINISHED = "recipe.yaml", "finished.json"
-CHANGEABLE = ("budget", "floor", "licence_data", "name")
-"""Sections that a resumed run may change: they judge and label what was trained, and change no training."""
+CHANGEABLE = ("budget", "floor", "licence_data", "name", "search.prefer", "search.quiet_seconds")
+"""Sections and fields that a resumed run may change: they judge and label what was trained, and change no training."""
 
 
 def open_run(recipe: Recipe, name: str, runs: str) -> Path:
     """Create or re-enter ``runs/name``; a re-entered run may change budget, floor, licence and artifact name.
 
-    Raises:
-        UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
-        DataError: the folder cannot be read or written.
+    Raises UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
+    DataError: the folder cannot be read or written.
     """
     if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-        raise UsageError(
-            f"{name!r} cannot name a run.", "Give --name one plain folder name, and --runs the folder above it."
-        )
+        what = f"{name!r} cannot name a run."
+        raise UsageError(what, "Give --name one plain folder name, and --runs the folder above it.")
     folder = Path(runs) / name
     try:
         return _enter(folder, recipe)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}).", "Check --runs, free space and permissions."
-        ) from error
+        what = f"{folder}: cannot be written ({error.strerror})."
+        raise DataError(what, "Check --runs, free space and permissions.") from error
 
 
 def finish_run(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark the run as finished.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
-    try:
-        _replace(folder / FINISHED, json.dumps(summary, indent=1))
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error.strerror}).",
-            "Check free space and permissions, then run the same command again.",
-        ) from error
+    """Mark the run as finished. Raises DataError: the folder cannot be written."""
+    write_json(folder / FINISHED, summary)
 
 
 def _enter(folder: Path, recipe: Recipe) -> Path:
@@ -59,26 +45,17 @@ def _enter(folder: Path, recipe: Recipe) -> Path:
     document = recipe.to_dict()
     if (folder / RECIPE).exists():
         begun = load_recipe(folder / RECIPE).to_dict()
-        if changed := _differences(begun, document | {key: begun[key] for key in CHANGEABLE}):
-            raise UsageError(
-                f"the run {folder} was begun with another recipe ({changed[0]}).",
-                "Undo the change to resume, or choose another --name.",
-            )
+        if changed := [line for line in _differences(begun, document) if not line.startswith(CHANGEABLE)]:
+            what = f"the run {folder} was begun with another recipe ({changed[0]})."
+            raise UsageError(what, "Undo the change to resume, or choose another --name.")
         if begun == document:
             return folder
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / "environment.json", json.dumps(environment() | {"seed": recipe.train.seed}, indent=1))
+        write_json(folder / "environment.json", environment() | {"seed": recipe.train.seed})
     # The recipe comes last: where it lies, the folder is ready to be resumed.
-    _replace(folder / RECIPE, yaml.safe_dump(document, sort_keys=False))
+    write_text(folder / RECIPE, yaml.safe_dump(document, sort_keys=False))
     return folder
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write in one step, so that a killed run leaves the old file or the new one and never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

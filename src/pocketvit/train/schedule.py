@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from torch import nn, optim
+from torch.nn.modules.conv import _ConvNd
 
 from pocketvit.spec.recipe import TrainConfig
 
 
 def lr_scale(settings: TrainConfig, progress: float) -> float:
-    """Factor on ``lr`` at ``progress`` (0 to 1): linear warm-up, then cosine or linear decay to ``min_lr``, or constant."""
+    """Factor on ``lr`` at ``progress`` (0 to 1): linear warm-up, then cosine or linear decay to ``min_lr``, or none."""
     progress = min(max(progress, 0.0), 1.0)
     if progress < settings.warmup:
         return (progress + 1e-3 * settings.warmup) / (settings.warmup * 1.001)
@@ -22,10 +23,17 @@ def lr_scale(settings: TrainConfig, progress: float) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> optim.Optimizer:
-    """AdamW, Adam or SGD with Nesterov momentum; vectors (biases, norms, tokens) are not decayed."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """AdamW, Adam or SGD with Nesterov momentum.
+
+    Only weights of linear and convolution layers are decayed: not biases, norms, class tokens, positions, queries or
+    temperatures, whatever their shape.
+    """
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, _ConvNd))}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in weights], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if id(p) not in weights], "weight_decay": 0.0},
+    ]
     if settings.optimizer == "sgd":
         return optim.SGD(groups, lr=settings.lr, momentum=settings.betas[0], nesterov=settings.betas[0] > 0)
     kind = {"adamw": optim.AdamW, "adam": optim.Adam}[settings.optimizer]

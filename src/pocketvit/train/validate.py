@@ -1,61 +1,47 @@
-"""The validation metric of a torch model, with the same preprocessing, protocol and evaluators as for exported files."""
+"""The validation metric of a torch model by the protocol of the artifact: its tiles, its rounding, its evaluator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
-from pocketvit.models.restorer import DenseDenoiser, Restorer
-from pocketvit.spec.evaluators import Evaluator
-from pocketvit.spec.hierarchy import decide, leaf_paths
+from pocketvit.models.trained import Trained
 from pocketvit.spec.preprocess import Pixels, prepare
-from pocketvit.spec.results import Classification, Level, Restored
+from pocketvit.spec.tasks import task_of
+from pocketvit.spec.tasks.base import Evaluator, Result
 from pocketvit.spec.tiles import run_tiled
-from pocketvit.train.checkpoint import Trained
+from pocketvit.tasks import TORCH_TASKS
 
 
 @torch.inference_mode()
-def run_batch(trained: Trained, pixels: np.ndarray) -> list[np.ndarray]:
-    """(B, H, W, 3) uint8 model inputs -> float32 outputs as the exported file gives them.
-
-    Restore: one array (B, H, W, 3), 0 to 255, clamped, not rounded. Classify: probabilities (B, classes) for each level.
-    """
+def run_batch(trained: Trained, pixels: Pixels) -> list[NDArray[np.float32]]:
+    """(B, H, W, 3) uint8 model inputs -> float32 outputs (B, ...), those of the exported file in its order."""
     device = next(trained.model.parameters()).device
     x = normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(device), trained.preprocess)
-    output = trained.model(x)
-    if trained.task.name == "restore":
-        return [(output.float().clamp(0, 1) * 255.0).permute(0, 2, 3, 1).cpu().numpy()]
-    return [torch.softmax(logits.float(), dim=1).cpu().numpy() for logits in output]
+    outputs = TORCH_TASKS[trained.task.name].graph_output(trained.model(x), trained.preprocess)
+    return [each.cpu().numpy() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
-def restore(trained: Trained, image: Pixels) -> Restored:
-    """Restore one (H, W, 3) uint8 image: whole where the network takes any size and the image is no larger than 1 megapixel, else in tiles."""
-    spec = trained.preprocess
-    if isinstance(trained.model, (Restorer, DenseDenoiser)) and image.shape[0] * image.shape[1] <= 1_000_000:
-        return Restored(np.clip(np.rint(run_batch(trained, image[None])[0][0]), 0, 255).astype(np.uint8))
-    return Restored(run_tiled(lambda tile: run_batch(trained, tile[None])[0][0], image, spec.size, spec.overlap))
+def answer(trained: Trained, images: Sequence[Pixels]) -> list[Result]:
+    """Typed answers for (H, W, 3) uint8 images of any size, as :class:`pocketvit.runtimes.model.Model` gives them."""
+    record, spec = task_of(trained.task.name), trained.preprocess
+    names = [output.name for output in record.outputs(trained.levels, spec)]
 
+    def one(tile: Pixels) -> NDArray[np.float32]:
+        return run_batch(trained, tile[None])[0][0]
 
-def classify(trained: Trained, images: list[Pixels]) -> list[Classification]:
-    """Classify images of any size, one batch."""
-    inputs = np.stack([prepare(image, trained.preprocess) for image in images])
-    scores = run_batch(trained, inputs)
-    chosen = decide(scores, leaf_paths(trained.levels))
-    return [
-        Classification(
-            tuple(
-                Level(level.name, tuple(level.labels), scores[k][i], int(chosen[i, k]))
-                for k, level in enumerate(trained.levels)
-            )
-        )
-        for i in range(len(images))
-    ]
+    if spec.resize == "tile":
+        outputs = [np.stack([run_tiled(one, image, spec.size, spec.overlap).astype(np.float32)]) for image in images]
+        return [record.finish({names[0]: output}, trained.levels) for output in outputs]
+    outputs = run_batch(trained, np.stack([prepare(image, spec) for image in images]))
+    rows = (dict(zip(names, (each[i : i + 1] for each in outputs), strict=True)) for i in range(len(images)))
+    return [record.finish(row, trained.levels) for row in rows]
 
 
 def validate(
@@ -66,28 +52,14 @@ def validate(
     batch: int = 32,
 ) -> dict[str, float]:
     """Score the model on ``cases`` and return metric values by name; the model is left in the mode it was in."""
-    was_training = trained.model.training
+    was_training, left = trained.model.training, iter(cases)
     trained.model.eval()
+    size = 1 if trained.preprocess.resize == "tile" else batch  # whole photos: only as many in memory as are needed
     try:
-        if trained.task.name == "restore":
-            for case in cases:
-                evaluator.update(restore(trained, case.image), case.truth, case.condition)
-                on_image(1)
-        else:
-            waiting: list[Case] = []
-            for next_case in chain(cases, [None]):
-                if next_case is not None:
-                    waiting.append(next_case)
-                if waiting and (next_case is None or len(waiting) == batch):
-                    for one, result in zip(waiting, classify(trained, [c.image for c in waiting]), strict=True):
-                        evaluator.update(result, one.truth, one.condition)
-                    on_image(len(waiting))
-                    waiting = []
+        while waiting := list(islice(left, size)):
+            for case, result in zip(waiting, answer(trained, [case.image for case in waiting]), strict=True):
+                evaluator.update(result, case.truth, case.condition)
+            on_image(len(waiting))
     finally:
         trained.model.train(was_training)
-    return {name: value for name, value, _ in evaluator.metrics()}
-
-
-def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
-    return model.eval().requires_grad_(False)
+    return {measure.name: measure.value for measure in evaluator.metrics()}

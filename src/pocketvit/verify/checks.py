@@ -1,8 +1,7 @@
-"""The checks of an artifact, in order: files, preprocessing, goldens, then each variant: opening, shapes, parity, negative controls."""
+"""The checks of an artifact: files, preprocessing, goldens; of each variant: opening, shapes, parity, controls."""
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.runtimes import Port, installed, open_session
+from pocketvit.files import plain
+from pocketvit.runtimes import Port, check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant
 from pocketvit.runtimes.probe import probe
+from pocketvit.spec import parity
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
 from pocketvit.spec.manifest import TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
-from pocketvit.verify import parity, perturb
+from pocketvit.verify import perturb
 
 TELLING = 2.0
 """By how much wrong inputs must move the answers away from the goldens to be told from the file's own rounding."""
@@ -40,7 +41,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return dataclasses.asdict(self) | {"figures": dict(self.figures)}
+        return plain(vars(self))
 
 
 def run_checks(
@@ -73,7 +74,7 @@ def run_checks(
 
 
 def check_files(artifact: Artifact) -> Iterator[Check]:
-    """Every file of the manifest is there with its size and checksum, and every file a variant needs is in the manifest."""
+    """Every listed file is there with its size and checksum, and every file that a variant needs is listed."""
     listed = {entry.path for entry in artifact.manifest.files}
     for entry in artifact.manifest.files:
         fault = file_fault(artifact.path, entry)
@@ -96,29 +97,23 @@ def _golden_stage(artifact: Artifact) -> Iterator[Check]:
 
 def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
     """The manifest's preprocessing is the one that the goldens were made with."""
-    for item in dataclasses.fields(Preprocess):
-        mine, theirs = getattr(stated, item.name), getattr(used, item.name)
+    for name, mine in vars(stated).items():
+        theirs = getattr(used, name)
         if mine != theirs:
-            return Check(
-                "preprocessing",
-                False,
-                f"preprocess.{item.name} in the manifest is {mine}, the golden outputs were made with {theirs}",
-            )
+            wrong = f"preprocess.{name} in the manifest is {mine}, the golden outputs were made with {theirs}"
+            return Check("preprocessing", False, wrong)
     return Check("preprocessing", True, "the manifest's is the one the goldens were made with")
 
 
 def check_golden_shapes(artifact: Artifact, golden: Golden) -> Check:
     """Names, shapes and dtypes of the goldens fit the manifest, and they hold no NaN."""
-    manifest, count = artifact.manifest, len(golden.inputs)
+    manifest, count, have = artifact.manifest, len(golden.inputs), golden.inputs
+    (height, width), names = manifest.preprocess.size, sorted(x.name for x in manifest.outputs)
     wrong = []
-    if count == 0 or golden.inputs.dtype != np.uint8 or golden.inputs.shape[1:] != (*manifest.preprocess.size, 3):
-        wrong.append(
-            f"the golden inputs are {golden.inputs.dtype} {golden.inputs.shape}, not uint8 (N, {manifest.preprocess.size[0]}, {manifest.preprocess.size[1]}, 3)"
-        )
-    if set(golden.outputs) != {x.name for x in manifest.outputs}:
-        wrong.append(
-            f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {sorted(x.name for x in manifest.outputs)}"
-        )
+    if count == 0 or have.dtype != np.uint8 or have.shape[1:] != (height, width, 3):
+        wrong.append(f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {height}, {width}, 3)")
+    if sorted(golden.outputs) != names:
+        wrong.append(f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {names}")
     for spec in manifest.outputs:
         value = golden.outputs.get(spec.name)
         if value is not None and value.shape != (count, *spec.shape[1:]):
@@ -133,31 +128,22 @@ def check_golden_shapes(artifact: Artifact, golden: Golden) -> Check:
 def check_sources(spec: Preprocess, golden: Golden) -> Check:
     """Preprocessing the stored source images here gives the stored model inputs, pixel for pixel."""
     name = "golden pixels"
-    if spec.resize == "tile" or not golden.sources:
-        return Check(
-            name,
-            True,
-            "images keep their resolution" if spec.resize == "tile" else "the goldens hold no source images",
-            skipped=True,
-        )
+    if spec.resize == "tile":
+        return Check(name, True, "images keep their resolution", skipped=True)
+    if not golden.sources:
+        return Check(name, True, "the goldens hold no source images", skipped=True)
     for index, source in enumerate(golden.sources):
         try:
             made = prepare(source, spec)
         except DataError as error:
             return Check(name, False, f"golden source {index}: {error.what.rstrip('.')}")
-        if made.shape != golden.inputs[index].shape:
-            return Check(
-                name,
-                False,
-                f"golden source {index} becomes {made.shape}, the stored input is {golden.inputs[index].shape}",
-            )
-        difference = np.abs(made.astype(np.int16) - golden.inputs[index])
+        stored = golden.inputs[index]
+        if made.shape != stored.shape:
+            return Check(name, False, f"golden source {index} becomes {made.shape}, the stored input is {stored.shape}")
+        difference = np.abs(made.astype(np.int16) - stored)
         if difference.any():
-            return Check(
-                name,
-                False,
-                f"preprocessing golden source {index} differs from the stored input by up to {difference.max()} in {np.count_nonzero(difference)} values",
-            )
+            by = f"by up to {difference.max()} in {np.count_nonzero(difference)} values"
+            return Check(name, False, f"preprocessing golden source {index} differs from the stored input {by}")
     return Check(name, True, f"{len(golden.sources)} source images give the stored inputs exactly")
 
 
@@ -168,18 +154,15 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
         return
     refusals: list[UsageError | MissingDependencyError] = []
     for variant in artifact.manifest.variants:
-        key = f"{variant.runtime}:{variant.precision}"
         try:
             yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls)
         except (UsageError, MissingDependencyError) as error:
             refusals.append(error)
-            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", key, skipped=True)
+            yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", variant.key, skipped=True)
+    if not artifact.manifest.variants:
+        raise UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
     if len(refusals) == len(artifact.manifest.variants):
-        raise (
-            refusals[0]
-            if refusals
-            else UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
-        )
+        raise refusals[0]
 
 
 def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -> Iterator[Check]:
@@ -188,18 +171,17 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
     Raises:
         UsageError, MissingDependencyError: this machine cannot run it.
     """
-    key = f"{target.runtime}:{target.precision}"
+    key = target.key
     try:
-        if target.runtime == "openvino" and installed("openvino"):  # seen to end the process on files that are valid
+        if check_target(target).risky:
             probe(artifact.path / artifact.variant(key).path, target, artifact.manifest.preprocess.size)
         model = open_variant(artifact, target)
         limits = parity.tolerances(artifact.manifest, target.precision)
     except VerificationError as error:
         yield Check("opens", False, error.what.rstrip("."), key)
         return
-    yield Check(
-        "opens", True, f"{model.session.info.engine} {model.session.info.version}, {target.threads} threads", key
-    )
+    info = model.session.info
+    yield Check("opens", True, f"{info.engine} {info.version}, {target.threads} threads", key)
     ports = check_ports(model, key)
     yield ports
     if not ports.passed:
@@ -213,9 +195,8 @@ def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -
 
 def check_ports(model: Model, key: str) -> Check:
     """Names, shapes and dtypes of the opened file are those of the manifest."""
-    wrong = _differences("input", model.session.inputs, model.manifest.inputs) + _differences(
-        "output", model.session.outputs, model.manifest.outputs
-    )
+    wrong = _differences("input", model.session.inputs, model.manifest.inputs)
+    wrong += _differences("output", model.session.outputs, model.manifest.outputs)
     return Check("inputs and outputs", not wrong, "; ".join(wrong) or "as in the manifest", key)
 
 
@@ -223,14 +204,14 @@ def _differences(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) 
     if set(have) != {x.name for x in stated}:
         return [f"the file has {kind}s {sorted(have)}, the manifest names {sorted(x.name for x in stated)}"]
     return [
-        f"{kind} {x.name} of the file is {have[x.name].dtype} {have[x.name].shape}, the manifest says {x.dtype} {tuple(x.shape)}"
-        for x in stated
-        if have[x.name] != Port(tuple(x.shape), x.dtype) and have[x.name].shape is not None
+        f"{kind} {x.name} of the file is {port.dtype} {port.shape}, the manifest says {x.dtype} {tuple(x.shape)}"
+        for x, port in ((x, have[x.name]) for x in stated)
+        if port != Port(tuple(x.shape), x.dtype) and port.shape is not None
     ]
 
 
 def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
-    """Outputs are finite and, one by one, those of the trained model within the limits; the metric on the goldens holds."""
+    """Outputs are finite and those of the trained model within the limits; the metric on the goldens holds."""
     outputs = parity.run_goldens(model.session, golden.inputs)
     shapes = [
         f"{name} is {outputs[name].shape}, the golden {value.shape}"
@@ -240,80 +221,59 @@ def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key
     if shapes:
         yield Check("parity", False, "; ".join(shapes), key)
         return
-    broken = [name for name, value in outputs.items() if not np.isfinite(value).all()]
-    yield Check(
-        "finite",
-        not broken,
-        f"output {', '.join(broken)} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers",
-        key,
-    )
+    broken = ", ".join(name for name, value in outputs.items() if not np.isfinite(value).all())
+    found = f"output {broken} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers"
+    yield Check("finite", not broken, found, key)
     for name, reference in golden.outputs.items():
         figures = parity.compare(outputs[name], reference)
-        wrong = parity.violations(figures, limits, parity.PER_OUTPUT)
-        summary = f"max {figures['max_abs']:.3g}, mean {figures['mean_abs']:.3g}, cosine {figures['min_cosine']:.6f}"
-        yield Check(
-            f"parity {name}",
-            not wrong,
-            f"{name} differs from the trained model: {'; '.join(wrong)}" if wrong else summary,
-            key,
-            figures,
-        )
+        found = f"max {figures['max_abs']:.3g}, mean {figures['mean_abs']:.3g}, cosine {figures['min_cosine']:.6f}"
+        if wrong := "; ".join(parity.violations(figures, limits, parity.PER_OUTPUT)):
+            found = f"{name} differs from the trained model: {wrong}"
+        yield Check(f"parity {name}", not wrong, found, key, figures)
     figures = parity.task_figures(model.manifest, outputs, golden)
-    wrong = parity.violations(figures, limits, ("metric_drop", "min_agreement"))
-    summary = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
-    yield Check(
-        "metric", not wrong, f"the metric on the goldens fell: {'; '.join(wrong)}" if wrong else summary, key, figures
-    )
+    found = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
+    if wrong := "; ".join(parity.violations(figures, limits, parity.PER_TASK)):
+        found = f"the metric on the goldens fell: {wrong}"
+    yield Check("metric", not wrong, found, key, figures)
 
 
 def check_controls(
     artifact: Artifact, model: Model, golden: Golden, limits: Mapping[str, float], key: str
 ) -> Iterator[Check]:
     """What must fail: damaged weights, swapped channels, another normalisation."""
-    yield _control(
-        "control: damaged weights", _damaged_outcome(artifact, artifact.variant(key), model.target, golden, limits), key
-    )
+
+    def control(what: str, outcome: str) -> Check:
+        detail = f"fails as it must ({outcome})" if outcome else f"the check could not tell {what} from the real thing"
+        return Check(f"control: {what}", bool(outcome), detail, key)
+
+    yield control("damaged weights", _damaged_outcome(artifact, artifact.variant(key), model.target, golden, limits))
     if perturb.is_grey(golden.inputs):
         yield Check("control: channels swapped", True, "the goldens are grey", key, skipped=True)
     else:
-        yield _control(
-            "control: channels swapped",
-            _wrong_input_outcome(model, golden, limits, perturb.swap_channels(golden.inputs)),
-            key,
-        )
-    yield _control(
-        "control: other normalisation",
-        _wrong_input_outcome(model, golden, limits, perturb.normalise_twice(golden.inputs)),
-        key,
-    )
-
-
-def _control(name: str, outcome: str, key: str) -> Check:
-    what = name.removeprefix("control: ")
-    detail = f"fails as it must ({outcome})" if outcome else f"the check could not tell {what} from the real thing"
-    return Check(name, bool(outcome), detail, key)
+        swapped = perturb.swap_channels(golden.inputs)
+        yield control("channels swapped", _wrong_input_outcome(model, golden, limits, swapped))
+    other = perturb.normalise_twice(golden.inputs)
+    yield control("other normalisation", _wrong_input_outcome(model, golden, limits, other))
 
 
 def _damaged_outcome(
     artifact: Artifact, variant: Variant, target: Target, golden: Golden, limits: Mapping[str, float]
 ) -> str:
-    """Why a copy with damaged weights is refused; empty if it is not."""
+    """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse, our errors get through."""
+    files = [artifact.path / name for name in (variant.path, *variant.companions)]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(
-            variant.runtime, [artifact.path / name for name in (variant.path, *variant.companions)], Path(scratch)
-        )
+        copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
         try:
-            session = open_session(copy, target, artifact.manifest)
-            outputs = parity.run_goldens(session, golden.inputs)
-        except Exception as error:  # whatever the engine says to a damaged file, it is a refusal
-            return f"it does not run: {type(error).__name__}"
-    return _first(parity.parity_violations(artifact.manifest, outputs, golden, limits))
+            outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
+        except VerificationError as error:
+            return f"it does not run: {error.what.rstrip('.')}"
+    return next(iter(parity.parity_violations(artifact.manifest, outputs, golden, limits)), "")
 
 
 def _wrong_input_outcome(model: Model, golden: Golden, limits: Mapping[str, float], inputs: Pixels) -> str:
     """How answers to wrongly prepared inputs give themselves away; empty if they do not.
 
-    They violate a limit, or, where the limits are loose (int8 is judged by its metric, and easy tasks survive much), they
+    They violate a limit, or, where the limits are loose (int8 is judged by its metric, easy tasks survive much), they
     are at least ``TELLING`` times as far from the goldens as the answers to the right inputs.
     """
     wrong = parity.run_goldens(model.session, inputs)
@@ -325,7 +285,3 @@ def _wrong_input_outcome(model: Model, golden: Golden, limits: Mapping[str, floa
         if far >= TELLING * near and far > 0:
             return f"{name} is {far / max(near, 1e-12):.1f} times as far from the trained model"
     return ""
-
-
-def _first(texts: list[str]) -> str:
-    return texts[0] if texts else ""

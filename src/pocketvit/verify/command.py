@@ -6,23 +6,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pocketvit import __version__
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write_manifest
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS
 from pocketvit.verify.checks import Check, run_checks
 from pocketvit.verify.evaluate import eval as evaluate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-Layout = Literal["clean", "pairs", "classes", "list", "sidd", "gopro"]
-_ALLOWED_LOSS = {"restore": 0.1, "classify": 1.0}
-"""Loss of the metric on other data of the same kind that still counts as the same, in dB or percentage points."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,7 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "name": self.name,
-            "path": str(self.path),
-            "passed": self.passed,
-            "recorded": self.recorded,
-            "checks": [check.to_dict() for check in self.checks],
-        }
+        return {"passed": self.passed, **plain(vars(self))}
 
     def render(self) -> RenderableType:
         """A table with one row for each check."""
@@ -66,16 +58,10 @@ class VerifyReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False)
-        for column in ("variant", "check", "", "found"):
-            table.add_column(column)
+        table = Table("variant", "check", "", "found", box=None, pad_edge=False)
         for check in self.checks:
-            table.add_row(
-                check.variant,
-                check.name,
-                "skipped" if check.skipped else "ok" if check.passed else "FAILED",
-                check.detail,
-            )
+            outcome = "ok" if check.passed else "FAILED"
+            table.add_row(check.variant, check.name, "skipped" if check.skipped else outcome, check.detail)
         record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
         return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
 
@@ -87,10 +73,8 @@ class ChecksFailed(VerificationError):
         first = report.failures[0]
         where = f"{report.name}{f' ({first.variant})' if first.variant else ''}"
         more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
-        super().__init__(
-            f"{where}: {first.detail}{more}.",
-            "Do not use it: export the artifact again, or copy it again from where it was verified.",
-        )
+        todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
+        super().__init__(f"{where}: {first.detail}{more}.", todo)
         self.report = report
 
 
@@ -99,7 +83,7 @@ def verify(
     *,
     target: str | None = None,
     data: str | None = None,
-    layout: Layout | None = None,
+    layout: str | None = None,
     class_names: str | None = None,
     limit: int | None = None,
     negative_controls: bool = True,
@@ -113,7 +97,7 @@ def verify(
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         target: check only this variant, runtime:precision[:threads]; by default all that this machine can run.
         data: also measure the main metric on this folder or list, and hold it against the manifest's.
-        layout: how ``data`` is laid out; by default clean photos (restore) or class folders (classify).
+        layout: how ``data`` is laid out; by default the first layout of its task (clean photos, class folders).
         class_names: CSV with class names for list files.
         limit: at most so many images of ``data``.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
@@ -126,7 +110,7 @@ def verify(
     found = read_artifact(artifact)
     wanted = Target.parse(target) if target is not None else None
     if wanted is not None:
-        found.variant(f"{wanted.runtime}:{wanted.precision}")
+        found.variant(wanted.key)
     with track(f"verify {found.manifest.name}", None) as advance:
         checks = run_checks(found, wanted, negative_controls=negative_controls, on_check=advance)
     if data is not None and all(check.passed for check in checks):
@@ -138,17 +122,14 @@ def verify(
 
 
 def record(artifact: Artifact, checks: Sequence[Check]) -> bool:
-    """Write the result into the manifest, in one step; ``False`` for package data and folders that cannot be written."""
+    """Write the result into the manifest; ``False`` for package data and folders that cannot be written."""
     if artifact.path.resolve().is_relative_to(shipped_root().resolve()) or not os.access(artifact.path, os.W_OK):
         return False
-    rows = [
-        {"name": c.name, "variant": c.variant, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
-        for c in checks
-    ]
+    rows = [{name: value for name, value in vars(check).items() if name != "figures"} for check in checks]
     result = Verification(passed=all(c.passed for c in checks), checks=rows, tool_version=__version__)
     try:
         write_manifest(artifact.path, artifact.manifest.model_copy(update={"verification": result}))
-    except OSError:
+    except DataError:
         return False
     return True
 
@@ -157,21 +138,22 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     """The main metric on ``data`` against the value the manifest states for the same variant."""
     manifest = artifact.manifest
     target = target or Target.parse(manifest.default)
-    key = f"{target.runtime}:{target.precision}"
-    stated = [row for row in manifest.metrics if row.variant == key and row.name == manifest.main_metric]
+    name, key = manifest.main_metric, target.key
+    stated = [row for row in manifest.metrics if row.variant == key and row.name == name]
     if not stated:
-        raise UsageError(
-            f"the manifest states no {manifest.main_metric} of {key} to hold {data} against.",
-            "Leave out --data, or take another target.",
-        )
+        what = f"the manifest states no {name} of {key} to hold {data} against."
+        raise UsageError(what, "Leave out --data, or take another target.")
     report = evaluate(str(artifact.path), data, target=str(target), **options)
-    value = report.metrics.get(manifest.main_metric)
+    value = report.metrics.get(name)
     if value is None:
-        raise UsageError(
-            f"{data} gives {', '.join(report.metrics)}, not {manifest.main_metric}.",
-            "Name data of the kind the manifest's metric was measured on.",
-        )
-    row, floor = stated[0], stated[0].value - _ALLOWED_LOSS[manifest.task]
-    detail = f"{manifest.main_metric} is {value:.2f} {row.unit} on {data}, the manifest states {row.value:.2f} on {row.dataset} {row.split}"
-    detail = f"{detail}; allowed at least {floor:.2f}" if value < floor else detail
-    return Check("data", value >= floor, detail, key, {"value": value, "floor": floor})
+        what = f"{data} gives {', '.join(report.metrics)}, not {name}."
+        raise UsageError(what, "Name data of the kind the manifest's metric was measured on.")
+    row, spec = stated[0], TASKS[manifest.task].metric(name)
+    floor, side = row.value - spec.default_drop, "at least"
+    if not spec.higher_is_better:
+        floor, side = row.value + spec.default_drop, "at most"
+    passed = spec.loss(value, row.value) <= spec.default_drop
+    stated_as = f"the manifest states {spec.text(row.value)} on {row.dataset} {row.split}"
+    allowed = "" if passed else f"; allowed {side} {spec.text(floor)}"
+    detail = f"{name} is {spec.text(value)} on {data}, {stated_as}{allowed}"
+    return Check("data", passed, detail, key, {"value": value, "floor": floor})

@@ -1,50 +1,67 @@
-"""The attention table. B batch, N tokens, D width, h heads, d = D/h head width; q_bhnd etc. name axes in order.
+"""The attention tables. B batch, N tokens, D width, h heads, d head width; q_bhnd etc. name axes in order.
 
-Token attention takes (B, N, D); map attention takes (B, D, H, W). A new operator is one class and one row of the table.
+Token attention takes (B, N, D); map attention takes (B, D, H, W). A new operator is one class and one row of its table.
+The head width is fixed when a layer is built, the number of heads is read from its weights: heads can be cut off.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pocketvit.errors import UsageError
+
+
+def head_width(embed_dim: int, num_heads: int) -> int:
+    """Width of one head. Raises UsageError: the heads do not divide the width."""
+    if num_heads < 1 or embed_dim % num_heads:
+        raise UsageError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}.", "Change one of them.")
+    return embed_dim // num_heads
+
+
+def split_heads(x_bnc: Tensor, parts: int, head_dim: int) -> Tensor:
+    """(B, N, parts * h * d) -> (parts, B, h, N, d), with as many heads as there are."""
+    b, n, c = x_bnc.shape
+    return x_bnc.reshape(b, n, parts, c // (parts * head_dim), head_dim).permute(2, 0, 3, 1, 4)
+
 
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V with the softmax over keys (Dosovitskiy et al. 2020, eq. 5-8). Parameter names as in timm."""
+    """softmax(Q K^T / sqrt(d)) V, softmax over keys (Dosovitskiy et al. 2020, eq. 5-8). Parameter names as in timm."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.head_dim, self.dropout = head_width(embed_dim, num_heads), dropout
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x_bnd: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        b, n, d = x_bnd.shape
-        qkv = self.qkv(x_bnd).reshape(b, n, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
-        q_bhnd, k_bhnd, v_bhnd = qkv.unbind(0)
-        out = F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(out.transpose(1, 2).reshape(b, n, d))
+        out_bhnd = self.mix(*split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0))
+        b, h, n, d = out_bhnd.shape
+        return self.proj(out_bhnd.transpose(1, 2).reshape(b, n, h * d))
+
+    def mix(self, q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor) -> Tensor:
+        """Values weighted by the keys' answers to the queries: three times (B, h, N, d) -> (B, h, N, d)."""
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=dropout)
 
 
 class LinearAttention(SelfAttention):
-    """phi(Q) (phi(K)^T V) with phi = elu + 1, linear in N (Katharopoulos et al. 2020, eq. 6-7); same parameters as full attention."""
+    """phi(Q) (phi(K)^T V), phi = elu + 1, linear in N (Katharopoulos et al. 2020, eq. 6-7)."""
 
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        b, n, d = x_bnd.shape
-        qkv = self.qkv(x_bnd).reshape(b, n, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
-        q_bhnd, k_bhnd, v_bhnd = qkv.unbind(0)
+    def mix(self, q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor) -> Tensor:
+        """(B, h, N, d) three times -> (B, h, N, d)."""
         q_bhnd, k_bhnd = F.elu(q_bhnd) + 1, F.elu(k_bhnd) + 1
         state_bhdd = k_bhnd.transpose(-2, -1) @ v_bhnd
         norm = (q_bhnd * k_bhnd.sum(dim=2, keepdim=True)).sum(-1, keepdim=True)
-        out = (q_bhnd @ state_bhdd) / (norm + 1e-6)
-        return self.proj(out.transpose(1, 2).reshape(b, n, d))
+        return (q_bhnd @ state_bhdd) / (norm + 1e-6)
 
 
 class WindowAttention(nn.Module):
-    """Full attention and MLP inside windows of ``window`` x ``window`` positions of a map (as in SwinIR, without shift).
+    """Full attention and MLP inside windows of ``window`` x ``window`` positions of a map (as in SwinIR, not shifted).
 
     Maps that are no multiple of the window are padded by zeros at the right and bottom with sizes known at export.
     The convolutions around the block carry information between windows.
@@ -52,19 +69,14 @@ class WindowAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, window: int = 8, mlp_ratio: float = 2.0) -> None:
         super().__init__()
-        self.window = window
-        hidden = int(embed_dim * mlp_ratio)
+        self.window, hidden = window, int(embed_dim * mlp_ratio)
         self.norm1, self.attn = nn.LayerNorm(embed_dim), SelfAttention(embed_dim, num_heads)
-        self.norm2, self.fc1, self.fc2 = (
-            nn.LayerNorm(embed_dim),
-            nn.Linear(embed_dim, hidden),
-            nn.Linear(hidden, embed_dim),
-        )
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.fc1, self.fc2 = nn.Linear(embed_dim, hidden), nn.Linear(hidden, embed_dim)
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""
-        b, d, h, w = x_bdhw.shape
-        k = self.window
+        (b, d, h, w), k = x_bdhw.shape, self.window
         pad_h, pad_w = -h % k, -w % k
         x = F.pad(x_bdhw, (0, pad_w, 0, pad_h)) if pad_h or pad_w else x_bdhw
         rows, columns = (h + pad_h) // k, (w + pad_w) // k
@@ -76,22 +88,27 @@ class WindowAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Transposed attention over channels, linear in pixels (Restormer, Zamir et al. 2022, eq. 1), without its depthwise convolutions."""
+    """Attention over channels, linear in pixels (Restormer, Zamir et al. 2022, eq. 1), no depthwise convolutions."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = head_width(embed_dim, num_heads)
         self.qkv = nn.Conv2d(embed_dim, 3 * embed_dim, 1)
         self.proj = nn.Conv2d(embed_dim, embed_dim, 1)
         self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
 
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""
-        b, d, h, w = x_bdhw.shape
-        q, k, v = self.qkv(x_bdhw).reshape(b, 3, self.num_heads, d // self.num_heads, h * w).unbind(1)
+        (b, _, h, w), heads = x_bdhw.shape, self.temperature.shape[0]
+        q, k, v = self.qkv(x_bdhw).reshape(b, 3, heads, self.head_dim, h * w).unbind(1)
         scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.temperature
-        return x_bdhw + self.proj((scores.softmax(-1) @ v).reshape(b, d, h, w))
+        return x_bdhw + self.proj((scores.softmax(-1) @ v).reshape(b, heads * self.head_dim, h, w))
 
 
-TOKEN_ATTENTION = {"full": SelfAttention, "linear": LinearAttention}
-MAP_ATTENTION = {"window": WindowAttention, "channel": ChannelAttention}
+TOKEN_ATTENTION: dict[str, Callable[[int, int, float], nn.Module]] = {"full": SelfAttention, "linear": LinearAttention}
+"""Built with (embed_dim, num_heads, dropout); the option ``attention`` of a ViT."""
+MAP_ATTENTION: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "c": lambda embed_dim, num_heads, window: ChannelAttention(embed_dim, num_heads),
+    "w": WindowAttention,
+}
+"""Built with (embed_dim, num_heads, window); letters of the option ``bottleneck`` of a restorer."""

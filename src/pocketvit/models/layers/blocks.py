@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocketvit.models.layers.attention import TOKEN_ATTENTION
+from pocketvit.models.layers.attention import TOKEN_ATTENTION, head_width, split_heads
+
+
+def init_linear(module: nn.Module) -> None:
+    """For ``Module.apply``: weights of linear layers truncated normal of deviation 0.02, biases zero."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
 
 
 class Mlp(nn.Module):
@@ -44,22 +51,18 @@ class AttentionPool(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = head_width(embed_dim, num_heads)
         self.query = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.q, self.kv, self.proj = (
-            nn.Linear(embed_dim, embed_dim),
-            nn.Linear(embed_dim, 2 * embed_dim),
-            nn.Linear(embed_dim, embed_dim),
-        )
+        self.q, self.kv = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 2 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
         self.norm, self.mlp = nn.LayerNorm(embed_dim, eps=1e-6), Mlp(embed_dim, int(embed_dim * mlp_ratio))
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)."""
-        b, n, d = x.shape
-        q = self.q(self.query).reshape(1, 1, self.num_heads, -1).transpose(1, 2).expand(b, -1, -1, -1)
-        k, v = self.kv(x).reshape(b, n, 2, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
-        pooled = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, d))
+        q_bhnd = split_heads(self.q(self.query), 1, self.head_dim)[0].expand(x.shape[0], -1, -1, -1)
+        k_bhnd, v_bhnd = split_heads(self.kv(x), 2, self.head_dim).unbind(0)
+        pooled = self.proj(F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd).flatten(1))
         return pooled + self.mlp(self.norm(pooled))
 
 

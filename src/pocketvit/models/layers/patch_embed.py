@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
 
 
 def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches.
-
-    Raises:
-        UsageError: the size is not a multiple of the patch.
-    """
+    """Rows and columns of patches. Raises UsageError: the size is not a multiple of the patch."""
     height, width = image_size
     if height % patch_size or width % patch_size:
-        raise UsageError(
-            f"image size {height}x{width} is not a multiple of the patch size {patch_size}.",
-            f"Take e.g. {height // patch_size * patch_size or patch_size}.",
-        )
+        what = f"image size {height}x{width} is not a multiple of the patch size {patch_size}."
+        raise UsageError(what, f"Take e.g. {height // patch_size * patch_size or patch_size}.")
     return height // patch_size, width // patch_size
 
 
@@ -45,8 +38,7 @@ class LinearPatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Embed."""
-        b, c, h, w = image.shape
-        p = self.patch_size
+        (b, c, h, w), p = image.shape, self.patch_size
         patches = image.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
         return self.proj(patches.reshape(b, (h // p) * (w // p), c * p * p))
 
@@ -56,6 +48,5 @@ PATCH_EMBEDDINGS = {"conv": ConvPatchEmbed, "linear": LinearPatchEmbed}
 
 def fold_patches(tokens: Tensor, grid: tuple[int, int], patch_size: int, channels: int) -> Tensor:
     """Inverse of the patch order: (B, N, C*P*P) -> (B, C, H, W)."""
-    b = tokens.shape[0]
-    patches = tokens.reshape(b, grid[0], grid[1], channels, patch_size, patch_size)
-    return torch.permute(patches, (0, 3, 1, 4, 2, 5)).reshape(b, channels, grid[0] * patch_size, grid[1] * patch_size)
+    b, (h, w), p = tokens.shape[0], grid, patch_size
+    return tokens.reshape(b, h, w, channels, p, p).permute(0, 3, 1, 4, 2, 5).reshape(b, channels, h * p, w * p)

@@ -1,4 +1,4 @@
-"""Positions: learned or sinusoidal, as one table (1, tokens, D), interpolated ahead of time so that exports hold a constant."""
+"""Positions, learned or sinusoidal: one table (1, tokens, D), interpolated ahead of time: a constant of the export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Grid = tuple[int, int]
 
 
 def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
@@ -19,19 +21,33 @@ def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
     return table.float()[None]
 
 
-def resample_grid(table: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
-    """Bicubic, antialiased resampling of the grid part of a position table (as timm does); the ``prefix`` tokens stay.
+def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
+    """Bicubic, antialiased resampling of the grid part of a position table, as timm does.
 
-    Args:
-        table: (1, prefix + old_h * old_w, D).
-        old: rows and columns of the table's grid.
-        new: rows and columns wanted.
-        prefix: number of class tokens in front.
+    ``table`` (1, prefix + old_h * old_w, D), from the grid ``old`` (rows, columns) to ``new``; the ``prefix`` class
+    tokens in front stay.
     """
     if old == new:
         return table
-    head, grid = table[:, :prefix], table[:, prefix:]
-    grid = grid.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    grid = table[:, prefix:].reshape(1, *old, -1).permute(0, 3, 1, 2).float()
     grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
     grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
-    return torch.cat([head, grid.to(table.dtype)], dim=1)
+    return torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
+
+
+def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
+    """A table of another input size, or of other pooling, for the grid ``new`` (rows, columns): (1, tokens, D).
+
+    The table lies over ``own``, the grid of the network that asks, where the number of tokens says so, else over a
+    square one. Of the ``prefix`` class tokens wanted in front those of the table are kept, a missing one is zero.
+    Where its grid cannot be told, the table is returned as it is, for a shape check to report.
+    """
+    tokens = table.shape[1]
+    cells = {n: tokens - n for n in (prefix, 0, 1)}
+    found = [(own, n) for n, rest in cells.items() if rest == own[0] * own[1]]
+    found += [((math.isqrt(rest),) * 2, n) for n, rest in cells.items() if rest > 0 and math.isqrt(rest) ** 2 == rest]
+    if not found:
+        return table
+    old, had = found[0]
+    table = torch.cat([table.new_zeros(1, max(0, prefix - had), table.shape[2]), table[:, max(0, had - prefix) :]], 1)
+    return resample_grid(table, old, new, prefix)

@@ -1,4 +1,4 @@
-"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, and how it is shown.
+"""What a task is on the device side, as one record without torch: outputs, answers, metrics, tolerances, pictures.
 
 The other half, of the same name, is in :mod:`pocketvit.tasks`. Nothing outside these two folders names a task.
 """
@@ -8,24 +8,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
+from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
-
-if TYPE_CHECKING:
-    from pocketvit.spec.manifest import LevelSpec, Manifest, TensorSpec
 
 Raw = Mapping[str, NDArray[np.float32]]
 Panel = tuple[str, Pixels]
 """A label and an (H, W, 3) uint8 RGB picture."""
 
 
+class TensorSpec(BaseModel):
+    """An input or output of the model files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    shape: list[int]
+    dtype: str
+    meaning: str = Field(description="Layout, range, unit and colour order in words.")
+
+
 @dataclass(frozen=True)
 class TaskConfig:
-    """What the model must do. Each task has a subclass with fields of its own, which are those of the recipe's ``task``."""
+    """What the model must do. Each task has a subclass with fields of its own: the keys of the recipe's ``task``."""
 
     name: str = ""
     """A row of the table of tasks (``pocketvit.spec.tasks.TASKS``)."""
@@ -49,6 +59,13 @@ class MetricSpec:
     def tie_of(self, count: int) -> float:
         """The tie on ``count`` answers: for a rate at least one image."""
         return max(self.tie, 100.0 / count) if self.rate and count else self.tie
+
+    def text(self, value: float, low: float | None = None, high: float | None = None, count: int = 0) -> str:
+        """The value for people, with unit, interval and photos where known: ``89.5 % (85.5 to 92.5, 296 photos)``."""
+        digits = 1 if self.rate else max(2, math.ceil(-math.log10(self.tie or 1)))
+        interval = [] if low is None or high is None else [f"{low:.{digits}f} to {high:.{digits}f}"]
+        inside = ", ".join([*interval, *([f"{count} photos"] if count else [])])
+        return f"{value:.{digits}f} {self.unit}".rstrip() + (f" ({inside})" if inside else "")
 
     def loss(self, value: float, reference: float) -> float:
         """By how much ``value`` is worse than ``reference`` (negative where it is better), in ``unit``."""
@@ -91,23 +108,26 @@ class Evaluator(Protocol):
 
     def update(self, result: Any, truth: Any, condition: str = "") -> None:
         """Add one answer with its ground truth; ``condition`` (e.g. ``sigma25``) keeps averages apart."""
-        ...
 
     def metrics(self) -> Iterator[Measure]:
         """All averages so far; nothing where there were no answers."""
-        ...
 
 
 class Result(Protocol):
     """A typed, drawable answer."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        ...
+    def to_dict(self, top: int = 5) -> dict[str, Any]:
+        """JSON form; of a ranking the ``top`` best."""
+
+    def cells(self, top: int = 5) -> dict[str, str]:
+        """One row of a table of answers: column to text."""
+
+    @property
+    def line(self) -> str:
+        """The answer in a few words."""
 
     def draw(self, source: Pixels) -> Pixels:
         """The picture to look at."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,17 +149,14 @@ class Case(Protocol):
     @property
     def image(self) -> Pixels:
         """(H, W, 3) uint8 RGB, as the model's user has it."""
-        ...
 
     @property
     def truth(self) -> NDArray[Any]:
         """Ground truth of the task."""
-        ...
 
     @property
     def condition(self) -> str:
         """Which averages it belongs to."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -154,7 +171,8 @@ class Task:
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
     geometry: Literal["image", "pixels"]
-    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: crops of photo and truth go together."""
+    """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
+    covered with tiles, and crops of photo and truth go together."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -168,7 +186,8 @@ class Task:
     check_preprocess: Callable[[Preprocess], None]
     """Raise ``UsageError`` where the preprocessing does not suit the task."""
     outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
-    finish: Callable[[Raw, Manifest], Result]
+    """What every file answers, in order; of a task with ``pixels`` the first has the input's height and width."""
+    finish: Callable[[Raw, Sequence[LevelSpec]], Result]
     """Raw outputs, each with a batch dimension of 1, to the typed answer."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
     """For a label hierarchy and the main condition (``sigma25``, or empty)."""
@@ -179,11 +198,17 @@ class Task:
     change: Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]], float]
     """How far the outputs of one image moved from a reference: what sensitivity rankings sum up."""
     change_limits: tuple[float, float]
-    """Largest mean ``change`` and largest loss of the main metric that shrinking may cause on calibration images."""
+    """Largest mean ``change`` and largest loss of the main metric that a shrunk file may show on calibration images."""
     panels: Callable[[Pixels, Result, NDArray[Any], Sequence[LevelSpec]], list[Panel]]
     """(input, answer, truth, levels) to pictures that are shown side by side."""
     writes: Literal["picture", "table"]
-    """What ``predict`` writes: a picture for each image, or one table of answers."""
+    """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
+    example: str
+    """A line of Python for the card: ``model(image)`` and what to take of it."""
+    names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
+    """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
+    agreement: Callable[[Raw, Raw], float] | None = None
+    """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).
@@ -193,3 +218,14 @@ class Task:
         """
         base = name.partition("@")[0].rpartition(".")[2]
         return {spec.name: spec for spec in self.metrics}[base]
+
+    def metric_names(self, levels: Sequence[LevelSpec], conditions: Sequence[str]) -> list[str]:
+        """Full names of all metrics that the evaluator yields for a label hierarchy and conditions (``sigma25``)."""
+        if self.names is not None:
+            return self.names(levels)
+        suffixes = [f"@{condition}" if condition else "" for condition in conditions or [""]]
+        return [f"{spec.name}{suffix}" for suffix in suffixes for spec in self.metrics]
+
+    def main(self, levels: Sequence[LevelSpec] = (), condition: str = "") -> str:
+        """Name of the main metric."""
+        return self.evaluator(levels, condition).main

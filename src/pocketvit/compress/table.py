@@ -1,0 +1,124 @@
+"""The table of steps. A new step is one file with a config and a function, and one row here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
+from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
+from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
+from pocketvit.compress.step import Context, StepKind, StepReport
+from pocketvit.errors import UsageError
+from pocketvit.export.built import Built
+from pocketvit.models.trained import Trained
+
+_FLOAT = ("fp32",)
+STEPS: list[StepKind] = [
+    # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
+    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
+    StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
+    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
+    StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A step of a recipe with its settings."""
+
+    kind: StepKind
+    config: Any
+    repeat: int = 1
+    """1 for the first step of its name in the chain, 2 for the second: no two rows have one name."""
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        again = f" ({self.repeat})" if self.repeat > 1 else ""
+        return f"{self.kind.name}{again}{' (library default)' if self.kind.baseline else ''}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings in plain types, for the lineage."""
+        return dataclasses.asdict(self.config)
+
+
+def split_entry(entry: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of an entry of ``compress.steps``: ``int8`` or ``{int8: {smooth: []}}``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(entry, str):
+        return entry, {}
+    if len(entry) == 1:
+        ((name, settings),) = entry.items()
+        if settings is None or isinstance(settings, Mapping):
+            return str(name), dict(settings or {})
+    raise UsageError(f"compress.steps: {entry!r} is no step.", "Write a name, or name: {setting: value}.")
+
+
+def plan_steps(entries: Sequence[str | Mapping[str, Any]], runtime: str, *, baselines: bool = False) -> list[Planned]:
+    """The steps of a recipe that exist in a runtime, in order; with ``baselines`` each library default before its step.
+
+    Raises:
+        UsageError: an unknown step or setting, or a value of the wrong type; the nearest name is given.
+    """
+    planned: list[Planned] = []
+    seen: Counter[str] = Counter()
+    for name, settings in map(split_entry, entries):
+        seen[name] += 1
+        kinds = [kind for kind in STEPS if kind.name == name]
+        if not kinds:
+            raise UsageError(f"compress.steps: unknown step {name!r}.", _nearest(name, {kind.name for kind in STEPS}))
+        known = {f.name for kind in kinds for f in dataclasses.fields(kind.config)}
+        if unknown := sorted(set(settings) - known):
+            raise UsageError(f"compress.steps: {name} has no setting {unknown[0]!r}.", _nearest(unknown[0], known))
+        here = [kind for kind in kinds if kind.runtime in ("", runtime) and (baselines or not kind.baseline)]
+        planned += [
+            Planned(kind, _configure(kind, settings), seen[name]) for kind in sorted(here, key=lambda k: not k.baseline)
+        ]
+    return planned
+
+
+def leads_to(runtime: str, precision: str) -> bool:
+    """Whether a step makes files of this precision in a runtime."""
+    return any(kind.runtime == runtime and kind.precision == precision for kind in STEPS)
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}."
+
+
+def _configure(kind: StepKind, settings: Mapping[str, Any]) -> Any:
+    """The config of a kind with those settings that it has; one name may have other settings in another runtime."""
+    names = {f.name for f in dataclasses.fields(kind.config)}
+    try:
+        return TypeAdapter(kind.config).validate_python({k: v for k, v in settings.items() if k in names})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("compress.steps", kind.name, *first["loc"])))
+        raise UsageError(f"{where}: {first['msg']} (got {first['input']!r}).", "Correct the recipe.") from error
+
+
+def attempts(step: Planned, source: Trained | Built, context: Context) -> Iterator[StepReport]:
+    """Carry out one step; its input is never changed.
+
+    Yields:
+        The report of the step, and on asking again of milder versions of it, if it has any.
+
+    Raises:
+        UsageError: the step does not go with the source.
+        DataError: calibration images are needed and missing.
+    """
+    found = step.kind.run(step.config, source, context)
+    yield from (found,) if isinstance(found, StepReport) else found

@@ -1,0 +1,130 @@
+"""Rows as the manifest, the report and the terminal hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pocketvit.data.collections import Collection
+from pocketvit.fit.measure import Measurer
+from pocketvit.fit.rows import Row
+from pocketvit.report.data import CandidateRow
+from pocketvit.spec.environment import environment
+from pocketvit.spec.manifest import BenchRow, LineageStep, MetricRow
+from pocketvit.spec.tasks.base import Measure
+
+INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
+
+
+def metric_rows(rows: Sequence[Row], measurer: Measurer) -> list[MetricRow]:
+    """Every metric of every row on the validation data, which was also used to choose among them."""
+    part, limit = measurer.splits.val, measurer.recipe.search.eval_images
+    count = len(part.items) if limit is None else min(limit, len(part.items))
+    return [_metric_row(row.key, m, part, count, measurer, chosen_on=True) for row in rows for m in row.measures]
+
+
+def test_rows(key: str, measures: Sequence[Measure], part: Collection, measurer: Measurer) -> list[MetricRow]:
+    """Metrics of the chosen file on data that was used for nothing else."""
+    return [_metric_row(key, m, part, len(part.items), measurer, chosen_on=False) for m in measures]
+
+
+def _metric_row(
+    key: str, measure: Measure, part: Collection, count: int, measurer: Measurer, *, chosen_on: bool
+) -> MetricRow:
+    return MetricRow(
+        variant=key,
+        name=measure.name,
+        value=measure.value,
+        low=measure.low,
+        high=measure.high,
+        unit=measure.unit,
+        dataset=part.name,
+        split=part.split,
+        count=count,
+        protocol=measurer.task.protocol,
+        chosen_on=chosen_on,
+    )
+
+
+def bench_rows(rows: Sequence[Row], measurer: Measurer) -> list[BenchRow]:
+    """Timings of the files with their intervals and environment."""
+    machine, found = environment(), []
+    for row in rows:
+        if row.timing is None:
+            continue
+        (low, high), (_, slow) = row.timing.interval(50), row.timing.interval(90)
+        found.append(
+            BenchRow(
+                variant=row.key,
+                threads=measurer.recipe.target.threads,
+                p50_ms=row.timing.p50,
+                p90_ms=row.timing.p90,
+                p50_low_ms=low,
+                p50_high_ms=high,
+                p90_high_ms=slow,
+                runs=len(row.timing.times_ms),
+                input_shape=list(measurer.image.shape),
+                includes=INCLUDES,
+                environment=machine,
+            )
+        )
+    return found
+
+
+def lineage(rows: Sequence[Row]) -> list[LineageStep]:
+    """Each step behind the gain gate, kept or rejected, beside the file it started from."""
+    known, steps = {row.name: row for row in rows}, []
+    for row in rows:
+        before = known.get(row.before)
+        if before is None:
+            continue
+        steps.append(
+            LineageStep(
+                step=row.name,
+                kept=row.kept,
+                reason=row.reason,
+                metric_name=row.main,
+                metric_before=before.metric,
+                metric_after=row.metric,
+                latency_ms_before=before.latency(50),
+                latency_ms_after=row.latency(50),
+                bytes_before=before.bytes,
+                bytes_after=row.bytes,
+                settings=row.settings,
+            )
+        )
+    return steps
+
+
+def verdict(row: Row) -> str:
+    """A word for the table."""
+    if row.chosen:
+        return "chosen"
+    if row.metric is None:
+        return "dropped"
+    if not row.kept:
+        return "rejected"
+    return "misses" if row.misses else "fits"
+
+
+def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
+    """Rows as tables and reports show them."""
+    found = []
+    for row in rows:
+        measure, timing = row.measure, row.timing
+        found.append(
+            CandidateRow(
+                name=row.name,
+                metric=row.metric,
+                p50_ms=row.latency(50),
+                p90_ms=row.latency(90),
+                size_mb=row.bytes / 1e6 if row.bytes else None,
+                memory_mb=row.memory_mb,
+                verdict=verdict(row),
+                reason="; ".join(row.misses) or row.reason,
+                chosen=row.chosen,
+                metric_interval=(measure.low, measure.high) if measure else None,
+                p50_interval=timing.interval(50) if timing else None,
+                image=row.image,
+            )
+        )
+    return found

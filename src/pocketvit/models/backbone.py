@@ -1,0 +1,70 @@
+"""What every task stands on: one protocol, which all rows of ``VARIANTS`` and all ``timm:`` models keep."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+Size = tuple[int, int]
+"""Height and width."""
+FeatureKind = Literal["maps", "tokens"]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """An ``nn.Module`` on normalised images (B, 3, H, W) float32. A test holds every row to what it declares."""
+
+    feature_kind: FeatureKind
+    """Maps (B, C, h, w), or tokens (B, h * w, C) of the grid in row order, without class tokens."""
+    strides: tuple[int, ...]
+    """Of each feature, finest first: h and w are those of the image over the stride, rounded up."""
+    any_size: bool
+    """Takes any H and W; otherwise only those that it was built with."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """C of each feature."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the pooled feature; of the last of :meth:`features` where :meth:`forward` gives an image."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> one tensor for each stride."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, embed_dim), or an image (B, 3, H, W) in [0, 1] where the architecture gives images."""
+
+    def resize_state(self, state: State, size: Size | None = None) -> State:
+        """A state of this network, of any input size, for a network built at ``size`` (by default this one).
+
+        Grids of positions are resampled; whatever does not depend on the size stays as it is.
+        """
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone inside a task's model: its attribute ``backbone``, or the model itself where nothing is added."""
+    inner = getattr(model, "backbone", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+class AnySize:
+    """Part of :class:`Backbone` for networks in which nothing depends on the input size."""
+
+    any_size = True
+
+    def resize_state(self, state: State, size: Size | None = None) -> State:
+        """As it is."""
+        return state
+
+
+class OneFeature:
+    """Part of :class:`Backbone` for networks with one feature."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Its width."""
+        return (self.embed_dim,)  # type: ignore[attr-defined]

@@ -1,0 +1,111 @@
+"""Trained models on disk: ``model.safetensors`` beside ``model.json`` (what to build, for which task, which pixels).
+
+The description also holds the shape of every parameter, so that a network that a step has narrowed is built again as it
+was (:mod:`pocketvit.models.shapes`). Building needs the task's head: see :mod:`pocketvit.tasks.load`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.files import replacing
+from pocketvit.models.shapes import shapes_of
+from pocketvit.spec.artifact import shipped_names, shipped_root
+from pocketvit.spec.manifest import LevelSpec
+from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.recipe import ModelConfig
+from pocketvit.spec.tasks import config_document, config_of
+from pocketvit.spec.tasks.base import TaskConfig
+
+WEIGHTS, META = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with all that is needed to build, run and export it; changed by ``replace(trained, model=...)``."""
+
+    model: nn.Module
+    """Maps normalised (B, 3, H, W) float to what the task's torch side takes: an image, a tuple of logits."""
+    model_spec: ModelConfig
+    task: TaskConfig
+    """The task's own section of the recipe."""
+    levels: tuple[LevelSpec, ...]
+    preprocess: Preprocess
+    info: dict[str, Any] = field(default_factory=dict)
+    """How it was trained: images seen, minutes, metrics, data sets."""
+
+
+def copy_of(trained: Trained) -> Trained:
+    """One that shares no weights and no notes with the original: what a step changes."""
+    return replace(trained, model=copy.deepcopy(trained.model), info=copy.deepcopy(trained.info))
+
+
+def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | None = None) -> None:
+    """Write weights and description, each file in one step; ``state`` replaces the model's own tensors (EMA).
+
+    Raises DataError: the folder cannot be written; a checkpoint that was there is intact.
+    """
+    tensors = {
+        key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu()
+        for key, value in (state or trained.model.state_dict()).items()
+    }
+    meta = {
+        "model": TypeAdapter(ModelConfig).dump_python(trained.model_spec, mode="json"),
+        "task": config_document(trained.task),
+        "levels": [level.model_dump() for level in trained.levels],
+        "preprocess": trained.preprocess.to_dict(),
+        "info": trained.info,
+        "shapes": shapes_of(tensors),
+    }
+    with replacing(folder / WEIGHTS) as weights, replacing(folder / META) as description:
+        try:
+            save_file(tensors, weights)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error  # how it reports a full disk
+        weights.chmod(0o644)  # safetensors makes files that only their owner can read
+        description.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """Folder of a checkpoint: itself, ``best`` or ``last`` of a run, or the one beside a shipped artifact.
+
+    Raises UsageError: there is none.
+    """
+    path = Path(source)
+    if not path.exists() and str(source) in shipped_names():
+        path = shipped_root() / f"{source}-checkpoint"
+    for folder in (path, path / "best", path / "last"):
+        if (folder / META).is_file():
+            return folder
+    raise UsageError(f"{source}: no checkpoint there.", f"Give a run folder, or a folder with {WEIGHTS} and {META}.")
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The description beside the weights: validated objects keyed like :class:`Trained`, ``shapes`` for ``model``.
+
+    ``shapes`` holds the shape of every parameter; it is empty in a checkpoint from before they were recorded. Raises
+    DataError: it is missing or damaged.
+    """
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        return {
+            "model_spec": TypeAdapter(ModelConfig).validate_python(meta["model"]),
+            "task": config_of(meta["task"]),
+            "levels": tuple(LevelSpec.model_validate(level) for level in meta["levels"]),
+            "preprocess": TypeAdapter(Preprocess).validate_python(meta["preprocess"]),
+            "info": dict(meta.get("info", {})),
+            "shapes": TypeAdapter(dict[str, list[int]]).validate_python(meta.get("shapes", {})),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        what = f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]})."
+        raise DataError(what, "Copy the checkpoint again.") from error

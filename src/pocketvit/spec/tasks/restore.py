@@ -1,0 +1,151 @@
+"""Restore a photograph (noise, blur): an image of the input's size, judged by PSNR and SSIM on 8-bit RGB."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.hierarchy import LevelSpec
+from pocketvit.spec.metrics import psnr, ssim
+from pocketvit.spec.preprocess import Pixels, Preprocess
+from pocketvit.spec.tasks import base
+
+OUTPUT = "restored"
+MAX_PSNR = 100.0
+"""dB that an exact pair counts in an average; without a cap one such pair would make the average infinite."""
+PSNR = base.MetricSpec("psnr", "dB", default_drop=0.1, tie=0.02)
+SSIM = base.MetricSpec("ssim", "", default_drop=0.005, tie=0.0005)
+
+
+@dataclass(frozen=True)
+class RestoreConfig(base.TaskConfig):
+    """How a restorer is trained."""
+
+    name: str = "restore"
+    loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse"] = "auto"
+    """``auto`` is log_mse: it weighs all noise levels alike."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored photograph."""
+
+    image: Pixels
+    """(H, W, 3) uint8, RGB."""
+
+    def to_dict(self, top: int = 5) -> dict[str, Any]:
+        """JSON summary (the pixels go to a file)."""
+        return {"task": "restore", "height": int(self.image.shape[0]), "width": int(self.image.shape[1])}
+
+    def cells(self, top: int = 5) -> dict[str, str]:
+        """Height and width in pixels."""
+        return {"height": str(self.image.shape[0]), "width": str(self.image.shape[1])}
+
+    @property
+    def line(self) -> str:
+        """Height and width in pixels."""
+        return f"{self.image.shape[0]}x{self.image.shape[1]}"
+
+    def draw(self, source: Pixels) -> Pixels:
+        """The picture to look at: the restored image itself."""
+        return self.image
+
+
+class RestoreEvaluator:
+    """PSNR (dB) and SSIM on 8-bit RGB, per image and then averaged, for each condition.
+
+    Names: ``psnr@sigma25``; ``psnr`` for real pairs. Every metric is finite: an image's PSNR is capped at 100 dB (an
+    exact pair has no finite one), and SSIM is averaged over the images of at least 11 pixels a side, where it is
+    defined; a condition without any such image yields no SSIM.
+    """
+
+    def __init__(self, main_condition: str = "") -> None:
+        self.main = f"{PSNR.name}@{main_condition}" if main_condition else PSNR.name
+        self._scores: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
+
+    def update(self, result: Restored, truth: Any, condition: str = "") -> None:
+        """``truth`` is the clean (H, W, 3) uint8 image."""
+        if result.image.shape != truth.shape:
+            what = f"output {result.image.shape} and ground truth {truth.shape} differ in shape."
+            raise DataError(what, "Check that the pair belongs together.")
+        similarity = ssim(result.image, truth) if min(truth.shape[:2]) >= 11 else None
+        self._scores[condition].append((min(psnr(result.image, truth), MAX_PSNR), similarity))
+
+    def metrics(self) -> Iterator[base.Measure]:
+        """Mean PSNR and SSIM of each condition."""
+        for condition, scores in self._scores.items():
+            suffix = f"@{condition}" if condition else ""
+            yield base.mean_measure(f"{PSNR.name}{suffix}", [value for value, _ in scores], PSNR.unit)
+            if defined := [value for _, value in scores if value is not None]:
+                yield base.mean_measure(f"{SSIM.name}{suffix}", defined, SSIM.unit)
+
+
+def _check(preprocess: Preprocess) -> None:
+    if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
+        what = "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1]."
+        raise UsageError(what, "Resizing averages noise away; set the three fields in the recipe.")
+
+
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
+    meaning = "RGB pixels, 0 to 255, channels last, not rounded"
+    return [base.TensorSpec(name=OUTPUT, shape=[1, *preprocess.size, 3], dtype="float32", meaning=meaning)]
+
+
+def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
+    return Restored(np.clip(np.rint(raw[OUTPUT][0]), 0, 255).astype(np.uint8))
+
+
+def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
+    """The input itself, unchanged."""
+    for case in cases:
+        evaluator.update(Restored(case.image), case.truth, case.condition)
+    return next(measure for measure in evaluator.metrics() if measure.name == evaluator.main)
+
+
+def _change(outputs: Sequence[NDArray[np.float32]], reference: Sequence[NDArray[np.float32]]) -> float:
+    """Root mean square difference in pixels, 0 to 255."""
+    squares = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(outputs, reference, strict=True)]
+    return float(np.mean(np.sqrt(squares)))
+
+
+def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[base.Panel]:
+    return [("input", image), ("restored", result.draw(image)), ("truth", truth.astype(np.uint8))]
+
+
+RESTORE = base.Task(
+    name="restore",
+    purpose="restores photographs (removes noise or blur)",
+    config=RestoreConfig,
+    layouts=("clean", "pairs", "sidd", "gopro"),
+    geometry="pixels",
+    degrades=True,
+    labelled=False,
+    metrics=(PSNR, SSIM),
+    # Pixels, 0 to 255, against goldens that are rounded to 1/16; metric_drop in dB of PSNR.
+    tolerances={
+        "fp32": {"max_abs": 0.25, "mean_abs": 0.02, "min_cosine": 0.99999, "metric_drop": 0.02},
+        "fp16": {"max_abs": 4.0, "mean_abs": 0.25, "min_cosine": 0.9999, "metric_drop": 0.1},
+        "bf16": {"max_abs": 32.0, "mean_abs": 1.0, "min_cosine": 0.999, "metric_drop": 0.2},
+        "int8": {"mean_abs": 5.0, "metric_drop": 0.5},
+    },
+    # Noise does not pack, the clean crop packs to about 0.9 of its 8 bits, an output to 12 bits a value.
+    golden=base.GoldenPolicy(count=6, max_bytes=1_000_000, bytes_per_pixel=3 * 3.9, round_to=1 / 16),
+    protocol="8-bit RGB, input and output rounded, mean over images",
+    check_preprocess=_check,
+    outputs=_outputs,
+    finish=_finish,
+    evaluator=lambda levels, condition: RestoreEvaluator(condition),
+    truth=lambda image, clean, labels: image if clean is None else clean,
+    baseline=_baseline,
+    change=_change,
+    change_limits=(1.0, 0.05),
+    panels=_panels,
+    writes="picture",
+    example="model(image).image  # (H, W, 3) uint8",
+)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from pocketvit.errors import DataError, UsageError
+from pocketvit.models import trained as module
+from pocketvit.models.shapes import shapes_of
+from pocketvit.models.trained import META, WEIGHTS, find_checkpoint, read_meta, save_checkpoint
+from pocketvit.spec.artifact import shipped_root
+from pocketvit.spec.tasks import config_of
+from pocketvit.tasks.load import load_checkpoint
+from tests.export.nets import classifier, restorer
+
+
+@pytest.mark.parametrize("make", [classifier, restorer])
+def test_all_that_is_known_of_a_model_comes_back(make: object, tmp_path: Path) -> None:
+    model = replace(make(), info={"images_seen": 7, "metrics": {"x": 1.5}})  # type: ignore[operator]
+    save_checkpoint(tmp_path / "run" / "best", model)
+    loaded = load_checkpoint(tmp_path / "run")
+    assert (loaded.levels, loaded.preprocess) == (model.levels, model.preprocess)
+    assert loaded.task.name == model.task.name
+    assert read_meta(tmp_path / "run" / "best")["task"] == loaded.task
+    assert loaded.info == model.info
+    assert not loaded.model.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), model.model.parameters(), strict=True))
+    assert read_meta(tmp_path / "run" / "best")["shapes"] == shapes_of(model.model.state_dict())
+    assert (tmp_path / "run" / "best" / WEIGHTS).stat().st_mode & 0o777 == 0o644
+
+
+def test_averaged_weights_are_saved_in_place_of_the_models(tmp_path: Path) -> None:
+    model = classifier()
+    average = {name: torch.zeros_like(value) for name, value in model.model.state_dict().items()}
+    save_checkpoint(tmp_path, model, average)
+    assert all(not parameter.any() for parameter in load_checkpoint(tmp_path).model.parameters())
+    assert any(parameter.any() for parameter in model.model.parameters())
+
+
+def test_a_checkpoint_from_before_shapes_were_recorded_loads() -> None:
+    folder = shipped_root() / "denoise-color-checkpoint"
+    assert find_checkpoint("denoise-color") == folder
+    assert "shapes" not in json.loads((folder / META).read_text())
+    assert read_meta(folder)["shapes"] == {}
+    shipped = load_checkpoint("denoise-color")
+    assert (shipped.model_spec.name, shipped.task) == ("restorer_s", config_of({"name": "restore", "loss": "log_mse"}))
+    with torch.inference_mode():
+        assert shipped.model(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"model": 3}', '{"model": {}, "task": {"name": "x"}, "levels": [], "preprocess": {}}']
+)
+def test_a_damaged_description_is_a_data_error(text: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, restorer())
+    (tmp_path / META).write_text(text)
+    with pytest.raises(DataError, match=r"model\.json: cannot be read") as caught:
+        load_checkpoint(tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_weights_of_another_model_are_a_data_error(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", restorer())
+    save_checkpoint(tmp_path / "b", classifier())
+    (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
+    with pytest.raises(DataError, match="does not fit"):
+        load_checkpoint(tmp_path / "a")
+    (tmp_path / "a" / WEIGHTS).write_bytes(b"\xff" * 99)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_checkpoint(tmp_path / "a")
+    with pytest.raises(UsageError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), safetensors.SafetensorError("No space")])
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, restorer())
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(DataError, match="No space"):
+        save_checkpoint(tmp_path, classifier())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
