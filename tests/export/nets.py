@@ -30,7 +30,8 @@ class Case:
 
 
 def classifier(**preprocess: object) -> Trained:
-    spec = Preprocess(**{"size": (32, 40), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), **preprocess})  # type: ignore[arg-type]
+    fields = {"size": (32, 40), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), **preprocess}
+    spec = Preprocess(**fields)  # type: ignore[arg-type]
     return _trained("classify", ModelConfig("vit_tiny_patch16_224", SMALL_VIT), LEVELS, spec)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,7 +51,7 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
         measurer = measurers[row.origin]
         assert row.built is not None
         model, image = measurer.open(row.built), measurer.image
-        calls[row.name] = lambda model=model, image=image: model(image)
+        calls[row.name] = partial(model, image)
     pause = PAUSE_MS if len({row.runtime for row in finalists}) > 1 else 0.0
     first = next(iter(measurers.values()))
     timings = first.interleave(calls, first.recipe.search.timing_seconds * len(finalists), pause)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class Measurer:
     def time(self, files: Sequence[Built]) -> list[Timing]:
         """Time files in turns on the image: preprocessing, inference and postprocessing together, decoding left out."""
         models = [self.open(built) for built in files]
-        calls = {str(index): (lambda model=model: model(self.image)) for index, model in enumerate(models)}  # type: ignore[misc]
+        calls = {str(index): partial(model, self.image) for index, model in enumerate(models)}
         pause = PAUSE_MS if len({built.runtime for built in files}) > 1 else 0.0
         timings = self.interleave(calls, self.recipe.search.timing_seconds * len(files), pause)
         return [timings[str(index)] for index in range(len(files))]
