@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
 from pocketvit.compress.step import Context, StepKind, StepReport
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
 
@@ -95,8 +94,7 @@ def leads_to(runtime: str, precision: str) -> bool:
 
 
 def _nearest(word: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}."
+    return did_you_mean(word, known, f"Known: {', '.join(sorted(known))}.")
 
 
 def _configure(kind: StepKind, settings: Mapping[str, Any]) -> Any:

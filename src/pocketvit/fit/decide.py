@@ -15,7 +15,7 @@ from pocketvit.errors import NothingFitsError
 from pocketvit.fit.choose import choose, goodness, nearest_misses
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
 from pocketvit.fit.handover import OverBudget, hand_over, handed_over
-from pocketvit.fit.measure import PAUSE_MS, Measurer
+from pocketvit.fit.measure import Measurer
 from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.rows import Row
 from pocketvit.spec.artifact import Artifact
@@ -52,9 +52,7 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
         assert row.built is not None
         model, image = measurer.open(row.built), measurer.image
         calls[row.name] = partial(model, image)
-    pause = PAUSE_MS if len({row.runtime for row in finalists}) > 1 else 0.0
-    first = next(iter(measurers.values()))
-    timings = first.interleave(calls, first.recipe.search.timing_seconds * len(finalists), pause)
+    timings = next(iter(measurers.values())).interleave(calls, (row.runtime for row in finalists))
     wide = [name for name, timing in timings.items() if timing.wide]
     if wide:
         notes.append(f"times scatter widely and small differences mean nothing: {', '.join(wide)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,6 +24,7 @@ from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, Measure, MetricSpec, Task
+from pocketvit.verify.evaluate import measure
 
 ROUNDS = {"p50": 15, "p90": 36}
 """Least rounds that bound the percentile from above at 95 %."""
@@ -74,43 +75,41 @@ class Measurer:
         manifest = draft_manifest(self.trained, built, self.main_metric)
         return Model.from_file(built.path, self.target(built), manifest)
 
-    def interleave(
-        self, calls: Mapping[str, Callable[[], object]], seconds: float, pause_ms: float
-    ) -> dict[str, Timing]:
-        """Time calls in turns, with as many rounds as an interval of the budget's percentile takes."""
-        rounds = ROUNDS[self.recipe.budget.percentile]
-        return interleave(calls, seconds=seconds, pause_ms=pause_ms, min_rounds=rounds)
+    def interleave(self, calls: Mapping[str, Callable[[], object]], engines: Iterable[str]) -> dict[str, Timing]:
+        """Time calls in turns, with as many rounds as an interval of the budget's percentile takes.
+
+        ``engines`` are the runtimes behind the calls.
+        """
+        pause, rounds = PAUSE_MS if len(set(engines)) > 1 else 0.0, ROUNDS[self.recipe.budget.percentile]
+        seconds = self.recipe.search.timing_seconds * len(calls)
+        return interleave(calls, seconds=seconds, pause_ms=pause, min_rounds=rounds)
 
     def score(self, built: Built, part: Collection | None = None) -> tuple[Measure, ...]:
         """All metrics of a file on the validation cases (or on those of ``part``)."""
-        model, evaluator = self.open(built), self.evaluator()
-        for case in self.cases(part):
-            evaluator.update(model(case.image), case.truth, case.condition)
-        return tuple(evaluator.metrics())
+        return tuple(measure(self.open(built), self.cases(part), self.evaluator())[0])
 
     def time(self, files: Sequence[Built]) -> list[Timing]:
         """Time files in turns on the image: preprocessing, inference and postprocessing together, decoding left out."""
         models = [self.open(built) for built in files]
         calls = {str(index): partial(model, self.image) for index, model in enumerate(models)}
-        pause = PAUSE_MS if len({built.runtime for built in files}) > 1 else 0.0
-        timings = self.interleave(calls, self.recipe.search.timing_seconds * len(files), pause)
+        timings = self.interleave(calls, (built.runtime for built in files))
         return [timings[str(index)] for index in range(len(files))]
 
     def not_learned(self, row: Row) -> str:
         """Why a float file is no better than an answer that needs no learning; empty where it is better."""
         main = self.evaluator().main
-        measure = next((m for m in row.measures if m.name == main), None)
-        if measure is None:
+        reached = next((m for m in row.measures if m.name == main), None)
+        if reached is None:
             return ""
         condition = main.partition("@")[2]
         cases = (case for case in self.cases() if not condition or case.condition == condition)
         trivial, spec = self.task.baseline(cases, self.evaluator()), self.task.metric(main)
         # A rate must be above chance with its whole interval: with few photos some hits are luck.
-        value = (measure.low if spec.higher_is_better else measure.high) if spec.rate else measure.value
+        value = (reached.low if spec.higher_is_better else reached.high) if spec.rate else reached.value
         if spec.loss(value, trivial.value) < -(0.0 if spec.rate else spec.tie):
             return ""
-        figures = f"{main} {measure.value:.4g} {measure.unit}", f"{trivial.value:.4g} without any learning"
-        return f"learned nothing: {figures[0]} ({measure.low:.4g} to {measure.high:.4g}), {figures[1]}"
+        figures = f"{main} {reached.value:.4g} {reached.unit}", f"{trivial.value:.4g} without any learning"
+        return f"learned nothing: {figures[0]} ({reached.low:.4g} to {reached.high:.4g}), {figures[1]}"
 
 
 def make_measurer(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
