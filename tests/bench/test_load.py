@@ -60,8 +60,10 @@ def test_sees_another_process_and_not_its_own_children() -> None:
     spin = "import sys, time\nprint(1, flush=True)\nend = time.time() + 60\nwhile time.time() < end: pass"
     child = subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE)
     # A process of its own, whose parent ends at once, is no child of this one.
-    detach = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {spin!r}], stdout=2).pid)"
-    other = int(subprocess.run([sys.executable, "-c", detach], capture_output=True, text=True, check=True).stdout)
+    # It writes nowhere: a pipe of ours in its hands would keep `run` waiting until it ends.
+    start = f"subprocess.Popen([sys.executable, '-c', {spin!r}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)"
+    detach = f"import subprocess, sys; print({start}.pid)"
+    other = int(subprocess.run([sys.executable, "-c", detach], stdout=subprocess.PIPE, text=True, check=True).stdout)
     try:
         assert child.stdout is not None
         child.stdout.readline()
