@@ -54,13 +54,14 @@ def describe(trained: Trained, history: Path, metric: str) -> Trained:
 
 def build_rows(measurer: Measurer, folder: Path) -> list[Row]:
     """The float file, its int8 version, and the float file in OpenVINO; all kept ones timed once more in one run."""
-    rows = shrink(measurer, NAME, folder / "files", print)
+    rows = [replace(row, origin=NAME) for row in shrink(measurer, NAME, folder / "files", print)]
     onnx = next(row.built for row in rows if not row.step and row.built)
     for precision in ("fp32", "bf16"):
         built = Built("openvino", precision, onnx.path)
         name, measures = f"{NAME} {built.key}", measurer.score(built)
-        shared = {"main": measurer.main_metric, "image": measurer.image.shape[:2], "reason": "the same ONNX file"}
-        rows.append(Row(name, "openvino", precision, NAME, built=built, measures=measures, kept=True, **shared))
+        size, reason = measurer.image.shape[:2], "the same ONNX file"
+        shared = {"origin": NAME, "main": measurer.main_metric, "image": size, "reason": reason}
+        rows.append(Row(name, "openvino", precision, built=built, measures=measures, kept=True, **shared))
     notes = wait_for_quiet(measurer.recipe, print)
     rows = time_finalists(rows, {NAME: measurer}, limits_of(measurer.recipe, measurer.main_metric), notes)
     for row in sorted(rows, key=lambda row: not row.kept):
