@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +42,19 @@ def test_averaged_weights_are_saved_in_place_of_the_models(tmp_path: Path) -> No
     assert any(parameter.any() for parameter in model.model.parameters())
 
 
-def test_a_checkpoint_from_before_shapes_were_recorded_loads() -> None:
+def test_a_checkpoint_from_before_shapes_were_recorded_loads(tmp_path: Path) -> None:
     folder = shipped_root() / "denoise-color-checkpoint"
     assert find_checkpoint("denoise-color") == folder
-    assert "shapes" not in json.loads((folder / META).read_text())
-    assert read_meta(folder)["shapes"] == {}
-    shipped = load_checkpoint("denoise-color")
-    assert (shipped.model_spec.name, shipped.task) == ("restorer_s", config_of({"name": "restore", "loss": "log_mse"}))
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    described = json.loads((old / META).read_text())
+    assert described.pop("shapes")["stem.weight"] == [48, 12, 3, 3]
+    (old / META).write_text(json.dumps(described))
+    assert read_meta(old)["shapes"] == {}
+    image, (shipped, before) = torch.rand(1, 3, 20, 30), (load_checkpoint(place) for place in ("denoise-color", old))
+    assert (before.model_spec.name, before.task) == ("restorer_s", config_of({"name": "restore", "loss": "log_mse"}))
     with torch.inference_mode():
-        assert shipped.model(torch.rand(1, 3, 20, 30)).shape == (1, 3, 20, 30)
+        assert torch.equal(before.model(image), shipped.model(image))
 
 
 @pytest.mark.parametrize(
