@@ -20,7 +20,7 @@ from pocketvit import __version__
 from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
 from pocketvit.files import plain
-from pocketvit.terminal import mute, prepare_streams, shown, stdout_to_stderr
+from pocketvit.terminal import mute, prepare_streams, rendered, shown, stdout_to_stderr
 
 BROKEN_PIPE = 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
@@ -140,12 +140,7 @@ def _text(report: Any, flags: Flags) -> str:
     text = report.render() if hasattr(report, "render") else report
     if text is None or isinstance(text, str):
         return text or ""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False)  # names and labels are shown as they are
-    with console.capture() as captured:
-        console.print(text)
-    return captured.get().removesuffix("\n")
+    return rendered(text)
 
 
 def _document(value: Any) -> str:

@@ -94,6 +94,26 @@ def stdout_to_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+class _Page(io.StringIO):
+    """What is collected for standard output, with the answers that rich wants of it."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+
+def rendered(report: Any) -> str:
+    """A rich object as the text that standard output would show, without the last line end; text is no markup."""
+    from rich.console import Console
+
+    page = _Page()
+    Console(file=page, markup=False, emoji=False).print(report)
+    return page.getvalue().removesuffix("\n")
+
+
 def shown(value: object) -> str:
     """``value`` as text of one line: line breaks, other control characters and lone surrogates as escapes."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(value))

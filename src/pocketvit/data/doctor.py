@@ -210,7 +210,7 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
 
 def _entries(root: Path) -> list[tuple[Path, str]]:
     """Files below a root with the class they seem to belong to: the folder, or the label in a list."""
-    if root.is_dir():
+    if os.path.isdir(root):
         return [(path, path.parent.relative_to(root).as_posix().removeprefix(".")) for path in list_images(root)]
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [(row.path, "") for row in layouts.read_clean(root, "train")[0]]
@@ -242,7 +242,7 @@ def _split_of(path: Path, root: Path, roots: Sequence[Path]) -> str:
 
 
 def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
-    for root in filter(Path.is_dir, roots):
+    for root in filter(os.path.isdir, roots):
         used = {folder for path in list_images(root) for folder in path.parents}
         folders = (path for path in root.rglob("*") if path.is_dir() and not path.name.startswith("."))
         yield from sorted(str(folder) for folder in folders if folder not in used)

@@ -28,7 +28,7 @@ def quarantined(root: Path) -> set[Path]:
     """
     folder = Path(os.path.realpath(folder_of(root)))
     lists = [above / FILE_NAME for above in folder.parents] + sorted(folder.rglob(FILE_NAME))
-    return {path for file in lists if file.is_file() for path in read_list(file)}
+    return {path for file in lists if os.path.isfile(file) for path in read_list(file)}
 
 
 def read_list(file: Path) -> list[Path]:

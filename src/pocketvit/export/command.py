@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def export(
     name = name or Path(out).resolve().name
     _check(size, goldens, name, version)
     writers = [exporter(name) for name in dict.fromkeys(formats)]
-    if Path(out).exists() and not replace_existing:
+    if os.path.lexists(out) and not replace_existing:
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:

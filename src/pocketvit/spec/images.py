@@ -47,7 +47,7 @@ def read_image(source: ImageLike) -> NDArray[np.uint8]:
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the name is too long
         raise DataError(f"{path}: no such file.", "Check the path.")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not an image.", "Name an image file.")
