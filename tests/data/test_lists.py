@@ -60,6 +60,15 @@ def test_names_too_long_are_files_that_do_not_exist(tmp_path: Path) -> None:
             doctor(str(tmp_path / odd))
 
 
+def test_class_folders_must_be_text(tmp_path: Path) -> None:
+    write(tmp_path / "cat" / "a.png")
+    write(tmp_path / "cat" / os.fsdecode(b"caf\xe9.png"))  # files need not
+    assert {row.labels for row in layouts.read_classes(tmp_path, "train")[0]} == {("cat",)}
+    write(tmp_path / os.fsdecode(b"caf\xe9") / "b.png")
+    with pytest.raises(DataError, match="not UTF-8"):
+        layouts.read_classes(tmp_path, "train")
+
+
 @pytest.mark.parametrize("wrong", [{"workers": 100_000}, {"huge_megapixels": float("nan")}, {"huge_megapixels": 1e999}])
 def test_numbers_that_make_no_sense(tmp_path: Path, wrong: dict[str, float]) -> None:
     write(tmp_path / "a.png")

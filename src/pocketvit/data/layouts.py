@@ -122,6 +122,9 @@ def read_classes(root: Path, split: str) -> Found:
     if loose:
         what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
         raise DataError(what, "Put every image into the folder of its class.")
+    for path, folders in zip(files, parts, strict=True):
+        if not all(map(_is_text, folders)):  # a label is text in manifests
+            raise DataError(f"{path.parent}: the name of a class folder is not UTF-8.", "Rename the folder.")
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
     texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
@@ -182,6 +185,11 @@ def _present(paths: list[Path], origin: Path) -> list[Path]:
         what = f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}."
         raise DataError(what, f"Paths are relative to {origin.parent}.")
     return paths
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is more than bytes that the file system's encoding has not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _need_folder(root: Path) -> None:
