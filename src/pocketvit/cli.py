@@ -8,21 +8,21 @@ standard library is imported at the top, so that ``pocketvit --help`` answers at
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvit import __version__
 from pocketvit.commands import COMMANDS
-from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, did_you_mean
+from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
 from pocketvit.files import plain
+from pocketvit.terminal import mute, prepare_streams, rendered, shown, stdout_to_stderr
 
-INTERRUPTED, BROKEN_PIPE = 130, 141
+BROKEN_PIPE = 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
 """Importable package -> the name that it is installed by, where the two differ."""
 
@@ -37,6 +37,12 @@ class Flags:
     help: bool = False
 
 
+class Interrupted(PocketvitError):
+    """The user stopped the command (exit 130)."""
+
+    exit_code = 130
+
+
 FLAGS = {"--json": "json", "-q": "quiet", "-v": "verbose", "-h": "help"}
 FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
@@ -49,19 +55,23 @@ FLAGS_HELP = """every command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 1 anything else.
+    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 130 interrupted, 141 nobody
+    reads the output, 1 anything else.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     flags, rest = split_flags(args)
     try:
-        code = _dispatch(flags, rest)
-        sys.stdout.flush()
+        code, text = _dispatch(flags, rest)
+        if text:
+            print(text, flush=True)
         return code
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): say nothing, and keep the interpreter's last flush quiet too.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except OSError as error:
+        mute(sys.stdout)
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away (`| head`): say nothing
+            return BROKEN_PIPE
+        what = f"standard output cannot be written ({error.strerror or error})."
+        return _fail(DataError(what, "Look for free space, or send it elsewhere."), replace(flags, json=False))[0]
 
 
 def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
@@ -71,18 +81,18 @@ def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
     return Flags(**found), [a for a in args[:end] if a not in FLAGS] + list(args[end:])
 
 
-def _dispatch(flags: Flags, args: list[str]) -> int:
+def _dispatch(flags: Flags, args: list[str]) -> tuple[int, str]:
+    """Exit code and what is to be printed."""
     if args[:1] == ["--version"]:
-        print(f"pocketvit {__version__}")
-        return 0
+        return 0, f"pocketvit {__version__}"
     if not args:
-        print(_overview())
-        return 0 if flags.help else UsageError.exit_code
+        return 0 if flags.help else UsageError.exit_code, _overview()
     try:
         return _run(args[0], args[1:], flags)
     except KeyboardInterrupt:
-        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
+        resumes = args[0] in COMMANDS and COMMANDS[args[0]].sections  # those with a recipe have a run folder
+        todo = "with the same name goes on where it stopped." if resumes else "begins anew; no half files are left."
+        return _fail(Interrupted("interrupted.", f"The same command {todo}"), flags)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -104,13 +114,13 @@ commands:
 `pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."""
 
 
-def _run(name: str, args: list[str], flags: Flags) -> int:
+def _run(name: str, args: list[str], flags: Flags) -> tuple[int, str]:
     if name not in COMMANDS:
         todo = did_you_mean(name, COMMANDS, f"Commands: {', '.join(COMMANDS)}.", "`pocketvit {}`")
         raise UsageError(f"unknown command {name!r}.", todo)
     with contextlib.ExitStack() as stack:
         if flags.json:
-            stack.enter_context(_stdout_to_stderr())
+            stack.enter_context(stdout_to_stderr())
         if flags.quiet:  # drop progress and log lines; errors are printed after it
             sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(sink))
@@ -120,29 +130,26 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
         arguments = Arguments(name, function, COMMANDS[name].sections, FLAGS_HELP)
         report = None if flags.help else function(**arguments.parse(args))
     if flags.help:
-        print(arguments.help())
-        return 0
-    _show(report, flags)
-    return int(getattr(report, "exit_code", 0) or 0)
+        return 0, arguments.help().rstrip("\n")
+    return int(getattr(report, "exit_code", 0) or 0), _text(report, flags)
 
 
-def _show(report: Any, flags: Flags) -> None:
+def _text(report: Any, flags: Flags) -> str:
     if flags.json:
-        print(_document(report))
-    elif hasattr(report, "render"):
-        text = report.render()
-        if isinstance(text, str):
-            print(text)
-        else:
-            from rich.console import Console
-
-            Console().print(text)
-    elif report is not None:
-        print(report)
+        return _document(report)
+    text = report.render() if hasattr(report, "render") else report
+    if text is None or isinstance(text, str):
+        return text or ""
+    return rendered(text)
 
 
 def _document(value: Any) -> str:
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # the stream's own escapes are not those of JSON
+        return json.dumps(plain(value), indent=2, allow_nan=False)
+    return text
 
 
 def extra_of(package: str) -> str | None:
@@ -177,31 +184,13 @@ def _expected(error: Exception) -> PocketvitError:
     return wrapped
 
 
-def _fail(error: PocketvitError, flags: Flags) -> int:
+def _fail(error: PocketvitError, flags: Flags) -> tuple[int, str]:
+    """Say an error in two lines; its exit code, and the document where one is asked for."""
     if flags.verbose:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
-    print(f"{error.what}\n{error.todo}", file=sys.stderr)
-    if flags.json:
-        print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))
-    return error.exit_code
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send all that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
-    saved = None
-    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
-        if sys.stdout.fileno() == 1:
-            sys.stdout.flush()
-            saved = os.dup(1)
-            os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if saved is not None:
-            os.dup2(saved, 1)
-            os.close(saved)
+    print(f"{shown(error.what)}\n{shown(error.todo)}", file=sys.stderr)
+    document = {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}
+    return error.exit_code, _document(document) if flags.json else ""
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.environment import available_cores, environment
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.terminal import cell, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,14 +105,10 @@ class BenchReport:
     def render(self) -> RenderableType:
         """A table with one column for each artifact, then ratio, environment and warnings."""
         from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+        from rich.table import Column
 
-        table = Table("", box=None, pad_edge=False)
-        for result in self.results:
-            table.add_column(f"{result.name} {result.variant}", justify="right")
-        for cells in zip(*map(_rows, self.results), strict=True):
-            table.add_row(cells[0][0], *(value for _, value in cells))
+        heads = (Column(cell(f"{result.name} {result.variant}"), justify="right") for result in self.results)
+        rows = [(cells[0][0], *(value for _, value in cells)) for cells in zip(*map(_rows, self.results), strict=True)]
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
             low, high = self.ratio.ci95
@@ -120,7 +117,7 @@ class BenchReport:
         env = self.environment | {"flags": " ".join(self.environment["flags"])}
         lines.append("{cpu}, {cores} cores ({flags}), {os}, Python {python}".format_map(env))
         lines += [f"Warning: {warning}" for warning in self.warnings]
-        return Group(table, Text("\n".join(lines)))
+        return Group(table(["", *heads], rows), cell("\n".join(lines)))
 
 
 def _rows(result: Result) -> list[tuple[str, str]]:

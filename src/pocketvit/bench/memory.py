@@ -21,7 +21,7 @@ import numpy as np
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.runtimes.model import load
 from pocketvit.runtimes.probe import fresh_process
-from pocketvit.spec.images import read_image
+from pocketvit.spec.images import MAX_PIXELS, read_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
@@ -98,12 +98,16 @@ def parse_size(text: str) -> tuple[int, int]:
     """``"480x640"`` -> (480, 640), height first.
 
     Raises:
-        UsageError: it is not two positive numbers.
+        UsageError: it is not two positive numbers, or more pixels than images may have.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    found = re.fullmatch(r"\s*0*([1-9][0-9]{0,8})\s*x\s*0*([1-9][0-9]{0,8})\s*", text.lower(), re.ASCII)
+    if found is None:
         raise UsageError(f"size {text!r} is not HEIGHTxWIDTH.", "Write e.g. 480x640.")
-    return int(parts[0]), int(parts[1])
+    height, width = map(int, found.groups())
+    if height * width > MAX_PIXELS:
+        what = f"size {text} are more than {MAX_PIXELS // 1_000_000} megapixels."
+        raise UsageError(what, "No image of that size is read; take a smaller one.")
+    return height, width
 
 
 def _own_peak_mb() -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.errors import DataError
+from pocketvit.files import read_text
 from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
 
 PAIR_WORDS = {"noisy": "clean", "real": "mean", "blur": "sharp"}
@@ -34,7 +37,7 @@ Found = tuple[list[Entry], list[str]]
 
 def read_clean(root: Path, split: str) -> Found:
     """Clean photos: a folder (with all folders below), a single image, or a text file with one path a line."""
-    if root.is_dir():
+    if os.path.isdir(root):
         return [Entry(path) for path in list_images(root)], []
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [Entry(path) for path in _present([root], root)], []
@@ -119,6 +122,9 @@ def read_classes(root: Path, split: str) -> Found:
     if loose:
         what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
         raise DataError(what, "Put every image into the folder of its class.")
+    for path, folders in zip(files, parts, strict=True):
+        if not all(map(_is_text, folders)):  # a label is text in manifests
+            raise DataError(f"{path.parent}: the name of a class folder is not UTF-8.", "Rename the folder.")
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
     texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
@@ -159,30 +165,35 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     Raises DataError: the file cannot be read, is no text, or holds no line.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        # Lines as CSV has them: splitlines() also splits at characters that names may hold.
+        reader = csv.reader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
+        stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
+        lines = [(number, columns) for number, columns in stripped if any(columns)]
     except OSError as error:
         what = f"{file}: cannot be read ({error.strerror})."
         raise DataError(what, "Name an existing folder or list file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text file.", "Name a folder or a list file.") from error
-    reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
-    lines = [(number, columns) for number, columns in stripped if any(columns)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: is no text file.", "Name a folder or a list file, UTF-8.") from error
     if not lines:
         raise DataError(f"{file}: the list is empty.", "Write one line for each entry.")
     return lines
 
 
 def _present(paths: list[Path], origin: Path) -> list[Path]:
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         what = f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}."
         raise DataError(what, f"Paths are relative to {origin.parent}.")
     return paths
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name is more than bytes that the file system's encoding has not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _need_folder(root: Path) -> None:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.", "Check the path.")
 
 

@@ -39,9 +39,9 @@ def fit(
         DataError: data that cannot be used.
         NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
     """
-    from pocketvit.fit.run import run
-
     resolved, run_name = resolve_recipe(recipe, name, overrides | _preferred(prefer))
+    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+
     return run(resolved, run_name, runs, quiet)
 
 
@@ -72,8 +72,6 @@ def compress(
         UsageError: the recipe is wrong, names no weights, or the run is finished.
         NothingFitsError: no file meets budget and floor.
     """
-    from pocketvit.fit.run import run
-
     search = overrides.get("search") or {}
     names = [
         name
@@ -91,6 +89,8 @@ def compress(
         raise UsageError(
             "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
         )
+    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+
     return run(resolved, run_name, runs, quiet)
 
 

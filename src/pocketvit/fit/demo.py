@@ -12,6 +12,7 @@ import numpy as np
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import MissingDependencyError, UsageError
+from pocketvit.files import make_folder
 from pocketvit.runtimes.model import load
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.recipe import Recipe, load_recipe
@@ -118,5 +119,5 @@ def _write_photos(folder: Path) -> None:
         image = read_image(files[0])
         top, left = (max(0, length - SIDE) // 2 for length in image.shape[:2])
         part = folder / ("train" if name in TRAIN else "val")
-        part.mkdir(parents=True, exist_ok=True)
+        make_folder(part)
         write_image(part / f"{name}.png", np.ascontiguousarray(image[top : top + SIDE, left : left + SIDE]))

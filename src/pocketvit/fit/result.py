@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import candidate_rows
 from pocketvit.report.table import candidates_table
+from pocketvit.terminal import cell
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,9 @@ class FitReport:
             for row in rows
             if row.reason and not row.chosen and row.verdict != "fits"
         ]
-        return Group(
-            *self.notes,
-            table,
-            *reasons,
+        last = (
             f"chosen: {self.chosen}, {self.why}",
             f"artifact: {self.artifact}",
             f"report:   {self.folder / 'report.html'}",
         )
+        return Group(*map(cell, self.notes), table, *map(cell, (*reasons, *last)))

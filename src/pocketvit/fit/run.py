@@ -24,6 +24,7 @@ from pocketvit.fit.shrink import planned_steps, shrink
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint
+from pocketvit.terminal import cell
 from pocketvit.train.runs import finish_run, open_run
 
 
@@ -33,7 +34,7 @@ def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
     check_recipe(recipe, splits)
     folder = open_run(recipe, name, runs)
     console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet)
+    return run_fit(recipe, splits, folder, lambda line: console.print(cell(line)), quiet)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,9 @@ def find_checkpoint(source: str | Path) -> Path:
     Raises UsageError: there is none.
     """
     path = Path(source)
-    if not path.exists() and str(source) in shipped_names():
-        path = shipped_root() / f"{source}-checkpoint"
-    for folder in (path, path / "best", path / "last"):
-        if (folder / META).is_file():
+    shipped = [shipped_root() / f"{source}-checkpoint"] if str(source) in shipped_names() else []
+    for folder in (path, path / "best", path / "last", *shipped):
+        if os.path.isfile(folder / META):
             return folder
     raise UsageError(f"{source}: no checkpoint there.", f"Give a run folder, or a folder with {WEIGHTS} and {META}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,10 +48,11 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         VerificationError: the artifact's manifest or goldens are damaged.
     """
     folder = Path(run)
-    is_run = (folder / REPORT_JSON).is_file() or (folder / METRICS_CSV).is_file()
-    if (folder / REPORT_JSON).is_file():
+    has_report = os.path.isfile(folder / REPORT_JSON)
+    is_run = has_report or os.path.isfile(folder / METRICS_CSV)
+    if has_report:
         data = load_report(folder)
-    elif is_run and not (folder / "artifact").is_dir():
+    elif is_run and not os.path.isdir(folder / "artifact"):
         data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
     else:
         try:
@@ -60,7 +62,7 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
             raise UsageError(what, error.todo) from error
         data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
-    if destination.is_dir():
+    if os.path.isdir(destination):
         destination = destination / REPORT_HTML
     from pocketvit.report.html import write_report
 

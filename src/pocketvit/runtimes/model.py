@@ -16,7 +16,7 @@ from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, prepare
-from pocketvit.spec.target import Target
+from pocketvit.spec.target import Target, most_threads
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Raw, Result
 from pocketvit.spec.tiles import count_tiles, run_tiled
@@ -136,9 +136,9 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:
-    """How a variant is run where nobody says: with the threads it was timed with."""
+    """How a variant is run where nobody says: with the threads it was timed with, where this machine has them."""
     threads = next((row.threads for row in manifest.benchmarks if row.variant == variant.key), Target.threads)
-    return Target(variant.runtime, variant.precision, threads, variant.device)
+    return Target(variant.runtime, variant.precision, min(threads, most_threads()), variant.device)
 
 
 def open_variant(artifact: Artifact, target: Target) -> Model:

@@ -102,13 +102,13 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
         UsageError: there is no such thing.
     """
     path = Path(path_or_name)
-    if not path.exists() and str(path_or_name) in shipped_names():
-        return shipped_root() / str(path_or_name)
-    if path.is_file() and path.suffix == ".pvit":
+    if path.suffix == ".pvit" and os.path.isfile(path):
         return _unpack(path)
     for folder in (path, path / "artifact"):
-        if (folder / MANIFEST).is_file():
+        if os.path.isfile(folder / MANIFEST):
             return folder
+    if str(path_or_name) in shipped_names():  # also where a folder of that name holds something else
+        return shipped_root() / str(path_or_name)
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
     raise UsageError(f"{path_or_name}: no artifact there.", todo)

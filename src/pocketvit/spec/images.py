@@ -47,7 +47,7 @@ def read_image(source: ImageLike) -> NDArray[np.uint8]:
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where the name is too long
         raise DataError(f"{path}: no such file.", "Check the path.")
     if path.is_dir():
         raise DataError(f"{path} is a folder, not an image.", "Name an image file.")
@@ -124,15 +124,17 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True) -> None:
     """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file.
 
+    Without ``overwrite`` a file that is there already is left alone.
+
     Raises:
-        DataError: an unknown suffix, or a folder that cannot be made or written.
+        DataError: an unknown suffix, a folder that cannot be made or written, or a file that is there already.
     """
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     try:
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             Image.fromarray(image).save(partial, **options)
     except ValueError as error:
         raise DataError(f"{path}: cannot be written ({error}).", "Check the suffix.") from error
@@ -144,7 +146,7 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder.", "Check the path.")
     files = sorted(
         path

@@ -14,6 +14,7 @@ from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 
 SCHEMA_VERSION: Literal[1] = 1
+VERSION_PATTERN = r"^\d+\.\d+\.\d+$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -117,7 +118,7 @@ class Manifest(_Strict):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
-    version: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    version: str = Field(default="0.1.0", pattern=VERSION_PATTERN)
     task: str = Field(description="A row of the table of tasks: " + ", ".join(TASKS) + ".")
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
     levels: list[LevelSpec] = Field(default=[], validate_default=True)

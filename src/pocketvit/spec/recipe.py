@@ -19,6 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pocketvit.errors import UsageError, did_you_mean
+from pocketvit.files import read_text
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
@@ -273,6 +274,9 @@ class Recipe:
         return document | {"task": config_document(self.task)}
 
 
+MAX_RECIPE_BYTES = 10_000_000
+
+
 def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe and override fields.
 
@@ -305,7 +309,7 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(read_text(path, MAX_RECIPE_BYTES))
     except OSError as error:
         what = f"{path}: cannot be read ({error.strerror})."
         raise UsageError(what, "Name a recipe, e.g. recipes/denoise_color.yaml.") from error

@@ -51,13 +51,15 @@ def train(
         UsageError: the recipe is wrong, or the run is finished.
         DataError: data that cannot be used.
     """
+    resolved, run_name = resolve_recipe(
+        recipe, name, overrides
+    )  # a wrong one is told before anything heavy is imported
     from pocketvit.data.collections import load_splits
     from pocketvit.tasks.start import new_model
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
     from pocketvit.train.runs import finish_run, open_run
 
-    resolved, run_name = resolve_recipe(recipe, name, overrides)
     splits = load_splits(resolved.data, resolved.task.name)
     trained = new_model(resolved, splits.train.levels)
     folder = open_run(resolved, run_name, runs)

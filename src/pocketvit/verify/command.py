@@ -16,7 +16,9 @@ from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS
+from pocketvit.terminal import cell, table
 from pocketvit.verify.checks import Check, run_checks
+from pocketvit.verify.evaluate import check_limit
 from pocketvit.verify.evaluate import eval as evaluate
 
 if TYPE_CHECKING:
@@ -55,15 +57,12 @@ class VerifyReport:
     def render(self) -> RenderableType:
         """A table with one row for each check."""
         from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table("variant", "check", "", "found", box=None, pad_edge=False)
-        for check in self.checks:
-            outcome = "ok" if check.passed else "FAILED"
-            table.add_row(check.variant, check.name, "skipped" if check.skipped else outcome, check.detail)
+        outcomes = ["skipped" if check.skipped else "ok" if check.passed else "FAILED" for check in self.checks]
+        rows = [(c.variant, c.name, outcome, c.detail) for c, outcome in zip(self.checks, outcomes, strict=True)]
         record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
-        return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
+        verdict = cell(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}.")
+        return Group(table(("variant", "check", "", "found"), rows), verdict)
 
 
 class ChecksFailed(VerificationError):
@@ -107,6 +106,7 @@ def verify(
         UsageError: there is no such artifact or variant.
         MissingDependencyError: the engine of ``target`` is not installed.
     """
+    check_limit(limit)
     found = read_artifact(artifact)
     wanted = Target.parse(target) if target is not None else None
     if wanted is not None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, UsageError
 from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.runtimes.model import load
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case, Evaluator, Measure
+from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -75,16 +76,21 @@ class EvalReport:
     def render(self) -> RenderableType:
         """A table with one row for each metric."""
         from rich.console import Group
-        from rich.table import Column, Table
-        from rich.text import Text
+        from rich.table import Column
 
-        table = Table("metric", Column("value", justify="right"), "unit", "95 % interval", box=None, pad_edge=False)
+        made = table(("metric", Column("value", justify="right"), "unit", "95 % interval"))
         for row in self.rows:
             style = "bold" if row.name == self.main_metric else ""
             value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
-            table.add_row(row.name, value, row.unit, f"{low} to {high}", style=style)
+            made.add_row(*map(cell, (row.name, value, row.unit, f"{low} to {high}")), style=style)
         caption = "\n".join((f"{self.count} answers in {self.seconds:.1f} s", *self.notes))
-        return Group(Text(f"{self.artifact} ({self.variant}) on {self.dataset}"), table, Text(caption))
+        return Group(cell(f"{self.artifact} ({self.variant}) on {shown(self.dataset)}"), made, cell(caption))
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ``UsageError`` unless ``limit`` is a number of images."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, not {limit}.", "Leave it out to take all images.")
 
 
 def eval(
@@ -115,6 +121,7 @@ def eval(
         UsageError: no such artifact or variant, or the layout does not go with its task.
         DataError: the data cannot be used, or names classes that the artifact does not know.
     """
+    check_limit(limit)
     model = load(artifact, target)
     task = TASKS[model.manifest.task]
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
