@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, VerificationError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
-from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.golden import golden_faults
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel
@@ -47,8 +49,11 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         VerificationError: the artifact's manifest or goldens are damaged.
     """
     folder = Path(run)
-    is_run = (folder / REPORT_JSON).is_file() or (folder / METRICS_CSV).is_file()
-    if (folder / REPORT_JSON).is_file():
+    has_report, is_run = False, False
+    with suppress(OSError):  # too long a name is no run
+        has_report = (folder / REPORT_JSON).is_file()
+        is_run = has_report or (folder / METRICS_CSV).is_file()
+    if has_report:
         data = load_report(folder)
     elif is_run and not (folder / "artifact").is_dir():
         data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
@@ -71,16 +76,18 @@ def artifact_report(artifact: Artifact) -> ReportData:
     """What an artifact says about itself: its variants as candidates, its goldens as pictures.
 
     Raises:
-        VerificationError: the goldens are damaged.
+        VerificationError: the goldens are damaged or do not go with the manifest, or a model file is missing.
     """
-    manifest = artifact.manifest
+    manifest, golden = artifact.manifest, read_golden(artifact)
+    if faults := golden_faults(manifest, golden):
+        raise VerificationError(f"{artifact.path / GOLDEN}: {faults[0]}.", "Do not use it: export the artifact again.")
     return ReportData(
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
         metric_unit=next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), ""),
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
-        pictures=golden_pictures(manifest, read_golden(artifact)),
+        pictures=golden_pictures(manifest, golden),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
         lineage=[step.model_dump() for step in manifest.lineage],
         notes=_notes(manifest),

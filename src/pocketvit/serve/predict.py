@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
@@ -106,6 +106,7 @@ def predict(
     target: str | None = None,
     csv: bool = False,
     top: int = 5,
+    trust: bool = False,
 ) -> PredictReport:
     """Run an artifact on images.
 
@@ -121,12 +122,13 @@ def predict(
         target: runtime:precision[:threads]; by default the artifact's own.
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
         UsageError: no such artifact or variant, or options that do not go together.
     """
-    model = load(artifact, target)
+    model = load(artifact, target, trust=trust)
     if top < 1:
         raise UsageError(f"top must be at least 1, not {top}.", "5 is usual.")
     task = TASKS[model.manifest.task]
@@ -200,7 +202,7 @@ def _run_all(
                     write_image(places[path], result.draw(pixels))
                 cells = result.cells(top)
                 done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
-            except DataError as error:
+            except (DataError, VerificationError) as error:  # an engine may fail on one image and not on the next
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))
