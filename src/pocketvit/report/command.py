@@ -61,7 +61,7 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         try:
             artifact = read_artifact(run)
         except UsageError as error:
-            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            what = f"{run[:200]}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
             raise UsageError(what, error.todo) from error
         data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML

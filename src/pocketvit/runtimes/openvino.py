@@ -123,7 +123,8 @@ def _check_complete(path: Path) -> None:
 
 def reads(path: Path) -> tuple[str, ...]:
     """See :class:`pocketvit.runtimes.Runtime`."""
-    return external_files(path) if path.suffix == ".onnx" else (path.with_suffix(".bin").name,)
+    beside = (path.with_suffix(".bin").name,) if path.suffix == ".xml" else ()
+    return external_files(path) if path.suffix == ".onnx" else beside
 
 
 def damage(files: Sequence[Path]) -> None:

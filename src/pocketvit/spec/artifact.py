@@ -128,7 +128,7 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
                 return folder
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
-    raise UsageError(f"{path_or_name}: no artifact there.", todo)
+    raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:

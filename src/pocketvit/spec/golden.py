@@ -24,6 +24,9 @@ def _input_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
         yield f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {height}, {width}, 3)"
     elif len(golden.sources) > len(have):
         yield f"{len(golden.sources)} sources for {len(have)} golden inputs"
+    for index, source in enumerate(golden.sources):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
+            yield f"golden source {index} is {source.dtype} {source.shape}, not uint8 (H, W, 3)"
 
 
 def _output_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
@@ -45,8 +48,8 @@ def _truth_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
     truth, task, levels = golden.truth, TASKS[manifest.task], manifest.levels
     if truth.dtype.kind not in "iuf" or truth.ndim < 1 or not np.isfinite(truth).all():
         yield f"the ground truth is {truth.dtype} {truth.shape}, not finite numbers for each golden input"
-    elif len(truth) != len(golden.inputs):
-        yield f"{len(truth)} ground truths for {len(golden.inputs)} golden inputs"
+    elif truth.shape[:1] != golden.inputs.shape[:1]:
+        yield f"{len(truth)} ground truths for {(*golden.inputs.shape, 0)[0]} golden inputs"
     elif task.labelled:
         sizes = np.array([len(level.labels) for level in levels])
         fits = truth.dtype.kind in "iu" and truth.shape[1:] == sizes.shape

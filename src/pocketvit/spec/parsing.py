@@ -41,7 +41,8 @@ def parse_manifest(content: bytes) -> Manifest:
             raise ValueError(fault)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from error
+        text = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {text}") from error
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UsageError as error:  # Preprocess and Target check their own values
@@ -52,7 +53,12 @@ def parse_manifest(content: bytes) -> Manifest:
 def plain_name(name: str) -> bool:
     """Whether ``name`` is that of a file in the artifact's own folder, on any system."""
     short = 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES
-    return short and PurePosixPath(name).name == name and not any(x in "\\:" or not x.isprintable() for x in name)
+    return (
+        short
+        and name != ".."
+        and PurePosixPath(name).name == name
+        and not any(x in "\\:" or not x.isprintable() for x in name)
+    )
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,7 +86,11 @@ def _check_values(value: Any, depth: int = 0) -> None:
 def _faults(manifest: Manifest) -> Iterator[str]:
     """What does not go together, field by field."""
     names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
-    yield from (f"file name {name[:80]!r} leaves the artifact folder" for name in names if not plain_name(name))
+    yield from (
+        f"file name {name[:80]!r} leaves the artifact folder or is no plain name"
+        for name in names
+        if not plain_name(name)
+    )
     for what, keys in (
         ("file", [entry.path for entry in manifest.files]),
         ("variant", [variant.key for variant in manifest.variants]),

@@ -107,8 +107,10 @@ def _golden_stage(artifact: Artifact) -> Iterator[Check]:
         return
     yield check_preprocess(artifact.manifest.preprocess, golden.preprocess)
     yield check_contract(artifact.manifest, golden)
-    yield check_goldens(artifact.manifest, golden)
-    yield check_sources(artifact.manifest.preprocess, golden)
+    fits = check_goldens(artifact.manifest, golden)
+    yield fits
+    if fits.passed:
+        yield check_sources(artifact.manifest.preprocess, golden)
 
 
 def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
