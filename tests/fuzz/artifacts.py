@@ -204,8 +204,8 @@ def run_chunk(first: int, count: int) -> None:
             shutil.rmtree(root / str(seed))
 
 
-def fuzz(count: int, seed: int = 0) -> list[str]:
-    """Findings of ``count`` cases, in chunks."""
+def fuzz(count: int, seed: int = 0, tell: Callable[[str], object] = lambda finding: None) -> list[str]:
+    """Findings of ``count`` cases, in chunks; each is told when its chunk is done."""
     findings = []
     first, end = seed, seed + count
     while first < end:
@@ -213,11 +213,14 @@ def fuzz(count: int, seed: int = 0) -> list[str]:
         command = [sys.executable, "-m", "tests.fuzz.artifacts", "--chunk", f"{first},{size}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
         lines = done.stdout.splitlines()
-        findings += [line.removeprefix("finding ") for line in lines if line.startswith("finding ")]
+        found = [line.removeprefix("finding ") for line in lines if line.startswith("finding ")]
         tried = [int(line.removeprefix("try ")) for line in lines if line.startswith("try ")]
         if done.returncode != 0:
             where = f"seed {tried[-1] if tried else first}"
-            findings.append(f"{where}: the process ended with {done.returncode}: {done.stderr[-300:]}")
+            found.append(f"{where}: the process ended with {done.returncode}: {done.stderr[-300:]}")
+        for finding in found:
+            tell(finding)
+        findings += found
         first = (tried[-1] + 1) if done.returncode != 0 and tried else first + size
     return findings
 
@@ -232,8 +235,7 @@ def main() -> int:
     if options.chunk:
         run_chunk(*map(int, options.chunk.split(",")))
         return 0
-    found = fuzz(options.count, options.seed)
-    print("\n".join(found))
+    found = fuzz(options.count, options.seed, lambda finding: print(finding, flush=True))
     print(f"{len(found)} findings in {options.count} cases from seed {options.seed}")
     return 1 if found else 0
 
