@@ -154,6 +154,7 @@ def bench(
     size: str | None = None,
     seconds: float = 5.0,
     memory: bool = True,
+    trust: bool = False,
 ) -> BenchReport:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
 
@@ -169,6 +170,7 @@ def bench(
         size: HEIGHTxWIDTH of a synthetic image instead; 480x640 by default.
         seconds: seconds of timing, for all together.
         memory: also measure load time and peak memory in a fresh process.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         UsageError: no such artifact, variant or size.
@@ -183,7 +185,7 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    watches = [Stopwatch(load(path, wanted), pixels) for path, wanted in sides]
+    watches = [Stopwatch(load(path, wanted, trust=trust), pixels) for path, wanted in sides]
     # Two engines get a pause in between: threads of the one may still spin when the other starts.
     pause_ms = 5.0 if len({watch.model.target.runtime for watch in watches}) > 1 else 0.0
     busy = quiet(0)
@@ -193,11 +195,15 @@ def bench(
         calls = {str(i): watch for i, watch in enumerate(watches)}
         timings = list(interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=pause_ms).values())
     results = tuple(
-        _result(watch, total, fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
+        _result(watch, total, _fresh(watch.model, image, shape, trust) if memory else None)
         for watch, total in zip(watches, timings, strict=True)
     )
     ratio = speedup(*timings) if len(timings) == 2 else None
     return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
+
+
+def _fresh(model: Model, image: str | None, shape: tuple[int, int], trust: bool) -> FreshRun:
+    return fresh_run(model.path, model.target, image, shape, trust=trust)
 
 
 def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:

@@ -44,9 +44,11 @@ class FreshRun:
     """The first answer."""
 
 
-def peak_rss_mb(artifact: Source, target: str | Target | None = None, image: ImageSource = None) -> float:
+def peak_rss_mb(
+    artifact: Source, target: str | Target | None = None, image: ImageSource = None, *, trust: bool = False
+) -> float:
     """Peak resident MB (1e6 bytes) of a :func:`fresh_run`."""
-    return fresh_run(artifact, target, image).peak_rss_mb
+    return fresh_run(artifact, target, image, trust=trust).peak_rss_mb
 
 
 def fresh_run(
@@ -54,6 +56,8 @@ def fresh_run(
     target: str | Target | None = None,
     image: ImageSource = None,
     size: tuple[int, int] = DEFAULT_SIZE,
+    *,
+    trust: bool = False,
 ) -> FreshRun:
     """Load and answer once in a fresh process.
 
@@ -62,6 +66,7 @@ def fresh_run(
         target: ``runtime:precision:threads``; by default the artifact's own.
         image: image file or (H, W, 3) uint8 array; by default a synthetic picture of ``size`` (height, width).
         size: of the synthetic picture.
+        trust: also run files that are programs (TorchScript).
 
     Raises:
         PocketvitError: the child failed; the message holds its last line.
@@ -70,10 +75,10 @@ def fresh_run(
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "image.npy"
             np.save(file, image, allow_pickle=False)
-            return fresh_run(artifact, target, file, size)
+            return fresh_run(artifact, target, file, size, trust=trust)
     named = {"artifact": artifact, "target": target, "image": image}
-    request = {key: None if value is None else str(value) for key, value in named.items()} | {"size": size}
-    run, last_words = fresh_process("pocketvit.bench.memory", request)
+    request = {key: None if value is None else str(value) for key, value in named.items()}
+    run, last_words = fresh_process("pocketvit.bench.memory", request | {"size": size, "trust": trust})
     if run.returncode != 0:
         what = f"{artifact}: a fresh process could not answer ({last_words})."
         raise PocketvitError(what, "Run `pocketvit verify` on it, and look for free memory.")
@@ -127,7 +132,7 @@ def _own_peak_mb() -> float:
 
 def _answer_once(request: dict[str, Any]) -> FreshRun:
     began = time.perf_counter()
-    model = load(request["artifact"], request["target"])
+    model = load(request["artifact"], request["target"], trust=request["trust"])
     loaded, name = time.perf_counter(), request["image"]
     stored = str(name).endswith(".npy")
     image = np.load(name, allow_pickle=False) if stored else timing_image(name, tuple(request["size"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace as changed
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +152,7 @@ def create_artifact(
         version: semantic version of the artifact.
         default: ``runtime:precision`` that ``load`` takes; the first of ``built`` by default.
         main_metric: name of the metric that floors are about; the first of ``metrics`` or the task's own by default.
-        tolerances: by precision; entries replace those of the task.
+        tolerances: by precision; entries replace those of the task, and may only be tighter (``verify`` refuses).
         lineage: steps tried, kept or rejected.
         metrics: measured metrics; each is also listed with its variant.
         benchmarks: measured times.
@@ -174,7 +175,6 @@ def create_artifact(
     architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
     with new_folder(destination, replace=replace) as folder:
         variants = _copy_files(built, folder, metrics)
-        write_golden(folder, golden)
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
             "levels": list(trained.levels), "preprocess": trained.preprocess,
@@ -183,7 +183,9 @@ def create_artifact(
             "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
             "licence": licence or Licence(), "training": dict(training or trained.info),
         }  # fmt: skip
-        (folder / CARD).write_text(write_card(_manifest(fields)), encoding="utf-8")
+        draft = _manifest(fields)
+        write_golden(folder, changed(golden, contract=draft.contract()))
+        (folder / CARD).write_text(write_card(draft), encoding="utf-8")
         manifest = _manifest(fields | {"files": file_entries(folder)})
         write_manifest(folder, manifest)
     return Artifact(destination, manifest)

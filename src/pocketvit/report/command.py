@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import UsageError, VerificationError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
-from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.golden import golden_faults
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel
@@ -58,7 +59,7 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         try:
             artifact = read_artifact(run)
         except UsageError as error:
-            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            what = f"{run[:200]}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
             raise UsageError(what, error.todo) from error
         data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
@@ -73,16 +74,18 @@ def artifact_report(artifact: Artifact) -> ReportData:
     """What an artifact says about itself: its variants as candidates, its goldens as pictures.
 
     Raises:
-        VerificationError: the goldens are damaged.
+        VerificationError: the goldens are damaged or do not go with the manifest, or a model file is missing.
     """
-    manifest = artifact.manifest
+    manifest, golden = artifact.manifest, read_golden(artifact)
+    if faults := golden_faults(manifest, golden):
+        raise VerificationError(f"{artifact.path / GOLDEN}: {faults[0]}.", "Do not use it: export the artifact again.")
     return ReportData(
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
         metric_unit=next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), ""),
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
-        pictures=golden_pictures(manifest, read_golden(artifact)),
+        pictures=golden_pictures(manifest, golden),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
         lineage=[step.model_dump() for step in manifest.lineage],
         notes=_notes(manifest),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.runtimes import Session, open_session, runtime_of
+from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
+from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, prepare
 from pocketvit.spec.target import Target, most_threads
 from pocketvit.spec.tasks import TASKS
-from pocketvit.spec.tasks.base import Raw, Result
+from pocketvit.spec.tasks.base import Raw, Result, TensorSpec
 from pocketvit.spec.tiles import count_tiles, run_tiled
 
 log = logging.getLogger("pocketvit")
@@ -61,7 +61,8 @@ class Model:
             The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
-            DataError: the image cannot be used.
+            DataError: the image cannot be used, or the answer holds NaN.
+            VerificationError: the engine fails on the file, or the answer is not of the manifest's names and shapes.
         """
         return self.finish(self.infer(self.prepare(image), on_tile))
 
@@ -73,10 +74,20 @@ class Model:
     def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
         """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
         if not self.tiled:
-            return self.session.run({PIXELS: prepared[None]})
-        spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
-        image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
+            return self._run(prepared)
+        spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
+        image = run_tiled(lambda tile: self._run(tile)[name][0], prepared, spec.size, spec.overlap, on_tile)
         return {name: image[None].astype(np.float32)}
+
+    def _run(self, pixels: Pixels) -> Raw:
+        raw = self.session.run({PIXELS: pixels[None]})
+        for spec in self.manifest.outputs:  # files can declare one shape and answer with another
+            shape = raw[spec.name].shape if spec.name in raw else "missing"
+            if shape != tuple(spec.shape):
+                what = f"{self.file}: output {spec.name} is {shape}, the manifest says {tuple(spec.shape)}."
+                raise VerificationError(what, "Run `pocketvit verify`, or take another variant.")
+        _check_finite(raw)  # each tile: blending rounds to 8 bits, which would hide it
+        return raw
 
     def finish(self, raw: Raw) -> Result:
         """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
@@ -84,10 +95,7 @@ class Model:
         Raises:
             DataError: an output holds NaN or infinity.
         """
-        for name, value in raw.items():
-            if not np.isfinite(value).all():
-                todo = "Take another precision, and run `pocketvit verify`."
-                raise DataError(f"output {name} holds NaN or infinity.", todo)
+        _check_finite(raw)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
@@ -101,30 +109,39 @@ class Model:
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
 
 
-def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
+def _check_finite(raw: Raw) -> None:
+    for name, value in raw.items():
+        if not np.isfinite(value).all():
+            todo = "Take another precision, and run `pocketvit verify`."
+            raise DataError(f"output {name} holds NaN or infinity.", todo)
+
+
+def load(path_or_name: str | PathLike[str], target: str | Target | None = None, *, trust: bool = False) -> Model:
     """Load an artifact as a callable model.
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
         target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
-            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+            run it (engine not installed, no such instructions), or it needs trust, the first other variant that it
+            can, which is logged.
+        trust: also open files that are programs and not data (TorchScript): they may do anything on this machine.
 
     Returns:
         A model that may be called from many threads at once.
 
     Raises:
-        UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
+        UsageError: no artifact there, or no such variant in it, or this machine cannot run it, or it needs trust.
         MissingDependencyError: the engine of ``target`` is not installed.
-        VerificationError: manifest or model file are damaged.
+        VerificationError: manifest or model file are damaged, or do not go together.
     """
     artifact = read_artifact(path_or_name)
     if target is not None:
-        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target)
+        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target, trust=trust)
     default = artifact.variant()
     first: UsageError | MissingDependencyError | None = None
     for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
         try:
-            model = open_variant(artifact, default_target(artifact.manifest, variant))
+            model = open_variant(artifact, default_target(artifact.manifest, variant), trust=trust)
         except (UsageError, MissingDependencyError) as error:
             first = first or error
             continue
@@ -141,10 +158,56 @@ def default_target(manifest: Manifest, variant: Variant) -> Target:
     return Target(variant.runtime, variant.precision, min(threads, most_threads()), variant.device)
 
 
-def open_variant(artifact: Artifact, target: Target) -> Model:
-    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none."""
-    runtime_of(target.runtime)
-    variant = artifact.variant(target.key)
+def open_variant(artifact: Artifact, target: Target, *, trust: bool = False) -> Model:
+    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none.
+
+    Raises:
+        UsageError: there is no such variant, this machine cannot run it, or it is a program and ``trust`` is off.
+        MissingDependencyError: its engine is not installed.
+        VerificationError: a file that it reads is changed or not listed, or the file is not what the manifest says.
+    """
+    manifest, (variant, file) = artifact.manifest, proven_file(artifact, target, trust=trust)
+    session = open_session(file, target, manifest)
+    if wrong := port_faults(manifest, session):
+        raise VerificationError(f"{file}: {'; '.join(wrong)}.", "Do not use it: export the artifact again.")
+    return Model(manifest, session, target, file, artifact, variant)
+
+
+def proven_file(artifact: Artifact, target: Target, *, trust: bool = False) -> tuple[Variant, Path]:
+    """The variant that ``target`` names and its file, after all files that the engine reads were held against the
+    manifest; nothing is opened yet. Raises what :func:`open_variant` does."""
+    runtime, variant = runtime_of(target.runtime), artifact.variant(target.key)
+    if runtime.is_code and not trust:
+        raise _untrusted(artifact.manifest, variant)
     check_variant_files(artifact, variant)
     file = artifact.path / variant.path
-    return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)
+    for name in runtime.reads(file):
+        if name not in variant.companions:
+            what = f"{file}: reads {name!r}, which the manifest does not list as a companion of {variant.key}."
+            raise VerificationError(what, "Do not use it: nobody would notice if that file were changed.")
+    return variant, file
+
+
+def _untrusted(manifest: Manifest, variant: Variant) -> UsageError:
+    others = [v.key for v in manifest.variants if not (v.runtime in RUNTIMES and RUNTIMES[v.runtime].is_code)]
+    what = f"{manifest.name}: {variant.key} is a program, not only numbers: it may do anything on this machine."
+    instead = f", or take {', '.join(others)}, which need no trust" if others else ""
+    return UsageError(what, f"Give --trust (trust=True in Python) if you trust who made it{instead}.")
+
+
+def port_faults(manifest: Manifest, session: Session) -> list[str]:
+    """Where names, shapes and dtypes of an opened file are not those of the manifest, in a phrase each."""
+    return [
+        *_port_faults("input", session.inputs, manifest.inputs),
+        *_port_faults("output", session.outputs, manifest.outputs),
+    ]
+
+
+def _port_faults(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) -> list[str]:
+    if set(have) != {x.name for x in stated}:
+        return [f"the file has {kind}s {sorted(have)}, the manifest names {sorted(x.name for x in stated)}"]
+    return [
+        f"{kind} {x.name} of the file is {port.dtype} {port.shape}, the manifest says {x.dtype} {tuple(x.shape)}"
+        for x, port in ((x, have[x.name]) for x in stated)
+        if port != Port(tuple(x.shape), x.dtype) and port.shape is not None
+    ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import make_folder, numbered, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
@@ -108,6 +108,7 @@ def predict(
     csv: bool = False,
     top: int = 5,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> PredictReport:
     """Run an artifact on images.
 
@@ -126,12 +127,13 @@ def predict(
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).
         overwrite: replace files of those names that were there before, but never an input.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
         UsageError: no such artifact or variant, or options that do not go together.
     """
-    model = load(artifact, target)
+    model = load(artifact, target, trust=trust)
     most = max((len(level.labels) for level in model.manifest.levels), default=0)
     if not 1 <= top <= max(most, 5):
         raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
@@ -210,7 +212,7 @@ def _run_all(
                     write_image(places[path], result.draw(pixels), overwrite=overwrite)
                 cells = result.cells(top)
                 done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
-            except DataError as error:
+            except (DataError, VerificationError) as error:  # an engine may fail on one image and not on the next
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))

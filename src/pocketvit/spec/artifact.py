@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import math
 import os
 import re
 import shutil
@@ -22,21 +23,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
+from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
 from pocketvit.spec.preprocess import Preprocess
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
 MAX_GOLDEN_BYTES = 1_000_000_000
+MAX_RATIO, FREE_BYTES = 100, 10_000_000
+"""An archive may unpack to so many times its size and these bytes: weights and goldens hardly pack."""
+CACHE_VARIABLE = "POCKETVIT_CACHE"
+REFUSED = "Do not use this file; ask for it again."
+_CACHE_TODO = f"Set {CACHE_VARIABLE} to a folder that can be written, or unzip the file and name the folder."
 LEFTOVER_SECONDS = 3600.0
 _BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
 _BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
@@ -56,6 +62,8 @@ class Golden:
     truth: NDArray[np.generic]
     """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
     preprocess: Preprocess
+    contract: str = ""
+    """The manifest's :meth:`~pocketvit.spec.manifest.Manifest.contract` then; empty in artifacts of older versions."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,16 @@ class Artifact:
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:
-        """Bytes on disk of the files that ``variant`` needs, as measured now."""
-        return sum((self.path / name).stat().st_size for name in (variant.path, *variant.companions))
+        """Bytes on disk of the files that ``variant`` needs, as measured now.
+
+        Raises:
+            VerificationError: one is missing.
+        """
+        files = [self.path / name for name in (variant.path, *variant.companions)]
+        for file in files:
+            if not file.is_file():
+                raise VerificationError(f"{file}: the file is missing.", "Copy the whole folder again.")
+        return sum(file.stat().st_size for file in files)
 
 
 def shipped_root() -> Path:
@@ -111,7 +127,7 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
         return shipped_root() / str(path_or_name)
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
-    raise UsageError(f"{path_or_name}: no artifact there.", todo)
+    raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
@@ -122,23 +138,23 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
         VerificationError: the manifest is damaged, of another version, or names files outside the folder.
     """
     folder = find_artifact(path_or_name)
-    todo = "Export it again, or copy the whole folder again."
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}."
-        raise VerificationError(what, todo) from error
+        large = (folder / MANIFEST).stat().st_size > MAX_BYTES
+        content = b"" if large else (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise VerificationError(f"{folder / MANIFEST}: cannot be read ({error.strerror or error}).", todo) from error
-    except UsageError as error:  # Preprocess checks its own values
-        raise VerificationError(f"{folder / MANIFEST}: {error.what}", todo) from error
-    names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
-    for name in names:
-        if PurePosixPath(name).name != name or "\\" in name:
-            what = f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder."
-            raise VerificationError(what, "Do not use this artifact.")
-    return Artifact(folder, manifest)
+        what = f"{folder / MANIFEST}: cannot be read ({error.strerror or error})."
+        raise VerificationError(what, "Copy the whole folder again.") from error
+    if large:
+        raise VerificationError(f"{folder / MANIFEST}: is larger than a manifest may be.", REFUSED)
+    return Artifact(folder, _parse(folder / MANIFEST, content))
+
+
+def _parse(where: Path, content: bytes) -> Manifest:
+    try:
+        return parse_manifest(content)
+    except ValueError as error:
+        todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
+        raise VerificationError(f"{where}: {error}.", todo) from error
 
 
 def read_golden(artifact: Artifact) -> Golden:
@@ -152,17 +168,30 @@ def read_golden(artifact: Artifact) -> Golden:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
                 raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
+            for member in archive.infolist():
+                _check_header(archive, member)
         with np.load(path, allow_pickle=False) as file:
             data: dict[str, NDArray[Any]] = {key: file[key] for key in file.files}
-        if not all(isinstance(value, np.ndarray) for value in data.values()):  # NumPy hands out the others as bytes
-            raise ValueError("a member is no array")
         outputs = {key.removeprefix("output."): value for key, value in data.items() if key.startswith("output.")}
         sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data)))
         preprocess = json.loads(str(data["preprocess"]))
         preprocess |= {key: tuple(preprocess[key]) for key in ("size", "mean", "std")}
-        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess))
+        contract = str(data["contract"]) if "contract" in data else ""
+        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess), contract)
     except (*_BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
         raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ``ValueError`` for a member that is no array, or that says it is larger than it is: NumPy asks for the
+    memory first."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(member) as file:
+        if file.read(6) != np.lib.format.MAGIC_PREFIX or (version := (*file.read(2),)) not in readers:
+            raise ValueError(f"member {member.filename} is no array")
+        shape, _, dtype = readers[version](file)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"member {member.filename} is shorter than its header says")
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
@@ -172,6 +201,8 @@ def write_golden(folder: Path, golden: Golden) -> None:
         "truth": golden.truth,
         "preprocess": np.array(json.dumps(golden.preprocess.to_dict())),
     }
+    if golden.contract:
+        arrays["contract"] = np.array(golden.contract)
     arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
     arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
     np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
@@ -272,28 +303,59 @@ def pack(artifact: Artifact, destination: Path) -> Path:
 
 
 def _unpack(path: Path) -> Path:
-    """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
+    """Unpack a ``.pvit`` into a cache folder named after its checksum, once, and only what its manifest lists."""
     try:
-        root = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit"))
-        cache = root / "unpacked" / sha256(path)[:32]
-        if not (cache / MANIFEST).is_file():
+        cache = _cache_root(path) / "unpacked" / sha256(path)[:32]
+        with writing(cache, "read"):
+            ready = (cache / MANIFEST).is_file()
+        if not ready:
             with zipfile.ZipFile(path) as archive:
-                _check_members(path, archive)
+                entries = _check_members(path, archive)
                 with new_folder(cache, replace=True) as folder:
                     archive.extractall(folder)
+                    for fault in filter(None, (file_fault(folder, entry) for entry in entries)):
+                        raise VerificationError(f"{path}: {fault}.", REFUSED)
+    except DataError as error:
+        raise DataError(error.what, _CACHE_TODO) from error
     except _BROKEN_ZIP as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise ``VerificationError`` unless the members are as many, as large and so named as those of an artifact."""
-    refuse = "Do not use this file; ask for it again."
-    members = archive.infolist()
-    if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
-        raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", refuse)
-    for name in archive.namelist():
-        if not name or PurePosixPath(name).name != name or "\\" in name or name.startswith("."):
-            raise VerificationError(f"{path}: member {name!r} would leave the folder.", refuse)
-    if MANIFEST not in archive.namelist():
-        raise VerificationError(f"{path}: holds no {MANIFEST}.", refuse)
+def _cache_root(path: Path) -> Path:
+    """Folder that archives are unpacked below.
+
+    Raises:
+        DataError: there is no home folder, and none is named.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "pocketvit"
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no home folder to unpack it in.", _CACHE_TODO) from error
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> list[FileEntry]:
+    """What the manifest lists, where the members are just that in name, number and size; nothing is unpacked yet.
+
+    Raises:
+        VerificationError: they are not, or the manifest is damaged.
+    """
+    members = {member.filename: member.file_size for member in archive.infolist()}
+    total, most = sum(members.values()), FREE_BYTES + MAX_RATIO * path.stat().st_size
+    if len(archive.infolist()) > MAX_ARCHIVE_FILES or total > min(most, MAX_ARCHIVE_BYTES):
+        raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", REFUSED)
+    for name in members:
+        if not plain_name(name) or name.startswith("."):
+            raise VerificationError(f"{path}: member {name!r} would leave the folder.", REFUSED)
+    if MANIFEST not in members:
+        raise VerificationError(f"{path}: holds no {MANIFEST}.", REFUSED)
+    if members[MANIFEST] > MAX_BYTES:
+        raise VerificationError(f"{path}: its {MANIFEST} is larger than one may be.", REFUSED)
+    entries = _parse(path / MANIFEST, archive.read(MANIFEST)).files
+    listed = {entry.path: entry.bytes for entry in entries} | {MANIFEST: members[MANIFEST]}
+    if len(members) != len(archive.infolist()) or members != listed:
+        odd = sorted(name for name in {*members, *listed} if members.get(name) != listed.get(name)) or ["a name twice"]
+        raise VerificationError(f"{path}: its members are not those of its manifest ({odd[0]}).", REFUSED)
+    return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
@@ -26,7 +27,7 @@ class FileEntry(_Strict):
     """One file of the artifact beside the manifest."""
 
     path: str = Field(description="Name inside the artifact folder, no folders above it.")
-    bytes: int
+    bytes: int = Field(ge=0)
     sha256: str
 
 
@@ -86,7 +87,7 @@ class BenchRow(_Strict):
     """A timing of one variant with its environment."""
 
     variant: str
-    threads: int
+    threads: int = Field(ge=1, le=4096)
     p50_ms: FiniteFloat
     p90_ms: FiniteFloat
     runs: int
@@ -104,6 +105,16 @@ class Verification(_Strict):
     passed: bool
     checks: list[dict[str, Any]] = []
     tool_version: str
+
+    @field_validator("checks")
+    @classmethod
+    def _checks_can_be_shown(cls, checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        kinds = {"name": str, "passed": bool, "detail": str}
+        for row in checks:
+            for key, kind in kinds.items():
+                if not isinstance(row.get(key), kind):
+                    raise ValueError(f"every check needs {key} as {kind.__name__}")
+        return checks
 
 
 class Licence(_Strict):
@@ -149,6 +160,14 @@ class Manifest(_Strict):
             return f"{row.value:.4g} {row.unit}".rstrip()
         return spec.text(row.value, row.low, row.high, count)
 
+    def contract(self) -> str:
+        """What the answers mean, as canonical JSON: task, labels with their tree, inputs and outputs with their units.
+
+        ``golden.npz`` keeps it, so that ``verify`` notices where any of it was changed in the manifest.
+        """
+        fields = self.model_dump(mode="json", include={"task", "levels", "inputs", "outputs"})
+        return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("task")
     @classmethod
@@ -156,6 +175,15 @@ class Manifest(_Strict):
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}; this version knows {', '.join(TASKS)}")
         return task
+
+    @field_validator("architecture")
+    @classmethod
+    def _sizes_are_numbers(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        for key in ("macs", "parameters"):
+            value = architecture.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ValueError(f"{key} is no count")
+        return architecture
 
     @field_validator("levels")
     @classmethod
@@ -178,11 +206,14 @@ class Manifest(_Strict):
         if not {"task", "levels", "preprocess"} <= set(info.data):
             return outputs  # one of them is wrong, and that is what the error is about
         specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
-        wanted = {x.name: x.shape for x in specs}
+        wanted = {x.name: x for x in specs}
         for output in outputs:
-            if output.name in wanted and output.shape != wanted[output.name]:
-                raise ValueError(f"output {output.name} has shape {output.shape}, not {wanted[output.name]}")
-        if {x.name for x in outputs} != set(wanted):
+            spec = wanted.get(output.name, output)
+            if output.shape != spec.shape:
+                raise ValueError(f"output {output.name} has shape {output.shape}, not {spec.shape}")
+            if output.dtype != spec.dtype:
+                raise ValueError(f"output {output.name} is {output.dtype}, not {spec.dtype}")
+        if sorted(x.name for x in outputs) != sorted(wanted):
             raise ValueError(f"the outputs are {sorted(x.name for x in outputs)}, not {sorted(wanted)}")
         return outputs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ from pocketvit.errors import DataError, UsageError
 Pixels = NDArray[np.uint8]
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
+
+MAX_SIDE, MAX_AREA = 8192, 4096 * 4096
+"""Pixels of a model's input: far above any model, and still memory that a machine has."""
+MIN_CROP_PCT = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
+        if max(self.size) > MAX_SIDE or math.prod(self.size) > MAX_AREA:
+            todo = f"Take at most {MAX_SIDE} pixels a side and {MAX_AREA} in all."
+            raise UsageError(f"preprocess.size {self.size} is too large.", todo)
+        if not MIN_CROP_PCT <= self.crop_pct <= 1:
+            what = f"preprocess.crop_pct {self.crop_pct} must lie in [{MIN_CROP_PCT}, 1]."
+            raise UsageError(what, "0.9 is usual.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise UsageError(f"preprocess.mean {self.mean} and std {self.std} must be finite.", "0.5 is usual.")
         if min(self.std) <= 0:
             raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 

@@ -86,11 +86,13 @@ def verify(
     class_names: str | None = None,
     limit: int | None = None,
     negative_controls: bool = True,
+    trust: bool = False,
 ) -> VerifyReport:
     """Check that an artifact is complete, unchanged and does what the trained model did.
 
-    Checked are the manifest, sizes and checksums, the preprocessing, names and shapes, every variant's answers to the
-    golden inputs, and that damaged weights and a wrong preprocessing are noticed. The manifest records the result.
+    Checked are the manifest, sizes and checksums, limits, preprocessing and labels, names and shapes, every variant's
+    answers to the golden inputs, and that damaged weights and a wrong preprocessing are noticed.
+    The manifest records the result.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -100,6 +102,7 @@ def verify(
         class_names: CSV with class names for list files.
         limit: at most so many images of ``data``.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         VerificationError: a check failed; the message names the reason.
@@ -112,9 +115,10 @@ def verify(
     if wanted is not None:
         found.variant(wanted.key)
     with track(f"verify {found.manifest.name}", None) as advance:
-        checks = run_checks(found, wanted, negative_controls=negative_controls, on_check=advance)
+        checks = run_checks(found, wanted, negative_controls=negative_controls, trust=trust, on_check=advance)
     if data is not None and all(check.passed for check in checks):
-        checks.append(_check_data(found, wanted, data, layout=layout, class_names=class_names, limit=limit))
+        options = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
+        checks.append(_check_data(found, wanted, data, **options))
     report = VerifyReport(found.manifest.name, found.path, tuple(checks), record(found, checks))
     if not report.passed:
         raise ChecksFailed(report)

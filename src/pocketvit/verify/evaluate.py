@@ -102,6 +102,7 @@ def eval(
     class_names: str | None = None,
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0),
     limit: int | None = None,
+    trust: bool = False,
 ) -> EvalReport:
     """Measure an artifact on a data set, with the very file that would be used.
 
@@ -116,13 +117,14 @@ def eval(
         class_names: CSV with class names for list files.
         eval_sigma: noise levels for clean photos, 0 to 255.
         limit: at most so many images, evenly spread.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         UsageError: no such artifact or variant, or the layout does not go with its task.
         DataError: the data cannot be used, or names classes that the artifact does not know.
     """
     check_limit(limit)
-    model = load(artifact, target)
+    model = load(artifact, target, trust=trust)
     task = TASKS[model.manifest.task]
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
     collection = load_collection([data], section, task.name, "val", model.manifest.levels)
