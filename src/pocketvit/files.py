@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +52,33 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a path below a file cannot even be looked at
             partial.unlink(missing_ok=True)
+
+
+LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}(\.old)?|partial(\.\w+)?)")
+"""Names of what :func:`replacing` and ``tempfile.mkdtemp`` make before it has its own name."""
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in ``folder``, sorted; none where it is not there.
+
+    Raises:
+        DataError: it is no folder, or cannot be read.
+    """
+    with writing(folder, "read"), suppress(FileNotFoundError):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes have left unfinished below ``folder``, which nothing else may be writing to."""
+    for parent, folders, files in os.walk(folder):
+        for name in filter(LEFTOVER.fullmatch, (*folders, *files)):
+            path = Path(parent, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

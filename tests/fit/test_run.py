@@ -11,8 +11,10 @@ import yaml
 
 import pocketvit
 from pocketvit.errors import NothingFitsError, UsageError
+from pocketvit.fit import demo
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
+from pocketvit.train.runs import open_run
 
 from ..train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
@@ -124,6 +126,36 @@ def test_demo_deletes_no_run_but_its_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no demo run"):
         pocketvit.demo(runs=str(tmp_path), name="mine", quiet=True)
     assert (tmp_path / "mine" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["mine-photos/wedding.jpg", "mine-photos/val/wedding.png", "mine/notes.txt", "../other-photos/x.jpg"]
+)
+def test_demo_deletes_only_what_a_demo_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """A folder of the demo's name, a file added to what a demo wrote, and a name that leaves the folder of runs."""
+    runs, name = tmp_path / "runs", "../other" if place.startswith("..") else "mine"
+    monkeypatch.setattr("pocketvit.fit.run.run", lambda *_: pytest.fail("the demo went on"))
+    if place != "mine-photos/wedding.jpg":
+        write_old_demo(runs, "mine")
+    (runs / place).parent.mkdir(parents=True, exist_ok=True)
+    (runs / place).write_bytes(b"irreplaceable")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError):
+        pocketvit.demo(runs=str(runs), name=name, quiet=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def write_old_demo(runs: Path, name: str) -> None:
+    """What a demo that was killed leaves: photos, a run, unfinished files."""
+    demo._write_photos(runs / f"{name}-photos")
+    open_run(demo.demo_recipe(runs / f"{name}-photos", 400.0), name, str(runs))
+    (runs / name / ".artifact.candidate").mkdir()
+    (runs / name / ".report.partial.json").write_text("{")
+
+
+def test_demo_replaces_an_earlier_demo(tmp_path: Path) -> None:
+    write_old_demo(tmp_path, "mine")
+    demo.check_old(tmp_path / "mine", tmp_path / "mine-photos")
 
 
 @pytest.mark.slow

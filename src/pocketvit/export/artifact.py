@@ -19,7 +19,16 @@ from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.wrap import PixelModel, example
 from pocketvit.models.trained import Trained
-from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_folder, write_golden, write_manifest
+from pocketvit.spec.artifact import (
+    CARD,
+    Artifact,
+    Golden,
+    check_replaceable,
+    file_entries,
+    new_folder,
+    write_golden,
+    write_manifest,
+)
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.tasks import TASKS
@@ -157,10 +166,10 @@ def create_artifact(
         benchmarks: measured times.
         licence: terms of weights and data.
         training: how the model was trained.
-        replace: allow ``destination`` to exist.
+        replace: an artifact that lies at ``destination`` is replaced, nothing else.
 
     Raises:
-        UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists.
+        UsageError: no files, two variants of one name, an unknown default, a bad name, ``destination`` exists, or is no artifact.
         DataError: the disk is full.
     """
     keys = [b.key for b in built]
@@ -172,6 +181,8 @@ def create_artifact(
     for precision, values in (tolerances or {}).items():
         limits.setdefault(precision, {}).update(values)
     architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
+    if replace:
+        check_replaceable(destination)
     with new_folder(destination, replace=replace) as folder:
         variants = _copy_files(built, folder, metrics)
         write_golden(folder, golden)

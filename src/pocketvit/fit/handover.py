@@ -17,7 +17,7 @@ from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
 from pocketvit.models.trained import Trained
-from pocketvit.spec.artifact import Artifact, read_artifact
+from pocketvit.spec.artifact import CANDIDATE, Artifact, read_artifact
 from pocketvit.spec.manifest import Licence, MetricRow
 from pocketvit.spec.target import Target
 from pocketvit.tasks.load import load_checkpoint
@@ -60,7 +60,8 @@ def hand_over(
     """
     trained = load_checkpoint(chosen.model) if chosen.model else measurer.trained
     kept, split = handed_over(chosen, rows, limits), measurer.splits.test
-    candidate, destination = folder / ".artifact.candidate", folder / "artifact"
+    candidate, destination = folder / CANDIDATE, folder / "artifact"
+    shutil.rmtree(candidate, ignore_errors=True)  # of a killed process; the name is ours alone
     try:
         _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
         # Every variant must meet a limit; without one the chosen file's figure is enough.

@@ -30,13 +30,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pocketvit.errors import UsageError, VerificationError
-from pocketvit.files import replacing, write_text, writing
+from pocketvit.files import names_in, replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Preprocess
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
 MAX_GOLDEN_BYTES = 1_000_000_000
+CANDIDATE = ".artifact.candidate"
+"""Where a run writes its artifact before it is proven."""
 LEFTOVER_SECONDS = 3600.0
 _BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
 _BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
@@ -245,11 +247,43 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         with writing(destination):
             yield temporary
             temporary.chmod(0o755)
-            if destination.exists():
-                shutil.rmtree(destination)
-            os.rename(temporary, destination)
+            aside = temporary.with_name(f"{temporary.name}.old")
+            if destination.exists():  # deleted last: where the new folder cannot take its place, it goes back
+                os.rename(destination, aside)
+            try:
+                os.rename(temporary, destination)
+            except OSError:
+                if aside.exists():
+                    os.rename(aside, destination)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(destination: Path) -> None:
+    """Hold what lies at ``destination`` against what may be deleted: nothing, an empty folder, or an artifact alone.
+
+    Raises:
+        UsageError: anything else lies there, or there too; nothing was touched.
+    """
+    if not os.path.lexists(destination):
+        return
+    todo = "Choose another folder, or delete it yourself."
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination} is no folder of an artifact and is not replaced.", todo)
+    there = set(names_in(destination))
+    if not there:
+        return
+    if MANIFEST not in there:
+        raise UsageError(f"{destination} holds no artifact and is not replaced.", todo)
+    try:
+        manifest = read_artifact(destination).manifest
+    except VerificationError as error:
+        raise UsageError(f"{destination} is not replaced: {error.what}", todo) from error
+    if strange := sorted(there - {MANIFEST, *(entry.path for entry in manifest.files)}):
+        what = f"{destination} is not replaced: {strange[0]} in it is no part of the artifact."
+        raise UsageError(what, "Move it elsewhere, or choose another folder.")
 
 
 def _sweep(destination: Path) -> None:
