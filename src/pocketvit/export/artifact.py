@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
+from pocketvit.export.onnx import add_metadata
 from pocketvit.export.wrap import PixelModel, example
 from pocketvit.models.trained import Trained
 from pocketvit.spec.artifact import (
@@ -35,6 +37,7 @@ from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
+ONNX = ".onnx"
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
 
@@ -169,7 +172,8 @@ def create_artifact(
         replace: an artifact that lies at ``destination`` is replaced, nothing else.
 
     Raises:
-        UsageError: no files, two variants of one name, an unknown default, a bad name, ``destination`` exists, or is no artifact.
+        UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists and
+            may not be replaced.
         DataError: the disk is full.
     """
     keys = [b.key for b in built]
@@ -185,6 +189,8 @@ def create_artifact(
         check_replaceable(destination)
     with new_folder(destination, replace=replace) as folder:
         variants = _copy_files(built, folder, metrics)
+        for path in sorted(folder.glob(f"*{ONNX}")):
+            add_metadata(path, _metadata(trained, name, version))
         write_golden(folder, golden)
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
@@ -198,6 +204,17 @@ def create_artifact(
         manifest = _manifest(fields | {"files": file_entries(folder)})
         write_manifest(folder, manifest)
     return Artifact(destination, manifest)
+
+
+def _metadata(trained: Trained, name: str, version: str) -> dict[str, str]:
+    """What an ONNX file says about itself, so that it can be used alone; values that are no words are JSON."""
+    tables = {
+        "labels": {level.name: level.labels for level in trained.levels},
+        "parents": {level.name: level.parents for level in trained.levels if level.parents},
+        "preprocess": trained.preprocess.to_dict(),
+    }
+    words = {"name": name, "version": version, "task": trained.task.name}
+    return words | {key: json.dumps(value, ensure_ascii=False) for key, value in tables.items()}
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:

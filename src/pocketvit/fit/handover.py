@@ -64,6 +64,7 @@ def hand_over(
     shutil.rmtree(candidate, ignore_errors=True)  # of a killed process; the name is ours alone
     try:
         _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
+        _check_sizes(kept, read_artifact(candidate), limits)
         # Every variant must meet a limit; without one the chosen file's figure is enough.
         many = kept if limits.budget.memory_mb is not None else kept[:1]
         measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
@@ -103,6 +104,14 @@ def _write(
         replace=True,
     )
     verify(str(folder))
+
+
+def _check_sizes(kept: Sequence[Row], artifact: Artifact, limits: Limits) -> None:
+    """Hold the files as they lie in the artifact, with the labels written into them, against the budget."""
+    for row in kept:
+        size_mb = artifact.variant_bytes(artifact.variant(row.key)) / 1e6
+        if misses := limits.budget.misses(latency_ms=None, size_mb=size_mb, memory_mb=None):
+            raise OverBudget(row, misses)
 
 
 def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -> Row:

@@ -205,6 +205,9 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    plain: str = ""
+    """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
+    dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     agreement: Callable[[Raw, Raw], float] | None = None

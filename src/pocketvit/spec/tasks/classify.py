@@ -197,6 +197,16 @@ def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Seq
     return [(f"truth: {path}", result.draw(image))]
 
 
+_PLAIN = """\
+labels, parents = json.loads(about["labels"]), json.loads(about["parents"])  # levels, coarsest first
+path, total = np.arange(outputs[-1].shape[1]), 0
+for level, scores in reversed(list(zip(labels, outputs))):  # one path that is consistent over the levels
+    total = total + np.log(np.maximum(scores[0].astype(float), 1e-12))[path]
+    path = np.array(parents[level])[path] if level in parents else path
+best = int(total.argmax())
+print(list(labels.values())[-1][best], outputs[-1][0][best])
+"""
+
 CLASSIFY = base.Task(
     name="classify",
     purpose="classifies photographs",
@@ -228,5 +238,6 @@ CLASSIFY = base.Task(
     panels=_panels,
     writes="table",
     example="model(image).path  # labels, coarsest level first",
+    plain=_PLAIN,
     agreement=_agreement,
 )

@@ -148,4 +148,5 @@ RESTORE = base.Task(
     panels=_panels,
     writes="picture",
     example="model(image).image  # (H, W, 3) uint8",
+    plain='Image.fromarray(np.clip(np.rint(answer), 0, 255).astype(np.uint8)).save("restored.png")\n',
 )
