@@ -30,8 +30,8 @@ TRAIN = ("rocket", "hubble_deep_field", "motorcycle_left")
 MARKER, DENOISED = ".pocketvit-demo", "denoised"
 """In the folder of the photos: the file that says whose they are, and the folder of the answers."""
 RUN_ENTRIES = frozenset(
-    f"{RECIPE} {FINISHED} {CANDIDATE} environment.json timing timing.json trials study.db study.db-journal files artifact"
-    " report.html report.json pictures".split()
+    f"{RECIPE} {FINISHED} {CANDIDATE} artifact environment.json files pictures report.html report.json study.db"
+    " study.db-journal timing timing.json trials".split()
 )
 """What a fit writes into its run folder."""
 SHIPPED, SIDE = "denoise-color", 320

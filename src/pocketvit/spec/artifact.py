@@ -298,10 +298,27 @@ def _sweep(destination: Path) -> None:
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:
-    """Zip an artifact into one ``.pvit`` file and return its path."""
-    with replacing(destination) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
-            archive.write(artifact.path / name, name)
+    """Zip an artifact into one ``.pvit`` file, the manifest first, read it back, and return its path.
+
+    The same artifact gives the same bytes on every day.
+
+    Raises:
+        VerificationError: the archive does not hold what the manifest lists; ``destination`` is as it was.
+        DataError: ``destination`` cannot be written.
+    """
+    document = (artifact.path / MANIFEST).read_bytes()
+    wanted = {MANIFEST: hashlib.sha256(document).hexdigest()}
+    wanted |= {entry.path: entry.sha256 for entry in sorted(artifact.manifest.files, key=lambda entry: entry.path)}
+    with replacing(destination) as partial:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name in wanted:
+                member = zipfile.ZipInfo(name)  # of 1980
+                member.compress_type, member.external_attr, member.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
+                archive.writestr(member, document if name == MANIFEST else (artifact.path / name).read_bytes())
+        with zipfile.ZipFile(partial) as archive:
+            read = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+        if wrong := [name for name in wanted if read.get(name) != wanted[name]]:
+            raise VerificationError(f"{destination}: {wrong[0]} does not read back.", "Write it again, elsewhere.")
     return destination
 
 

@@ -49,9 +49,9 @@ class Preprocess:
     color: Literal["RGB", "BGR"] = "RGB"
     """Channel order that the model itself sees; the exported graph always takes RGB."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Subtracted per channel after scaling to [0, 1]. It is in the graph: files take pixels, do not subtract it again."""
+    """Subtracted per channel after scaling to [0, 1]. It is in the graph: not to be subtracted again."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Divisor per channel. It is in the graph: files take pixels, do not divide by it again."""
+    """Divisor per channel. It is in the graph: not to be divided by again."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
