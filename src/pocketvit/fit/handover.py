@@ -17,6 +17,7 @@ from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
 from pocketvit.models.trained import Trained
+from pocketvit.runtimes import RUNTIMES
 from pocketvit.spec.artifact import CANDIDATE, Artifact, read_artifact
 from pocketvit.spec.manifest import Licence, MetricRow
 from pocketvit.spec.target import Target
@@ -37,11 +38,24 @@ class OverBudget(Exception):
 
 
 def handed_over(chosen: Row, rows: Sequence[Row], limits: Limits) -> list[Row]:
-    """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network."""
+    """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network.
+
+    There is always a file among them that the base install runs, where one holds the floor, be it too slow: a machine
+    without the chosen engine can run nothing else.
+    """
     same = [row for row in rows if row.origin == chosen.origin and row.model == chosen.model]
     others = pareto(usable_rows(same, replace(limits, precision="any")), limits)
     # Of two rows with one key the one further down the chain is the better one.
-    return [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
+    found = [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
+    if any(_in_base_install(row) for row in found):
+        return found
+    patient = replace(limits, precision="any", budget=replace(limits.budget, latency_ms=None))
+    able = [row for row in usable_rows(same, patient) if _in_base_install(row)]
+    return [*found, *sorted(able, key=lambda row: row.latency(limits.budget.percent) or 0.0)[:1]]
+
+
+def _in_base_install(row: Row) -> bool:
+    return not RUNTIMES[row.runtime].extra
 
 
 def hand_over(

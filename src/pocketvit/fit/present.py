@@ -12,7 +12,7 @@ from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import candidate_rows
 from pocketvit.report.data import Panel, ReportData, save_report
 from pocketvit.report.html import write_report
-from pocketvit.runtimes.model import load
+from pocketvit.runtimes.model import default_target, open_variant
 from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe
@@ -57,7 +57,9 @@ def write_fit_report(
 
 def _pictures(measurer: Measurer, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
     """What the handed-over file answers on the first validation images."""
-    model, condition = load(artifact.path), measurer.main_metric.partition("@")[2]
+    manifest = artifact.manifest
+    chosen = default_target(manifest, artifact.variant())
+    model, condition = open_variant(artifact, chosen), measurer.main_metric.partition("@")[2]
     cases = (case for case in measurer.cases() if not condition or case.condition == condition)
     shown = []
     for case in islice(cases, PICTURES):

@@ -12,6 +12,7 @@ import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.runtimes import Session, open_session, runtime_of
+from pocketvit.runtimes.order import load_order
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
@@ -106,8 +107,9 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
-            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant, or one that is as good
+            and was timed as faster on such a processor; where this machine cannot run it (engine not installed, no such
+            instructions) the first other variant that it can, which is logged. ``model.target`` says which it is.
 
     Returns:
         A model that may be called from many threads at once.
@@ -121,18 +123,18 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None) 
     if target is not None:
         return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target)
     default = artifact.variant()
-    first: UsageError | MissingDependencyError | None = None
-    for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
+    refused: dict[str, UsageError | MissingDependencyError] = {}
+    for variant in load_order(artifact.manifest):
         try:
             model = open_variant(artifact, default_target(artifact.manifest, variant))
         except (UsageError, MissingDependencyError) as error:
-            first = first or error
+            refused[variant.key] = error
             continue
-        if first is not None:
+        if why := refused.get(default.key):
             name, wanted = artifact.manifest.name, default.key
-            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, first.what)
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, why.what)
         return model
-    raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+    raise refused.get(default.key) or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:

@@ -126,7 +126,10 @@ class Manifest(_Strict):
     outputs: list[TensorSpec]
     files: list[FileEntry]
     variants: list[Variant]
-    default: str = Field(description="runtime:precision that `load` takes when no target is named.")
+    default: str = Field(
+        description="runtime:precision that was chosen. `load` takes it, or where `benchmarks` know this kind of "
+        "processor a variant as good and faster, or the first one that the machine can run."
+    )
     main_metric: str
     tolerances: dict[str, dict[str, float]] = Field(
         default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop."
