@@ -23,6 +23,8 @@ from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError,
 from pocketvit.files import plain
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
+NO_TERMINAL = 160
+"""Columns of tables that go to a file or to another program."""
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
 """Importable package -> the name that it is installed by, where the two differ."""
 
@@ -42,7 +44,7 @@ FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
-  -v, --verbose  full traceback on errors
+  -v, --verbose  every detail of a report, full traceback on errors
   -h, --help     this text"""
 
 
@@ -130,15 +132,22 @@ def _show(report: Any, flags: Flags) -> None:
     if flags.json:
         print(_document(report))
     elif hasattr(report, "render"):
-        text = report.render()
-        if isinstance(text, str):
-            print(text)
-        else:
-            from rich.console import Console
-
-            Console().print(text)
+        _print(report.render())
+        if flags.verbose and hasattr(report, "details"):
+            _print(report.details())
     elif report is not None:
         print(report)
+
+
+def _print(text: Any, file: Any = None) -> None:
+    """Text as it is, or what rich draws; as wide as the terminal, and wide where there is none."""
+    if isinstance(text, str):
+        print(text, file=file)
+        return
+    from rich.console import Console
+
+    known = "COLUMNS" in os.environ or any(map(os.isatty, (0, 1, 2)))
+    Console(file=file, width=None if known else NO_TERMINAL).print(text)
 
 
 def _document(value: Any) -> str:
@@ -180,6 +189,8 @@ def _expected(error: Exception) -> PocketvitError:
 def _fail(error: PocketvitError, flags: Flags) -> int:
     if flags.verbose:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
+        if hasattr(getattr(error, "report", None), "details"):
+            _print(error.report.details(), sys.stderr)  # type: ignore[attr-defined]
     print(f"{error.what}\n{error.todo}", file=sys.stderr)
     if flags.json:
         print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))

@@ -29,8 +29,9 @@ def write_fit_report(
     recipe: Recipe,
     notes: Sequence[str],
     artifact: Artifact | None = None,
+    why: str = "",
 ) -> Path:
-    """Write ``report.html`` (and what it is drawn from) into the run folder."""
+    """Write ``report.html`` (and what it is drawn from) into the run folder; ``why`` is why the chosen row was."""
     metric = measurer.main_metric if measurer else task_of(recipe.task.name).metrics[0].name
     chosen = next((row for row in rows if row.chosen), None)
     curves = folder / "trials" / chosen.origin / "metrics.csv" if chosen else None
@@ -42,7 +43,7 @@ def write_fit_report(
         metric_unit=measurer.spec.unit if measurer else "",
         budget=vars(recipe.budget),
         floor=vars(limits_of(recipe, metric).floor) if measurer else {},
-        candidates=candidate_rows(rows),
+        candidates=candidate_rows(rows, why),
         pictures=_pictures(measurer, artifact) if measurer and artifact else (),
         environment=environment(),
         lineage=[step.model_dump() for step in artifact.manifest.lineage] if artifact else (),

@@ -80,8 +80,7 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     if splits.test is None:
         notes.append(f"{metric} of {chosen.name}: {ONLY_CHOSEN_ON}")
     report = FitReport(folder, artifact.path, chosen.name, why, metric, measurer.spec.unit, (*rows, *out), tuple(notes))
-    said = [*notes, f"chosen: {why}"]
-    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, said, artifact)
+    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, notes, artifact, why)
     finish_run(folder, report.to_dict())
     return report
 

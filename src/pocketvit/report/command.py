@@ -101,7 +101,7 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
         size_mb=artifact.variant_bytes(variant) / 1e6,
         memory_mb=None,
         verdict="default" if is_default else "fits",
-        reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
+        reason="The default: what was chosen when the artifact was made." if is_default else "",
         chosen=is_default,
         metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
         count=row.count if row else None,

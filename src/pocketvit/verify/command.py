@@ -52,18 +52,28 @@ class VerifyReport:
         """Plain JSON types."""
         return {"passed": self.passed, **plain(vars(self))}
 
-    def render(self) -> RenderableType:
+    def render(self) -> str:
+        """The verdict, then a line for each variant and for each check that was skipped."""
+        record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
+        lines = [f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."]
+        for variant in dict.fromkeys(check.variant for check in self.checks):
+            mine = [check for check in self.checks if check.variant == variant and not check.skipped]
+            passed = sum(check.passed for check in mine)
+            lines += [f"  {variant or 'the whole':20s} {passed} of {len(mine)} checks passed"] if mine else []
+        for check in self.checks:
+            if check.skipped:
+                lines.append(f"  skipped: {check.variant} {check.name}: {check.detail}".replace(":  ", ": "))
+        return "\n".join([*lines, "`-v` lists every check."])
+
+    def details(self) -> RenderableType:
         """A table with one row for each check."""
-        from rich.console import Group
         from rich.table import Table
-        from rich.text import Text
 
         table = Table("variant", "check", "", "found", box=None, pad_edge=False)
         for check in self.checks:
             outcome = "ok" if check.passed else "FAILED"
             table.add_row(check.variant, check.name, "skipped" if check.skipped else outcome, check.detail)
-        record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
-        return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
+        return table
 
 
 class ChecksFailed(VerificationError):
