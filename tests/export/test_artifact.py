@@ -17,6 +17,7 @@ from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.onnx import write
 from pocketvit.models.trained import Trained
+from pocketvit.report.command import artifact_report
 from pocketvit.runtimes.model import load
 from pocketvit.spec.artifact import read_artifact, read_golden, sha256
 from pocketvit.spec.images import read_image, write_image
@@ -281,6 +282,22 @@ def test_onnx_files_say_what_they_are(tmp_path: Path) -> None:
         assert json.loads(about["parents"]) == {"fine": [0, 0, 1]}
         assert json.loads(about["preprocess"]) == trained.preprocess.to_dict()
     assert verify(str(artifact), target="onnxruntime:fp32").passed
+
+
+@pytest.mark.parametrize(("baseline", "warns"), [(20.25, False), (29.95, True), (31.0, True)])
+def test_the_card_says_what_is_gained_over_the_input(tmp_path: Path, baseline: float, warns: bool) -> None:
+    trained, place = restorer(), {"dataset": "d", "split": "val", "count": 2}
+    row = MetricRow(variant="onnxruntime:fp32", name="psnr@sigma25", value=30.0, unit="dB", baseline=baseline, **place)
+    artifact = create_artifact(
+        trained, tmp_path / "a", name="x", golden=make_golden(trained, cases("restore"), 1),
+        built=files(tmp_path / "f"), metrics=[row],
+    )  # fmt: skip
+    card = (artifact.path / "card.md").read_text()
+    assert (
+        f"psnr@sigma25 of `onnxruntime:fp32`: {baseline:.2f} dB without the model, gain {30 - baseline:.2f} dB" in card
+    )
+    assert ("Warning: next to nothing is gained" in card) is warns
+    assert any("without the model" in note for note in artifact_report(artifact).notes)
 
 
 def test_the_card_is_no_way_into_a_page(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def data(tmp_path: Path) -> ReportData:
         rankings={"int8": [("blocks.0.mlp", 0.5), ("blocks.1.attn", 2.0)]},
         curves=tmp_path / "metrics.csv",
         notes=["A note."],
-        verification={"passed": True, "checks": [{"name": "checksums", "passed": True, "detail": "4 files"}]},
+        verification={
+            "passed": True,
+            "checks": [{"name": "checksums", "passed": True, "detail": "4 files", "variant": "openvino:bf16"}],
+        },
     )
 
 
@@ -89,6 +92,7 @@ def test_html_holds_every_section_and_nothing_from_outside(data: ReportData) -> 
         "avx2, amx",
         "A note.",
         "4 files",
+        "openvino:bf16",
         "30.21 → 30.05",
         "2.41 → 0.740",
     ):

@@ -91,6 +91,9 @@ def _metrics(m: Manifest) -> list[str]:
     rows = [(f"`{r.variant}`", r.name, m.text(r), _measured_on(r), r.protocol or "-") for r in m.metrics]
     flattered = any(r.chosen_on for r in m.metrics)
     notes = ["Figures on data that was also used to choose the model flatter it."] if flattered else []
+    notes += [
+        f"{r.name} of `{r.variant}`: {gain}." for r in m.metrics if r.variant == m.default and (gain := m.gain(r))
+    ]
     table = _table(("variant", "metric", "value (95 % interval)", "data", "protocol"), rows)
     return [*table, *(line for note in notes for line in ("", note))]
 

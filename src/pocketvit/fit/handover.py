@@ -76,15 +76,16 @@ def hand_over(
     kept, split = handed_over(chosen, rows, limits), measurer.splits.test
     candidate, destination = folder / CANDIDATE, folder / "artifact"
     shutil.rmtree(candidate, ignore_errors=True)  # of a killed process; the name is ours alone
+    metrics = metric_rows(kept, measurer, measurer.trivial())
     try:
-        _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
+        _write(candidate, trained, kept, rows, measurer, metrics)
         _check_sizes(kept, read_artifact(candidate), limits)
         # Every variant must meet a limit; without one the chosen file's figure is enough.
         many = kept if limits.budget.memory_mb is not None else kept[:1]
         measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
         if split is not None and chosen.built is not None:  # only now it is sure that this file is handed over
             tested = test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
-            _write(candidate, trained, kept, rows, measurer, [*metric_rows(kept, measurer), *tested])
+            _write(candidate, trained, kept, rows, measurer, [*metrics, *tested])
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(candidate, destination)
     finally:

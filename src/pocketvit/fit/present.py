@@ -17,6 +17,7 @@ from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
+from pocketvit.verify.evaluate import measure
 
 PICTURES = 4
 
@@ -36,6 +37,7 @@ def write_fit_report(
     chosen = next((row for row in rows if row.chosen), None)
     curves = folder / "trials" / chosen.origin / "metrics.csv" if chosen else None
     verification = artifact.manifest.verification if artifact else None
+    shown, lines = _pictures(measurer, artifact) if measurer and artifact else ([], [])
     data = ReportData(
         title=title,
         task=recipe.task.name,
@@ -44,20 +46,20 @@ def write_fit_report(
         budget=vars(recipe.budget),
         floor=vars(limits_of(recipe, metric).floor) if measurer else {},
         candidates=candidate_rows(rows, why),
-        pictures=_pictures(measurer, artifact) if measurer and artifact else (),
+        pictures=shown,
         environment=environment(),
         lineage=[step.model_dump() for step in artifact.manifest.lineage] if artifact else (),
         rankings={row.name: row.ranking for row in rows if row.ranking},
         curves=curves if curves and curves.exists() else None,
-        notes=notes,
+        notes=[*lines, *notes],
         verification=verification.model_dump() if verification else None,
     )
     save_report(folder, data)
     return write_report(folder / "report.html", data)
 
 
-def _pictures(measurer: Measurer, artifact: Artifact) -> list[tuple[str, list[Panel]]]:
-    """What the handed-over file answers on the first validation images."""
+def _pictures(measurer: Measurer, artifact: Artifact) -> tuple[list[tuple[str, list[Panel]]], list[str]]:
+    """What the handed-over file answers on the first validation images, and what the task shows of all of them."""
     manifest = artifact.manifest
     chosen = default_target(manifest, artifact.variant())
     model, condition = open_variant(artifact, chosen), measurer.main_metric.partition("@")[2]
@@ -66,4 +68,8 @@ def _pictures(measurer: Measurer, artifact: Artifact) -> list[tuple[str, list[Pa
     for case in islice(cases, PICTURES):
         panels = measurer.task.panels(case.image, model(case.image), case.truth, measurer.trained.levels)
         shown.append((f"{case.path.name} {case.condition}".strip(), panels))
-    return shown
+    if measurer.task.study is None:
+        return shown, []
+    study = measurer.task.study(measurer.trained.levels)
+    measure(model, measurer.cases(), measurer.evaluator(), study=study)
+    return [*shown, *study.pictures()], study.lines()

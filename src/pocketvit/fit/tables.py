@@ -15,11 +15,18 @@ from pocketvit.spec.tasks.base import Measure
 INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
-def metric_rows(rows: Sequence[Row], measurer: Measurer) -> list[MetricRow]:
-    """Every metric of every row on the validation data, which was also used to choose among them."""
+def metric_rows(rows: Sequence[Row], measurer: Measurer, trivial: Measure | None = None) -> list[MetricRow]:
+    """Every metric of every row on the validation data, which was also used to choose among them.
+
+    ``trivial`` is what an answer without a model reaches there.
+    """
     part, limit = measurer.splits.val, measurer.recipe.search.eval_images
     count = len(part.items) if limit is None else min(limit, len(part.items))
-    return [_metric_row(row.key, m, part, count, measurer, chosen_on=True) for row in rows for m in row.measures]
+    found = [_metric_row(row.key, m, part, count, measurer, chosen_on=True) for row in rows for m in row.measures]
+    known = trivial.name if trivial else ""
+    return [
+        row.model_copy(update={"baseline": trivial.value}) if trivial and row.name == known else row for row in found
+    ]
 
 
 def test_rows(key: str, measures: Sequence[Measure], part: Collection, measurer: Measurer) -> list[MetricRow]:

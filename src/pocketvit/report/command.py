@@ -113,7 +113,8 @@ def _notes(manifest: Manifest) -> list[str]:
     for row in manifest.metrics:
         how = "; ".join(filter(None, (row.protocol, "this data was also used to choose" if row.chosen_on else "")))
         value = f"{row.name} {manifest.text(row, row.count)} of {row.variant}"
-        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}.")
+        gain = f"; {gain}" if (gain := manifest.gain(row)) else ""
+        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}{gain}.")
     return notes
 
 

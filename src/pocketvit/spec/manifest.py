@@ -78,6 +78,10 @@ class MetricRow(_Strict):
     protocol: str = ""
     low: FiniteFloat | None = Field(default=None, description="Lower end of the 95 % interval of `value`.")
     high: FiniteFloat | None = None
+    baseline: FiniteFloat | None = Field(
+        default=None,
+        description="The same metric of the best answer without a model: the input itself, the most frequent class.",
+    )
     chosen_on: bool = Field(default=False, description="This data was also used to choose, so the value flatters.")
 
 
@@ -150,6 +154,18 @@ class Manifest(_Strict):
         except KeyError:  # of a version that measured something else
             return f"{row.value:.4g} {row.unit}".rstrip()
         return spec.text(row.value, row.low, row.high, count)
+
+    def gain(self, row: MetricRow) -> str:
+        """What a metric gains over an answer without a model, for people; empty where that was not measured."""
+        try:
+            spec = TASKS[self.task].metric(row.name)
+        except KeyError:
+            return ""
+        if row.baseline is None:
+            return ""
+        better = spec.loss(row.baseline, row.value)
+        text = f"{spec.text(row.baseline)} without the model, gain {spec.text(better)}"
+        return text if better > spec.default_drop else f"{text}. Warning: next to nothing is gained"
 
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("task")
