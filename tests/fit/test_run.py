@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 import pocketvit
-from pocketvit.errors import NothingFitsError, UsageError
+from pocketvit.errors import DataError, NothingFitsError, UsageError
 from pocketvit.fit import demo
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
@@ -118,6 +119,14 @@ def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(tmp
     with pytest.raises(UsageError, match="psnr@sigma25"):
         pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
     assert not (tmp_path / "n").exists()
+
+
+def test_no_word_about_compilers_reaches_the_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = restore_recipe(tmp_path / "none")
+    with pytest.raises(DataError):
+        pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
+    logging.getLogger("torch.utils.cpp_extension").warning("No CUDA runtime is found, using CUDA_HOME='/x'")
+    assert not caplog.records
 
 
 def test_demo_deletes_no_run_but_its_own(tmp_path: Path) -> None:

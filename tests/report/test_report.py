@@ -245,6 +245,14 @@ def test_curves_are_read_and_drawn(data: ReportData, tmp_path: Path) -> None:
     assert curves_plot(tmp_path / "lr.csv") is None
 
 
+def test_epochs_on_axes_are_whole(data: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr("pocketvit.report.plots._svg", lambda figure: figures.append(figure) or "svg")
+    curves_plot(tmp_path / "metrics.csv")
+    for axes in figures[0].axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", None])
 def test_wrong_curves(tmp_path: Path, text: str | None) -> None:
     if text is not None:

@@ -88,6 +88,15 @@ def test_classification_follows_the_tree(classifier: Artifact, target: str, labe
     assert 0.5 < result.levels[1].score <= 1
 
 
+def test_models_and_answers_are_shown_in_one_line(restorer: Artifact, classifier: Artifact) -> None:
+    model = load(classifier.path, "onnxruntime:fp32:1")
+    assert repr(model) == "<Model tiny-classify 0.1.0: classify, onnxruntime:fp32:1, 32x32 crop>"
+    answer = model(coloured(3))
+    assert repr(answer) == f"<Classification cold {100 * answer.levels[0].score:.1f} % > {answer.line.split(' > ')[1]}>"
+    assert "blue" in repr(answer)
+    assert repr(load(restorer.path, "onnxruntime:fp32:1")(photo(30, 40))) == "<Restored 30x40>"
+
+
 def test_targets_as_text_and_object(restorer: Artifact) -> None:
     assert load(restorer.path, Target("openvino", "fp32", 1)).session.info.threads == 1
     assert load(restorer.path, "openvino:fp32").variant.companions == ["model.bin"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from pocketvit.train.runs import finish_run, open_run
 
 def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
     """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+    # Which compiler there is concerns nobody here: torch warns of a CUDA_HOME without a GPU when NNCF looks for one.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
     folder = open_run(recipe, name, runs)

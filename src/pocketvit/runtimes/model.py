@@ -25,7 +25,7 @@ from pocketvit.spec.tiles import count_tiles, run_tiled
 log = logging.getLogger("pocketvit")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
@@ -40,6 +40,11 @@ class Model:
     artifact: Artifact | None = None
     """The artifact the file belongs to; ``None`` for a candidate file that is not in one yet."""
     variant: Variant | None = None
+
+    def __repr__(self) -> str:
+        """One line: name, version, what it runs as, its input."""
+        m, (height, width) = self.manifest, self.manifest.preprocess.size
+        return f"<Model {m.name} {m.version}: {m.task}, {self.target}, {height}x{width} {m.preprocess.resize}>"
 
     @classmethod
     def from_file(cls, path: Path, target: Target, manifest: Manifest) -> Model:

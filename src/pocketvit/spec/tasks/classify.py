@@ -79,11 +79,14 @@ class Level:
         return {"name": self.name, "label": self.label, "score": self.score, "top": best}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification:
     """A path through the label hierarchy, coarsest level first."""
 
     levels: tuple[Level, ...]
+
+    def __repr__(self) -> str:
+        return f"<Classification {self.line}>"
 
     @property
     def path(self) -> tuple[str, ...]:

@@ -32,12 +32,15 @@ class RestoreConfig(base.TaskConfig):
     """``auto`` is log_mse: it weighs all noise levels alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Restored:
     """A restored photograph."""
 
     image: Pixels
     """(H, W, 3) uint8, RGB."""
+
+    def __repr__(self) -> str:
+        return f"<Restored {self.line}>"
 
     def to_dict(self, top: int = 5) -> dict[str, Any]:
         """JSON summary (the pixels go to a file)."""
