@@ -14,7 +14,6 @@ from pocketvit.errors import DataError, PocketvitError, UsageError, Verification
 from pocketvit.spec import artifact as artifact_module
 from pocketvit.spec.artifact import (
     Artifact,
-    check_replaceable,
     file_entries,
     find_artifact,
     new_folder,
@@ -383,54 +382,3 @@ def test_file_entries_and_manifest(tiny: Artifact) -> None:
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize("what", ["notes", "no manifest", "other manifest", "folder in it", "file", "link"])
-def test_what_is_no_artifact_alone_is_not_replaced(tmp_path: Path, what: str) -> None:
-    folder = make_tiny_artifact(tmp_path / "mine").path
-    if what == "notes":
-        (folder / "thesis.txt").write_text("three years")
-    elif what == "no manifest":
-        (folder / "manifest.json").unlink()
-    elif what == "other manifest":
-        (folder / "manifest.json").write_text('{"name": "an extension of a browser"}')
-    elif what == "folder in it":
-        (folder / "photos").mkdir()
-    elif what == "file":
-        folder = tmp_path / "thesis.txt"
-        folder.write_text("three years")
-    else:
-        os.symlink(folder, tmp_path / "link")
-        folder = tmp_path / "link"
-    before = everything(tmp_path)
-    with pytest.raises(UsageError, match="not replaced"):
-        check_replaceable(folder)
-    assert everything(tmp_path) == before
-
-
-def test_an_artifact_an_empty_folder_and_nothing_may_be_replaced(tiny: Artifact, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for folder in (tiny.path, tmp_path / "empty", tmp_path / "none"):
-        check_replaceable(folder)
-
-
-def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").write_text("x")
-    rename = os.rename
-
-    def refuse(source: Path, destination: Path) -> None:
-        if (Path(source) / "new").exists():
-            raise OSError(28, "No space left on device")
-        rename(source, destination)
-
-    monkeypatch.setattr(artifact_module.os, "rename", refuse)
-    with pytest.raises(DataError, match="No space"), new_folder(tmp_path / "a", replace=True) as folder:
-        (folder / "new").write_text("y")
-    assert everything(tmp_path) == {"a/old": b"x"}
