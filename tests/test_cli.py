@@ -81,6 +81,40 @@ def test_rich_reports_are_printed(command: Any, capsys: pytest.CaptureFixture[st
     assert "\x1b" not in out
 
 
+def test_details_are_printed_with_v_only(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    class Long(Report):
+        def details(self) -> str:
+            return "sixty lines"
+
+    command(lambda: Long())
+    assert cli.main(["bench"]) == 0
+    assert capsys.readouterr().out == "all is well\n"
+    assert cli.main(["bench", "-v"]) == 0
+    assert capsys.readouterr().out == "all is well\nsixty lines\n"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [("40", 4), (None, 1)])
+def test_tables_are_as_wide_as_the_terminal_and_do_not_fold_where_there_is_none(
+    command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str | None, lines: int
+) -> None:
+    from rich.table import Table
+
+    class Wide(Report):
+        def render(self) -> Any:
+            table = Table(box=None, show_header=False, pad_edge=False)
+            table.add_row("word " * 30)
+            return table
+
+    command(lambda: Wide())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["bench"]) == 0
+    out = capsys.readouterr().out.rstrip().splitlines()
+    assert len(out) == lines
+
+
 def test_json_is_the_only_thing_on_stdout(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def noisy() -> Report:
         """Print."""

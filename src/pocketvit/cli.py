@@ -48,7 +48,7 @@ FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
-  -v, --verbose  full traceback on errors
+  -v, --verbose  every detail of a report, full traceback on errors
   -h, --help     this text"""
 
 
@@ -137,10 +137,10 @@ def _run(name: str, args: list[str], flags: Flags) -> tuple[int, str]:
 def _text(report: Any, flags: Flags) -> str:
     if flags.json:
         return _document(report)
-    text = report.render() if hasattr(report, "render") else report
-    if text is None or isinstance(text, str):
-        return text or ""
-    return rendered(text)
+    texts = [report.render() if hasattr(report, "render") else report]
+    if flags.verbose and hasattr(report, "details"):
+        texts.append(report.details())
+    return "\n".join(text if isinstance(text, str) else rendered(text) for text in texts if text is not None)
 
 
 def _document(value: Any) -> str:
@@ -188,6 +188,8 @@ def _fail(error: PocketvitError, flags: Flags) -> tuple[int, str]:
     """Say an error in two lines; its exit code, and the document where one is asked for."""
     if flags.verbose:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
+        if hasattr(getattr(error, "report", None), "details"):
+            print(rendered(error.report.details()), file=sys.stderr)  # type: ignore[attr-defined]
     print(f"{shown(error.what)}\n{shown(error.todo)}", file=sys.stderr)
     document = {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}
     return error.exit_code, _document(document) if flags.json else ""

@@ -43,6 +43,7 @@ COMMANDS = {
     "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
     "compress": Command("pocketvit.fit.command:compress", "shrink a model in steps behind the gain gate", _COMPRESS),
     "export": Command("pocketvit.export.command:export", "trained checkpoint to an artifact"),
+    "pack": Command("pocketvit.verify.pack:pack", "an artifact as one file to hand on"),
     "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
     "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),

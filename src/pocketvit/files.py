@@ -14,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -83,6 +84,33 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a path below a file cannot even be looked at
             partial.unlink(missing_ok=True)
+
+
+LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}(\.old)?|partial(\.\w+)?)")
+"""Names of what :func:`replacing` and ``tempfile.mkdtemp`` make before it has its own name."""
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in ``folder``, sorted; none where it is not there.
+
+    Raises:
+        DataError: it is no folder, or cannot be read.
+    """
+    with writing(folder, "read"), suppress(FileNotFoundError):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes have left unfinished below ``folder``, which nothing else may be writing to."""
+    for parent, folders, files in os.walk(folder):
+        for name in filter(LEFTOVER.fullmatch, (*folders, *files)):
+            path = Path(parent, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _claim(path: Path) -> None:

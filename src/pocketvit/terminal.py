@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls (those of the writing direction too), line ends and surrogates."""
 
+NO_TERMINAL = 160
+"""Columns of tables that go to a file or to another program."""
+
 
 class _Lenient(io.TextIOWrapper):
     """Standard error. Where nobody can read it (a full disk, a reader that went away), it ends no run."""
@@ -106,11 +109,14 @@ class _Page(io.StringIO):
 
 
 def rendered(report: Any) -> str:
-    """A rich object as the text that standard output would show, without the last line end; text is no markup."""
+    """A rich object as the text that standard output would show, without the last line end; text is no markup.
+
+    It is as wide as the terminal, and wide where there is none.
+    """
     from rich.console import Console
 
-    page = _Page()
-    Console(file=page, markup=False, emoji=False).print(report)
+    page, known = _Page(), "COLUMNS" in os.environ or any(map(os.isatty, (0, 1, 2)))
+    Console(file=page, width=None if known else NO_TERMINAL, markup=False, emoji=False).print(report)
     return page.getvalue().removesuffix("\n")
 
 

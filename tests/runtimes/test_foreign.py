@@ -229,7 +229,7 @@ def test_threads_are_those_of_this_machine_at_most(artifact: Artifact) -> None:
         variant="onnxruntime:fp32", threads=4096, p50_ms=1, p90_ms=1, runs=1, input_shape=[1], includes="all"
     )
     changed = sealed(artifact, benchmarks=[row])
-    assert default_target(changed.manifest, changed.variant()).threads == max(2, available_cores())
+    assert default_target(changed.manifest, changed.variant()).threads == 4 * available_cores()
     assert load(changed.path)(photo(*TILE)).image.shape == (*TILE, 3)
 
 

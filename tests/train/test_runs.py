@@ -108,3 +108,16 @@ def test_what_changes_the_training_is_refused(tmp_path: Path, recipe: Recipe, ch
     with pytest.raises(UsageError, match=next(iter(change)).replace(".", r"\.")):
         open_run(load_recipe(recipe, change | {"budget.latency_ms": 20}), "r", str(tmp_path))
     assert yaml.safe_load((folder / "recipe.yaml").read_text()) == before
+
+
+def test_what_kills_have_left_is_gone_when_the_run_has_finished(tmp_path: Path, recipe: Recipe) -> None:
+    folder = open_run(recipe, "r", str(tmp_path))
+    for name in ("..artifact.candidate.1c9ntfr2", "trials/a/.best.x1y2z3_4", "trials/a/best", ".ipynb_checkpoints"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "half").write_text("x")
+    (folder / "trials" / ".state.partial.pt").write_text("x")
+    finish_run(folder, {})
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left == {"recipe.yaml", "environment.json", "finished.json", "trials", "trials/a", "trials/a/best"} | {
+        *("trials/a/best/half", ".ipynb_checkpoints", ".ipynb_checkpoints/half")
+    }

@@ -80,9 +80,14 @@ def test_a_whole_artifact_passes_and_records_it(artifact: Artifact) -> None:
 
 def test_the_package_is_callable_and_the_report_prints(artifact: Artifact) -> None:
     report = pocketvit.verify(str(artifact.path))
+    lines = report.render().splitlines()
+    assert lines[0] == f"{artifact.manifest.name}: verified, recorded in the manifest."
+    count = sum(check.variant == "onnxruntime:fp32" for check in report.checks)
+    assert any(line.split() == f"onnxruntime:fp32 {count} of {count} checks passed".split() for line in lines)
+    assert len(lines) < 8 < len(report.checks)
     text = io.StringIO()
-    Console(file=text, width=160).print(report.render())
-    assert f"{artifact.manifest.name}: verified, recorded in the manifest." in text.getvalue()
+    Console(file=text, width=160).print(report.details())
+    assert all(check.name in text.getvalue() and check.detail in text.getvalue() for check in report.checks)
     assert json.loads(json.dumps(report.to_dict()))["passed"] is True
 
 

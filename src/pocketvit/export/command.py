@@ -13,6 +13,7 @@ from typing import Any
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
+from pocketvit.spec.artifact import check_replaceable
 from pocketvit.spec.images import MAX_PIXELS
 from pocketvit.spec.manifest import NAME_PATTERN, VERSION_PATTERN, Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
@@ -76,10 +77,10 @@ def export(
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.
         licence_data: terms of the training data, for manifest and card; by default those of the run's recipe.
-        replace_existing: overwrite ``out``.
+        replace_existing: replace the artifact ``out``; a folder with anything else in it is left alone.
 
     Raises:
-        UsageError: no checkpoint, unknown format, no images for goldens, or ``out`` exists.
+        UsageError: no checkpoint, unknown format, no images for goldens, or ``out`` exists or is no artifact.
         DataError: damaged checkpoint or images.
         VerificationError: a file does not give the trained model's answers.
     """
@@ -94,7 +95,9 @@ def export(
     name = name or Path(out).resolve().name
     _check(size, goldens, name, version)
     writers = [exporter(name) for name in dict.fromkeys(formats)]
-    if os.path.lexists(out) and not replace_existing:
+    if replace_existing:
+        check_replaceable(Path(out))
+    elif os.path.lexists(out):
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:

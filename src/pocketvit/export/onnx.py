@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -37,6 +38,17 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     onnx.save(graph, path)
     return Built("onnxruntime", "fp32", path)
+
+
+def add_metadata(path: Path, properties: Mapping[str, str]) -> None:
+    """Add ``metadata_props`` to a file, in place; of two with one key the later counts.
+
+    A protobuf message and its continuation may stand one behind the other, so the graph is neither read nor changed.
+    """
+    more = onnx.ModelProto()
+    helper.set_model_props(more, dict(properties))
+    with path.open("ab") as file:
+        file.write(more.SerializeToString(deterministic=True))
 
 
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:

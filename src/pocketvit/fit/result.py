@@ -31,7 +31,7 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        table = [vars(row) for row in candidate_rows(self.rows)]
+        table = [vars(row) for row in candidate_rows(self.rows, self.why)]
         places = {"run": str(self.folder), "artifact": str(self.artifact), "report": str(self.folder / "report.html")}
         return {
             **places,
@@ -44,7 +44,7 @@ class FitReport:
 
     def render(self) -> RenderableType:
         """The table of candidates and where things lie."""
-        rows = candidate_rows(self.rows)
+        rows = candidate_rows(self.rows, self.why)
         table = candidates_table(rows, self.metric, self.unit)
         reasons = [
             f"{row.verdict}: {row.name}: {row.reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from pocketvit.train.runs import finish_run, open_run
 
 def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
     """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+    # Which compiler there is concerns nobody here: torch warns of a CUDA_HOME without a GPU when NNCF looks for one.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
     folder = open_run(recipe, name, runs)
@@ -81,8 +84,7 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     if splits.test is None:
         notes.append(f"{metric} of {chosen.name}: {ONLY_CHOSEN_ON}")
     report = FitReport(folder, artifact.path, chosen.name, why, metric, measurer.spec.unit, (*rows, *out), tuple(notes))
-    said = [*notes, f"chosen: {why}"]
-    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, said, artifact)
+    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, notes, artifact, why)
     finish_run(folder, report.to_dict())
     return report
 

@@ -106,7 +106,7 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
         size_mb=artifact.variant_bytes(variant) / 1e6,
         memory_mb=None,
         verdict="default" if is_default else "fits",
-        reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
+        reason="The default: what was chosen when the artifact was made." if is_default else "",
         chosen=is_default,
         metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
         count=row.count if row else None,
@@ -118,7 +118,8 @@ def _notes(manifest: Manifest) -> list[str]:
     for row in manifest.metrics:
         how = "; ".join(filter(None, (row.protocol, "this data was also used to choose" if row.chosen_on else "")))
         value = f"{row.name} {manifest.text(row, row.count)} of {row.variant}"
-        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}.")
+        gain = f"; {gain}" if (gain := manifest.gain(row)) else ""
+        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}{gain}.")
     return notes
 
 

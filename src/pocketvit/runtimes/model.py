@@ -12,6 +12,7 @@ import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
+from pocketvit.runtimes.order import load_order
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
@@ -24,7 +25,7 @@ from pocketvit.spec.tiles import count_tiles, run_tiled
 log = logging.getLogger("pocketvit")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
@@ -39,6 +40,11 @@ class Model:
     artifact: Artifact | None = None
     """The artifact the file belongs to; ``None`` for a candidate file that is not in one yet."""
     variant: Variant | None = None
+
+    def __repr__(self) -> str:
+        """One line: name, version, what it runs as, its input."""
+        m, (height, width) = self.manifest, self.manifest.preprocess.size
+        return f"<Model {m.name} {m.version}: {m.task}, {self.target}, {height}x{width} {m.preprocess.resize}>"
 
     @classmethod
     def from_file(cls, path: Path, target: Target, manifest: Manifest) -> Model:
@@ -121,9 +127,10 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
-            run it (engine not installed, no such instructions), or it needs trust, the first other variant that it
-            can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant, or one that is as good
+            and was timed as faster on such a processor; where this machine cannot run it (engine not installed, no such
+            instructions), or it needs trust, the first other variant that it can, which is logged. ``model.target``
+            says which it is.
         trust: also open files that are programs and not data (TorchScript): they may do anything on this machine.
 
     Returns:
@@ -138,18 +145,18 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
     if target is not None:
         return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target, trust=trust)
     default = artifact.variant()
-    first: UsageError | MissingDependencyError | None = None
-    for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
+    refused: dict[str, UsageError | MissingDependencyError] = {}
+    for variant in load_order(artifact.manifest):
         try:
             model = open_variant(artifact, default_target(artifact.manifest, variant), trust=trust)
         except (UsageError, MissingDependencyError) as error:
-            first = first or error
+            refused[variant.key] = error
             continue
-        if first is not None:
+        if why := refused.get(default.key):
             name, wanted = artifact.manifest.name, default.key
-            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, first.what)
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, why.what)
         return model
-    raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+    raise refused.get(default.key) or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:

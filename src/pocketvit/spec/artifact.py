@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, UsageError, VerificationError
-from pocketvit.files import replacing, write_text, writing
+from pocketvit.files import names_in, replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
 from pocketvit.spec.preprocess import Preprocess
@@ -43,6 +43,8 @@ MAX_RATIO, FREE_BYTES = 100, 10_000_000
 CACHE_VARIABLE = "POCKETVIT_CACHE"
 REFUSED = "Do not use this file; ask for it again."
 _CACHE_TODO = f"Set {CACHE_VARIABLE} to a folder that can be written, or unzip the file and name the folder."
+CANDIDATE = ".artifact.candidate"
+"""Where a run writes its artifact before it is proven."""
 LEFTOVER_SECONDS = 3600.0
 _BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
 _BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
@@ -276,11 +278,43 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         with writing(destination):
             yield temporary
             temporary.chmod(0o755)
-            if destination.exists():
-                shutil.rmtree(destination)
-            os.rename(temporary, destination)
+            aside = temporary.with_name(f"{temporary.name}.old")
+            if destination.exists():  # deleted last: where the new folder cannot take its place, it goes back
+                os.rename(destination, aside)
+            try:
+                os.rename(temporary, destination)
+            except OSError:
+                if aside.exists():
+                    os.rename(aside, destination)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(destination: Path) -> None:
+    """Hold what lies at ``destination`` against what may be deleted: nothing, an empty folder, or an artifact alone.
+
+    Raises:
+        UsageError: anything else lies there, or there too; nothing was touched.
+    """
+    if not os.path.lexists(destination):
+        return
+    todo = "Choose another folder, or delete it yourself."
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination} is no folder of an artifact and is not replaced.", todo)
+    there = set(names_in(destination))
+    if not there:
+        return
+    if MANIFEST not in there:
+        raise UsageError(f"{destination} holds no artifact and is not replaced.", todo)
+    try:
+        manifest = read_artifact(destination).manifest
+    except VerificationError as error:
+        raise UsageError(f"{destination} is not replaced: {error.what}", todo) from error
+    if strange := sorted(there - {MANIFEST, *(entry.path for entry in manifest.files)}):
+        what = f"{destination} is not replaced: {strange[0]} in it is no part of the artifact."
+        raise UsageError(what, "Move it elsewhere, or choose another folder.")
 
 
 def _sweep(destination: Path) -> None:
@@ -295,10 +329,27 @@ def _sweep(destination: Path) -> None:
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:
-    """Zip an artifact into one ``.pvit`` file and return its path."""
-    with replacing(destination) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
-            archive.write(artifact.path / name, name)
+    """Zip an artifact into one ``.pvit`` file, the manifest first, read it back, and return its path.
+
+    The same artifact gives the same bytes on every day.
+
+    Raises:
+        VerificationError: the archive does not hold what the manifest lists; ``destination`` is as it was.
+        DataError: ``destination`` cannot be written.
+    """
+    document = (artifact.path / MANIFEST).read_bytes()
+    wanted = {MANIFEST: hashlib.sha256(document).hexdigest()}
+    wanted |= {entry.path: entry.sha256 for entry in sorted(artifact.manifest.files, key=lambda entry: entry.path)}
+    with replacing(destination) as partial:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name in wanted:
+                member = zipfile.ZipInfo(name)  # of 1980
+                member.compress_type, member.external_attr, member.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
+                archive.writestr(member, document if name == MANIFEST else (artifact.path / name).read_bytes())
+        with zipfile.ZipFile(partial) as archive:
+            read = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+        if wrong := [name for name in wanted if read.get(name) != wanted[name]]:
+            raise VerificationError(f"{destination}: {wrong[0]} does not read back.", "Write it again, elsewhere.")
     return destination
 
 

@@ -80,6 +80,10 @@ class MetricRow(_Strict):
     protocol: str = ""
     low: FiniteFloat | None = Field(default=None, description="Lower end of the 95 % interval of `value`.")
     high: FiniteFloat | None = None
+    baseline: FiniteFloat | None = Field(
+        default=None,
+        description="The same metric of the best answer without a model: the input itself, the most frequent class.",
+    )
     chosen_on: bool = Field(default=False, description="This data was also used to choose, so the value flatters.")
 
 
@@ -138,7 +142,10 @@ class Manifest(_Strict):
     outputs: list[TensorSpec]
     files: list[FileEntry]
     variants: list[Variant]
-    default: str = Field(description="runtime:precision that `load` takes when no target is named.")
+    default: str = Field(
+        description="runtime:precision that was chosen. `load` takes it, or where `benchmarks` know this kind of "
+        "processor a variant as good and faster, or the first one that the machine can run."
+    )
     main_metric: str
     tolerances: dict[str, dict[str, float]] = Field(
         default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop."
@@ -167,6 +174,18 @@ class Manifest(_Strict):
         """
         fields = self.model_dump(mode="json", include={"task", "levels", "inputs", "outputs"})
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
+    def gain(self, row: MetricRow) -> str:
+        """What a metric gains over an answer without a model, for people; empty where that was not measured."""
+        try:
+            spec = TASKS[self.task].metric(row.name)
+        except KeyError:
+            return ""
+        if row.baseline is None:
+            return ""
+        better = spec.loss(row.baseline, row.value)
+        text = f"{spec.text(row.baseline)} without the model, gain {spec.text(better)}"
+        return text if better > spec.default_drop else f"{text}. Warning: next to nothing is gained"
 
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("task")

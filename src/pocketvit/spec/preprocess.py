@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,18 @@ class Preprocess:
     ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with such tiles.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True}  # for the manifest's schema
+
     size: tuple[int, int] = (224, 224)
     """Height and width of the model's input in pixels."""
     resize: Literal["crop", "stretch", "tile"] = "crop"
+    """``crop`` scales the short side and cuts the centre, ``stretch`` scales both sides, ``tile`` keeps the size."""
     crop_pct: float = 0.9
-    """Share of the resized short side that the centre crop keeps (``crop`` only)."""
+    """Share of the resized short side that the centre crop keeps (``crop`` only).
+
+    The scale is the larger one of floor(size / crop_pct) / (the photo's height or width), each side is multiplied by it
+    and rounded down, but never below ``size``, and the crop begins at half of what is too much, rounded half to even.
+    """
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """Filter, always antialiased when shrinking (Pillow's definition)."""
     overlap: int = 0
@@ -47,9 +54,9 @@ class Preprocess:
     color: Literal["RGB", "BGR"] = "RGB"
     """Channel order that the model itself sees; the exported graph always takes RGB."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Subtracted per channel after scaling to [0, 1]; baked into the graph."""
+    """Subtracted per channel after scaling to [0, 1]. It is in the graph: not to be subtracted again."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Divisor per channel; baked into the graph."""
+    """Divisor per channel. It is in the graph: not to be divided by again."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import write_json, write_text
+from pocketvit.files import sweep, write_json, write_text
 from pocketvit.spec.environment import environment
 from pocketvit.spec.recipe import Recipe, load_recipe
 
@@ -23,9 +23,7 @@ def open_run(recipe: Recipe, name: str, runs: str) -> Path:
     Raises UsageError: the name is no plain folder name, the run is finished, or was begun with another recipe.
     DataError: the folder cannot be read or written.
     """
-    if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-        what = f"{name!r} cannot name a run."
-        raise UsageError(what, "Give --name one plain folder name, and --runs the folder above it.")
+    check_name(name)
     folder = Path(runs) / name
     try:
         return _enter(folder, recipe)
@@ -34,8 +32,16 @@ def open_run(recipe: Recipe, name: str, runs: str) -> Path:
         raise DataError(what, "Check --runs, free space and permissions.") from error
 
 
+def check_name(name: str) -> None:
+    """Raise ``UsageError`` unless ``name`` is one plain folder name."""
+    if not name.strip() or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        what = f"{name!r} cannot name a run."
+        raise UsageError(what, "Give --name one plain folder name, and --runs the folder above it.")
+
+
 def finish_run(folder: Path, summary: dict[str, Any]) -> None:
-    """Mark the run as finished. Raises DataError: the folder cannot be written."""
+    """Mark the run as finished and delete what kills have left. Raises DataError: the folder cannot be written."""
+    sweep(folder)
     write_json(folder / FINISHED, summary)
 
 

@@ -16,7 +16,7 @@ from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS
-from pocketvit.terminal import cell, table
+from pocketvit.terminal import table
 from pocketvit.verify.checks import Check, run_checks
 from pocketvit.verify.evaluate import check_limit
 from pocketvit.verify.evaluate import eval as evaluate
@@ -54,15 +54,24 @@ class VerifyReport:
         """Plain JSON types."""
         return {"passed": self.passed, **plain(vars(self))}
 
-    def render(self) -> RenderableType:
-        """A table with one row for each check."""
-        from rich.console import Group
+    def render(self) -> str:
+        """The verdict, then a line for each variant and for each check that was skipped."""
+        record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
+        lines = [f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."]
+        for variant in dict.fromkeys(check.variant for check in self.checks):
+            mine = [check for check in self.checks if check.variant == variant and not check.skipped]
+            passed = sum(check.passed for check in mine)
+            lines += [f"  {variant or 'the whole':20s} {passed} of {len(mine)} checks passed"] if mine else []
+        for check in self.checks:
+            if check.skipped:
+                lines.append(f"  skipped: {check.variant} {check.name}: {check.detail}".replace(":  ", ": "))
+        return "\n".join([*lines, "`-v` lists every check."])
 
+    def details(self) -> RenderableType:
+        """A table with one row for each check."""
         outcomes = ["skipped" if check.skipped else "ok" if check.passed else "FAILED" for check in self.checks]
         rows = [(c.variant, c.name, outcome, c.detail) for c, outcome in zip(self.checks, outcomes, strict=True)]
-        record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
-        verdict = cell(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}.")
-        return Group(table(("variant", "check", "", "found"), rows), verdict)
+        return table(("variant", "check", "", "found"), rows)
 
 
 class ChecksFailed(VerificationError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocketvit.data.cases import eval_cases, main_condition
@@ -15,7 +15,7 @@ from pocketvit.progress import track
 from pocketvit.runtimes.model import load
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import TASKS
-from pocketvit.spec.tasks.base import Case, Evaluator, Measure
+from pocketvit.spec.tasks.base import Case, Evaluator, Measure, Study
 from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def measure(
-    model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None = None
+    model: Callable[[Any], Any],
+    cases: Iterable[Case],
+    evaluator: Evaluator,
+    progress: Callable[[], None] | None = None,
+    study: Study | None = None,
 ) -> tuple[list[Measure], int]:
     """Run ``model`` on every case and return all metrics, and the number of cases.
 
@@ -32,13 +36,17 @@ def measure(
         cases: images with ground truth.
         evaluator: a fresh evaluator of the task.
         progress: called after each case.
+        study: a fresh study of the task, which gets every case too.
 
     Raises:
         DataError: there is no case, or an image and its ground truth do not go together.
     """
     count = 0
     for case in cases:
-        evaluator.update(model(case.image), case.truth, case.condition)
+        result = model(case.image)
+        evaluator.update(result, case.truth, case.condition)
+        if study is not None:
+            study.add(case, result)
         count += 1
         if progress is not None:
             progress()
@@ -61,6 +69,10 @@ class EvalReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What was left out of the data."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the task shows beside its metrics: input and gain of a restorer, confusions of a classifier."""
+    lines: tuple[str, ...] = ()
+    """The same for people."""
     exit_code: ClassVar[int] = 0
 
     @property
@@ -83,8 +95,18 @@ class EvalReport:
             style = "bold" if row.name == self.main_metric else ""
             value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
             made.add_row(*map(cell, (row.name, value, row.unit, f"{low} to {high}")), style=style)
-        caption = "\n".join((f"{self.count} answers in {self.seconds:.1f} s", *self.notes))
-        return Group(cell(f"{self.artifact} ({self.variant}) on {shown(self.dataset)}"), made, cell(caption))
+        caption = "\n".join((*self.lines, f"{self.count} answers in {self.seconds:.1f} s", *self.notes))
+        title = f"{self.artifact} ({self.variant}) on {shown(self.dataset)}{self._headline}"
+        return Group(cell(title), made, cell(caption))
+
+    @property
+    def _headline(self) -> str:
+        """The main metric with its interval and the number of photos."""
+        row = next((row for row in self.rows if row.name == self.main_metric), None)
+        if row is None:
+            return ""
+        value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
+        return f": {row.name} {value} {row.unit} ({low} to {high}, {row.count} photos)".replace("  ", " ")
 
 
 def check_limit(limit: int | None) -> None:
@@ -131,8 +153,10 @@ def eval(
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if collection.degraded else 1)
     evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
+    study = task.study(model.manifest.levels) if task.study is not None else None
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:
-        rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance)
+        rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance, study)
     who, seconds = (model.manifest.name, model.target.key, collection.name), time.perf_counter() - began
-    return EvalReport(*who, evaluator.main, tuple(rows), count, seconds, collection.notes)
+    shown = (study.to_dict(), tuple(study.lines())) if study is not None else ({}, ())
+    return EvalReport(*who, evaluator.main, tuple(rows), count, seconds, collection.notes, *shown)

@@ -159,6 +159,22 @@ class Case(Protocol):
         """Which averages it belongs to."""
 
 
+class Study(Protocol):
+    """What an evaluation shows beside its metrics; it collects case by case."""
+
+    def add(self, case: Case, result: Any) -> None:
+        """Take in one case with its answer."""
+
+    def lines(self) -> list[str]:
+        """Sentences for people; warnings begin with ``Warning:``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+
+    def pictures(self) -> list[tuple[str, list[Panel]]]:
+        """Captions and the panels that are shown side by side."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One task on the device side."""
@@ -205,8 +221,13 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    plain: str = ""
+    """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
+    dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
+    study: Callable[[Sequence[LevelSpec]], Study] | None = None
+    """Collects what is shown beside the metrics."""
     agreement: Callable[[Raw, Raw], float] | None = None
     """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
 
