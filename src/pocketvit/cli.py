@@ -19,10 +19,11 @@ from typing import Any
 
 from pocketvit import __version__
 from pocketvit.commands import COMMANDS
-from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, did_you_mean
-from pocketvit.files import plain
+from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
+from pocketvit.files import disk_fault, plain
+from pocketvit.interrupts import Interrupted, terminable
 
-INTERRUPTED, BROKEN_PIPE = 130, 141
+BROKEN_PIPE = 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
 """Importable package -> the name that it is installed by, where the two differ."""
 
@@ -79,10 +80,13 @@ def _dispatch(flags: Flags, args: list[str]) -> int:
         print(_overview())
         return 0 if flags.help else UsageError.exit_code
     try:
-        return _run(args[0], args[1:], flags)
-    except KeyboardInterrupt:
-        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
+        with terminable():
+            return _run(args[0], args[1:], flags)
+    except KeyboardInterrupt as error:
+        asked = error if isinstance(error, Interrupted) else Interrupted()
+        todo = asked.todo or "The same command starts again; nothing is left half written."
+        print(f"{asked.what}\n{todo}", file=sys.stderr)
+        return asked.exit_code
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -171,6 +175,11 @@ def _expected(error: Exception) -> PocketvitError:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := extra_of(package):
         return MissingDependencyError.of(package, extra)
+    if reason := disk_fault(error):
+        file = getattr(error, "filename", None) or "a file"
+        return DataError(
+            f"{file}: cannot be written ({reason}).", "Free some space, and check the folder's permissions."
+        )
     what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
