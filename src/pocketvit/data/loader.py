@@ -81,8 +81,9 @@ def _watched(processes: DataLoader[Batch]) -> Iterator[Any]:
         if before is not None:  # torch's handler raises in the middle of whatever runs, e.g. an optimiser's step
             signal.signal(signal.SIGCHLD, before)
         yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        # A batch on its way out of a killed process ends in a broken connection; errors of the samples say "Caught".
+        if str(error).startswith("Caught") or (isinstance(error, RuntimeError) and "worker" not in str(error)):
             raise
         what = "a process that loads images was killed, most likely because memory ran out."
         todo = "Free some memory or lower data.workers; the same command with the same name goes on where it stopped."

@@ -166,6 +166,8 @@ def _clear(folder: Path) -> None:
 
 def _begun(folder: Path) -> dict[str, Any]:
     try:
+        if not (folder / RECIPE).read_bytes().strip():
+            raise UsageError("it is empty", "")
         return load_recipe(folder / RECIPE).to_dict()
     except PocketvitError as error:
         what = f"{folder / RECIPE}: the recipe of the run cannot be read ({error.what.rstrip('.')})."
