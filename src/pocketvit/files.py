@@ -20,7 +20,8 @@ from pocketvit.errors import DataError, PocketvitError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _FULL_WORDS = re.compile(
     r"no space left|quota exceeded|file too large|file size limit|read-only file ?system|disk is full|disk i/o error"
-    r"|while serializing: I/O error|readonly database|unable to open database file|PytorchStreamWriter failed|iostream error",
+    r"|while serializing: I/O error|readonly database|unable to open database file|PytorchStreamWriter failed"
+    r"|iostream error",
     re.IGNORECASE,
 )
 """How libraries say that the disk took no more, each in errors of its own."""
