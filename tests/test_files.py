@@ -18,6 +18,7 @@ FULL = [
     OSError(errno.EROFS, "Read-only file system"),
     SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
     sqlite3.OperationalError("database or disk is full"),
+    RuntimeError("basic_ios::clear: iostream error"),
     RuntimeError(
         "[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0: file ..."
     ),
