@@ -19,7 +19,8 @@ from typing import Any
 from pocketvit import __version__
 from pocketvit.commands import COMMANDS
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
-from pocketvit.files import plain
+from pocketvit.files import disk_fault, plain
+from pocketvit.interrupts import Interrupted, terminable
 from pocketvit.terminal import mute, prepare_streams, rendered, shown, stdout_to_stderr
 
 BROKEN_PIPE = 141
@@ -37,12 +38,6 @@ class Flags:
     help: bool = False
 
 
-class Interrupted(PocketvitError):
-    """The user stopped the command (exit 130)."""
-
-    exit_code = 130
-
-
 FLAGS = {"--json": "json", "-q": "quiet", "-v": "verbose", "-h": "help"}
 FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
@@ -55,8 +50,8 @@ FLAGS_HELP = """every command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 130 interrupted, 141 nobody
-    reads the output, 1 anything else.
+    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 130 or 143 interrupted,
+    141 nobody reads the output, 1 anything else.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
@@ -88,11 +83,12 @@ def _dispatch(flags: Flags, args: list[str]) -> tuple[int, str]:
     if not args:
         return 0 if flags.help else UsageError.exit_code, _overview()
     try:
-        return _run(args[0], args[1:], flags)
-    except KeyboardInterrupt:
-        resumes = args[0] in COMMANDS and COMMANDS[args[0]].sections  # those with a recipe have a run folder
-        todo = "with the same name goes on where it stopped." if resumes else "begins anew; no half files are left."
-        return _fail(Interrupted("interrupted.", f"The same command {todo}"), flags)
+        with terminable():
+            return _run(args[0], args[1:], flags)
+    except KeyboardInterrupt as error:
+        asked = error if isinstance(error, Interrupted) else Interrupted()
+        todo = asked.todo or "The same command begins anew; no half files are left."
+        return _fail(PocketvitError(asked.what, todo), flags, asked.exit_code)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -178,21 +174,27 @@ def _expected(error: Exception) -> PocketvitError:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := extra_of(package):
         return MissingDependencyError.of(package, extra)
+    if reason := disk_fault(error):
+        file = getattr(error, "filename", None) or "a file"
+        return DataError(
+            f"{file}: cannot be written ({reason}).", "Free some space, and check the folder's permissions."
+        )
     what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
     return wrapped
 
 
-def _fail(error: PocketvitError, flags: Flags) -> tuple[int, str]:
+def _fail(error: PocketvitError, flags: Flags, exit_code: int | None = None) -> tuple[int, str]:
     """Say an error in two lines; its exit code, and the document where one is asked for."""
     if flags.verbose:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
         if hasattr(getattr(error, "report", None), "details"):
             print(rendered(error.report.details()), file=sys.stderr)  # type: ignore[attr-defined]
     print(f"{shown(error.what)}\n{shown(error.todo)}", file=sys.stderr)
-    document = {"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}
-    return error.exit_code, _document(document) if flags.json else ""
+    code = error.exit_code if exit_code is None else exit_code
+    document = {"error": {"what": error.what, "todo": error.todo, "exit_code": code}}
+    return code, _document(document) if flags.json else ""
 
 
 if __name__ == "__main__":

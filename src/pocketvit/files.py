@@ -16,13 +16,38 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, PocketvitError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_FULL_WORDS = re.compile(
+    r"no space left|quota exceeded|file too large|file size limit|read-only file ?system|disk is full|disk i/o error"
+    r"|while serializing: I/O error|readonly database|unable to open database file|PytorchStreamWriter failed"
+    r"|iostream error",
+    re.IGNORECASE,
+)
+"""How libraries say that the disk took no more, each in errors of its own."""
+
+
+def disk_fault(error: BaseException) -> str:
+    """What the disk had against a write, in a few words; empty where an error and its causes are of another kind."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return f"{link.strerror}"
+        if not isinstance(link, (OSError, PocketvitError)) and (found := _FULL_WORDS.search(str(link))):
+            return next((words for words in str(link).splitlines() if found[0] in words), found[0]).strip()[:200]
+        link = link.__cause__ or link.__context__
+    return ""
+
 
 MAX_TEXT_BYTES = 256_000_000
 """Text files that a user names (lists, recipes) are not read beyond; ImageNet's list has 90 MB."""
@@ -33,12 +58,63 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial(\..*)?")
 
 @contextmanager
 def writing(path: Path, done: str = "written") -> Iterator[None]:
-    """Turn what the system has against writing into a ``DataError`` that names ``path``."""
+    """Turn what the system has against writing, also where a library says it, into a ``DataError`` naming ``path``."""
     try:
         yield
-    except OSError as error:
-        what = f"{path}: cannot be {done} ({error.strerror or error})."
+    except PocketvitError:
+        raise
+    except Exception as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else disk_fault(error)
+        if not reason:
+            raise
+        what = f"{path}: cannot be {done} ({reason})."
         raise DataError(what, "Check the path, free space and permissions.") from error
+
+
+@contextmanager
+def disk_faults(place: Path, todo: str) -> Iterator[None]:
+    """Turn a full or read-only disk, met anywhere within, into a ``DataError`` that names the file or ``place``."""
+    try:
+        yield
+    except PocketvitError:
+        raise
+    except Exception as error:
+        if not (reason := disk_fault(error)):
+            raise
+        file = getattr(error, "filename", None) or place
+        raise DataError(f"{file}: cannot be written ({reason}).", todo) from error
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files that goes away at the end.
+
+    Raises:
+        DataError: there is no place for it, or its disk is full.
+    """
+    todo = "Free some space there, or let TMPDIR name a folder that has it."
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="pocketvit-"))
+    except OSError as error:
+        what = f"temporary files cannot be written ({error.strerror or error})."
+        raise DataError(what, "Let TMPDIR name a folder that exists and has space.") from error
+    try:
+        with disk_faults(folder, todo):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Ask for ``size`` bytes before a long write.
+
+    Raises:
+        DataError: the disk of ``folder`` has less left.
+    """
+    with suppress(OSError):  # what cannot be asked is found out by writing
+        if (free := shutil.disk_usage(folder).free) < size:
+            what = f"{folder}: cannot be written (No space left: {size / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free)."
+            raise DataError(what, "Free some space and start again; what was written before is intact.")
 
 
 def make_folder(folder: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.files import scratch
 from pocketvit.runtimes.model import load
 from pocketvit.runtimes.probe import fresh_process
 from pocketvit.spec.images import MAX_PIXELS, read_image
@@ -72,8 +72,8 @@ def fresh_run(
         PocketvitError: the child failed; the message holds its last line.
     """
     if isinstance(image, np.ndarray):
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "image.npy"
+        with scratch() as temporary:
+            file = temporary / "image.npy"
             np.save(file, image, allow_pickle=False)
             return fresh_run(artifact, target, file, size, trust=trust)
     named = {"artifact": artifact, "target": target, "image": image}

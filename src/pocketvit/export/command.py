@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
+from pocketvit.files import scratch
 from pocketvit.spec.artifact import check_replaceable
 from pocketvit.spec.images import MAX_PIXELS
 from pocketvit.spec.manifest import NAME_PATTERN, VERSION_PATTERN, Licence
@@ -110,8 +110,8 @@ def export(
     if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
         settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
     golden = make_golden(trained, eval_cases(collection, settings, count), count)
-    with tempfile.TemporaryDirectory() as scratch:
-        built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
+    with scratch() as temporary:
+        built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
         found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from pocketvit.data.cases import condition_name, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import UsageError
@@ -16,7 +14,16 @@ from pocketvit.fit.decide import decide, refuse, time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
 from pocketvit.fit.handover import ONLY_CHOSEN_ON
 from pocketvit.fit.measure import Measurer, make_measurer
-from pocketvit.fit.plan import Candidate, start_notes, surely_fast, time_candidates, wanted_runtimes, within_reach
+from pocketvit.fit.plan import (
+    Candidate,
+    candidates,
+    recipe_for,
+    start_notes,
+    surely_fast,
+    time_candidates,
+    wanted_runtimes,
+    within_reach,
+)
 from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
@@ -25,8 +32,8 @@ from pocketvit.fit.shrink import planned_steps, shrink
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint
-from pocketvit.terminal import cell
-from pocketvit.train.runs import finish_run, open_run
+from pocketvit.train.checks import check_trainable, teller
+from pocketvit.train.runs import check_once, finish_run, run_folder
 
 
 def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
@@ -35,13 +42,17 @@ def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
-    folder = open_run(recipe, name, runs)
-    console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(recipe, splits, folder, lambda line: console.print(cell(line)), quiet)
+    notify = teller(quiet)
+    with run_folder(recipe, name, runs, splits, notify) as folder:
+        for note in splits.notes:
+            notify(f"note: {note}")
+        check_once(folder, splits, quiet)
+        return run_fit(recipe, splits, folder, notify, quiet)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
-    """Raise ``UsageError`` where the floor's metric or a step is none that there is, before anything is built."""
+    """Raise ``UsageError`` where nothing could be trained, or the floor's metric or a step is none that there is."""
+    check_trainable((recipe_for(recipe, candidate) for candidate in candidates(recipe)), splits)
     for runtime in wanted_runtimes(recipe):
         planned_steps(recipe, runtime)
     wanted = recipe.floor.metric

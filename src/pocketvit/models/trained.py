@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import replacing
+from pocketvit.files import make_folder, need_space, replacing
 from pocketvit.models.shapes import shapes_of
 from pocketvit.spec.artifact import shipped_names, shipped_root
 from pocketvit.spec.manifest import LevelSpec
@@ -68,6 +68,8 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
         "info": trained.info,
         "shapes": shapes_of(tensors),
     }
+    make_folder(folder)
+    need_space(folder, bytes_of(tensors))
     with replacing(folder / WEIGHTS) as weights, replacing(folder / META) as description:
         try:
             save_file(tensors, weights)
@@ -75,6 +77,14 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
             raise OSError(str(error)) from error  # how it reports a full disk
         weights.chmod(0o644)  # safetensors makes files that only their owner can read
         description.write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def bytes_of(tensors: Any) -> int:
+    """Bytes of all tensors in a state: dicts and lists of dicts, lists and tensors."""
+    if isinstance(tensors, Tensor):
+        return tensors.nbytes
+    inner = tensors.values() if isinstance(tensors, dict) else tensors if isinstance(tensors, (list, tuple)) else ()
+    return sum(map(bytes_of, inner))
 
 
 def find_checkpoint(source: str | Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
 from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_artifact, read_golden
 from pocketvit.spec.golden import golden_faults
@@ -67,7 +67,13 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         destination = destination / REPORT_HTML
     from pocketvit.report.html import write_report
 
-    return ReportResult(write_report(destination, data), data.verdict)
+    try:
+        return ReportResult(write_report(destination, data), data.verdict)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        if not is_run:
+            raise
+        what = f"{folder / REPORT_JSON}: holds what is no report ({' '.join(str(error).split())[:160]})."
+        raise DataError(what, "Delete it, and run the command that made it again.") from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:

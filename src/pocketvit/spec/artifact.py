@@ -207,7 +207,8 @@ def write_golden(folder: Path, golden: Golden) -> None:
         arrays["contract"] = np.array(golden.contract)
     arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
     arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
-    np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
+    with writing(folder / GOLDEN):
+        np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
 
 
 def sha256(path: Path) -> str:

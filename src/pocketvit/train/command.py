@@ -48,21 +48,26 @@ def train(
             fields by dotted name (``**{"train.epochs": 3}``).
 
     Raises:
-        UsageError: the recipe is wrong, or the run is finished.
-        DataError: data that cannot be used.
+        UsageError: the recipe is wrong, or the run is finished or in use.
+        DataError: data that cannot be used, or others than the run began with; or the disk is full.
     """
     resolved, run_name = resolve_recipe(
         recipe, name, overrides
     )  # a wrong one is told before anything heavy is imported
     from pocketvit.data.collections import load_splits
     from pocketvit.tasks.start import new_model
+    from pocketvit.train.checks import check_trainable, teller
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
-    from pocketvit.train.runs import finish_run, open_run
+    from pocketvit.train.runs import check_once, finish_run, run_folder
 
     splits = load_splits(resolved.data, resolved.task.name)
-    trained = new_model(resolved, splits.train.levels)
-    folder = open_run(resolved, run_name, runs)
-    best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
-    finish_run(folder, best.info)
+    check_trainable([resolved], splits)
+    trained, notify = new_model(resolved, splits.train.levels), teller(quiet)
+    with run_folder(resolved, run_name, runs, splits, notify) as folder:
+        for note in splits.notes:
+            notify(f"note: {note}")
+        check_once(folder, splits, quiet)
+        best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
+        finish_run(folder, best.info)
     return TrainReport(folder, best.info, splits.notes)

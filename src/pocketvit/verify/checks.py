@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.files import plain
+from pocketvit.files import plain, scratch
 from pocketvit.runtimes import check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant, proven_file
 from pocketvit.runtimes.probe import probe
@@ -263,8 +261,8 @@ def _damaged_outcome(
 ) -> str:
     """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse, our errors get through."""
     files = [artifact.path / name for name in (variant.path, *variant.companions)]
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
+    with scratch() as temporary:
+        copy = perturb.damaged_copy(variant.runtime, files, temporary)
         try:
             outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
         except VerificationError as error:
