@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.typed import Range, check_ranges
 
 Pixels = NDArray[np.uint8]
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
+
+_RANGES = {
+    **{"size": Range(1, 8192), "crop_pct": Range(0, 1, above=True), "overlap": Range(0, 4096)},
+    **{"mean": Range(-1000, 1000), "std": Range(0, 1000, above=True)},
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,10 @@ class Preprocess:
     """Divisor per channel; baked into the graph."""
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
+        check_ranges("preprocess", self, _RANGES)
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
-        if min(self.std) <= 0:
-            raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
