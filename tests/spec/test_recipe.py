@@ -129,6 +129,8 @@ def test_wrong_values_are_usage_errors_that_name_the_field(tmp_path: Path, text:
         ("data: {sigma: [.nan, 10]}", "data.sigma"),
         ("floor: {max_drop: -1}", "floor.max_drop"),
         ("floor: {value: .inf}", "floor.value"),
+        ("model: {options: {depth: .inf}}", "model.options"),
+        ("compress: {steps: [{int8: {smooth: [.nan]}}]}", "compress.steps"),
         ("train: {lr: .inf}", "train.lr"),
         ("train: {minutes: .inf}", "train.minutes"),
         ("train: {checkpoint_minutes: .inf}", "train.checkpoint_minutes"),
@@ -197,10 +199,7 @@ def test_types_are_not_guessed_and_errors_say_what_works(tmp_path: Path, text: s
 
 
 def test_whole_numbers_pass_for_numbers_and_one_path_for_a_list(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, "train: {lr: 1}
-data: {train: ../photos}
-compress: {steps: int8}
-"))
+    recipe = load_recipe(write(tmp_path, "train: {lr: 1}\ndata: {train: ../photos}\ncompress: {steps: int8}\n"))
     assert (recipe.train.lr, recipe.data.train, recipe.compress.steps) == (1.0, ("../photos",), ("int8",))
     made = load_recipe(None, {"data": {"train": tmp_path, "sigma": np.array([1, 2])}, "train.seed": np.int64(3)})
     assert (made.data.train, made.data.sigma, made.train.seed) == ((str(tmp_path),), (1.0, 2.0), 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,13 +27,19 @@ from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.runs import finish_run, open_run
 
 
-def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
-    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+def run(recipe: Recipe, name: str, runs: str, quiet: bool, said: Sequence[str] = ()) -> FitReport:
+    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`.
+
+    ``said`` are notes on the recipe, which the terminal, the report and the answer show with those on the data.
+    """
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
     folder = open_run(recipe, name, runs)
     console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet)
+    notes = [*said, *splits.notes]
+    for line in notes:  # at once, and not only when all is done
+        console.print(f"note: {line}", markup=False)
+    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet, notes)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
@@ -50,9 +56,11 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
         raise UsageError(f"floor.metric {wanted!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
 
 
-def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:
-    """The four steps of DESIGN section 5 in ``folder``."""
-    notes = [*splits.notes, *wait_for_quiet(recipe, notify)]
+def run_fit(
+    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool, said: Sequence[str] = ()
+) -> FitReport:
+    """The four steps of DESIGN section 5 in ``folder``; notes begin with what was ``said`` before."""
+    notes = [*said, *wait_for_quiet(recipe, notify)]
     survivors, sure, out = plan(recipe, splits, folder, notify, notes)
     for line in start_notes(recipe):
         notes.append(line)

@@ -24,7 +24,7 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
 from pocketvit.spec.tasks import TASKS, config_document, config_of
 from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
-from pocketvit.spec.typed import Range, check_ranges, short, strict
+from pocketvit.spec.typed import Range, check_finite, check_ranges, short, strict
 from pocketvit.spec.yamlfile import read_yaml
 
 Prefer = Literal["quality", "speed", "size"]
@@ -118,6 +118,9 @@ class ModelConfig:
     weights: str | None = None
     """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
 
+    def __post_init__(self) -> None:
+        check_finite("model.options", self.options)
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -199,6 +202,7 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         check_ranges("compress", self, _COMPRESS)
+        check_finite("compress.steps", self.steps)
 
 
 @dataclass(frozen=True)
@@ -264,11 +268,11 @@ class Recipe:
         return document | {"task": config_document(self.task)}
 
 
-def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(source: str | Path | Recipe | dict[str, Any] | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe and override fields.
 
     Args:
-        source: YAML file, a recipe, or ``None`` for the defaults.
+        source: YAML file, its content, a recipe, or ``None`` for the defaults.
         overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields;
             dataclasses too.
 
@@ -276,8 +280,10 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
         UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.
     """
     document: dict[str, Any] = {}
-    if source is not None:
-        document = source.to_dict() if isinstance(source, Recipe) else read_yaml(Path(source))
+    if isinstance(source, Recipe):
+        document = source.to_dict()
+    elif source is not None:
+        document = copy.deepcopy(source) if isinstance(source, dict) else read_yaml(Path(source))
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
@@ -287,6 +293,17 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
     task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
     return dataclasses.replace(strict(Recipe, document), task=task)
+
+
+def flat(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The fields that overrides give, by dotted name, however they are written."""
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        nested = isinstance(value, dict) and "." not in key
+        found |= {f"{key}.{field}": each for field, each in value.items()} if nested else {key: value}
+    return found
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import numbers
 import os
 import types
 import typing
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from pocketvit.errors import UsageError
@@ -34,11 +34,10 @@ class Range:
     """``high`` itself is outside."""
 
     def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             return False
-        return (value > self.low if self.above else value >= self.low) and (
-            value < self.high if self.below else value <= self.high
-        )
+        over = value > self.low if self.above else value >= self.low
+        return bool(over and (value < self.high if self.below else value <= self.high))
 
     def __str__(self) -> str:
         low, high = f"{self.low:.10g}", f"{self.high:.10g}"
@@ -56,6 +55,14 @@ def check_range(key: str, value: object, allowed: Range) -> None:
     for number in value if isinstance(value, (tuple, list)) else (value,):
         if number is not None and number not in allowed:
             raise UsageError(f"{key} must be {allowed}, not {short(value)}.", "Correct the recipe or the option.")
+
+
+def check_finite(key: str, value: object) -> None:
+    """Raise the ``UsageError`` that names ``key`` where settings of any form hold infinity or nan."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except ValueError as error:
+        raise UsageError(f"{key} must hold finite numbers alone.", "Correct the recipe or the option.") from error
 
 
 def short(value: object) -> str:

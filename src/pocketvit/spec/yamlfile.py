@@ -22,13 +22,14 @@ class _Loader(yaml.SafeLoader):
     aliases = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
         if getattr(event, "tag", None) is not None:
-            raise ConstructorError(None, None, f"the tag {event.tag!r} is not read", event.start_mark)
+            raise ConstructorError(None, None, f"the tag {event.tag!r} is not read", mark)
         if isinstance(event, yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
-                raise ConstructorError(None, None, f"has more than {MAX_ALIASES} aliases", event.start_mark)
+                raise ConstructorError(None, None, f"has more than {MAX_ALIASES} aliases", mark)
         return super().compose_node(parent, index)
 
     def construct_document(self, node: Any) -> Any:
@@ -83,14 +84,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise UsageError(f"{path}: is larger than {MAX_BYTES} bytes, which no recipe is.", "Name a recipe.")
-        document = yaml.load(content.decode("utf-8-sig"), _Loader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(content.decode("utf-8-sig"), _Loader)  # a SafeLoader
     except OSError as error:
         what = f"{path}: cannot be read ({error.strerror})."
         raise UsageError(what, "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: is not valid YAML ({str(error.problem)[:120]}).", "Correct the file.") from error
+        raise UsageError(
+            f"{path}{where}: is not valid YAML ({str(error.problem)[:120]}).", "Correct the file."
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of text, of numbers without end, of nesting
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:120]
         raise UsageError(f"{path}: is not valid YAML ({reason}).", "Correct the file.") from error

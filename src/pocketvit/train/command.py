@@ -39,7 +39,7 @@ def train(
     """Train the recipe's model; killed and started again it goes on.
 
     Args:
-        recipe: YAML file, or a recipe made in Python.
+        recipe: YAML file, a recipe made in Python, or a folder of photos to make one for.
         name: name of the run and of what is exported from it; by default the recipe's file name and the name that the
             recipe states.
         runs: folder that holds the runs.
@@ -51,16 +51,18 @@ def train(
         UsageError: the recipe is wrong, or the run is finished.
         DataError: data that cannot be used.
     """
+    from pocketvit.data.begin import begin
     from pocketvit.data.collections import load_splits
     from pocketvit.tasks.start import new_model
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
     from pocketvit.train.runs import finish_run, open_run
 
-    resolved, run_name = resolve_recipe(recipe, name, overrides)
+    source, said = begin(recipe, overrides)
+    resolved, run_name, notes = resolve_recipe(source, name, overrides)
     splits = load_splits(resolved.data, resolved.task.name)
     trained = new_model(resolved, splits.train.levels)
     folder = open_run(resolved, run_name, runs)
     best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
     finish_run(folder, best.info)
-    return TrainReport(folder, best.info, splits.notes)
+    return TrainReport(folder, best.info, (*said, *notes, *splits.notes))

@@ -39,7 +39,9 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
         UsageError: an unknown task or key (the nearest is proposed), or a value that the task refuses.
     """
     if not isinstance(document, Mapping):
-        raise UsageError(f"task must be a mapping, not {short(document)}.", f"Write task: {{name: {next(iter(TASKS))}}}.")
+        raise UsageError(
+            f"task must be a mapping, not {short(document)}.", f"Write task: {{name: {next(iter(TASKS))}}}."
+        )
     task = task_of(document.get("name", next(iter(TASKS))))
     known = {item.name for item in dataclasses.fields(task.config)}
     foreign = {

@@ -228,4 +228,9 @@ CLASSIFY = base.Task(
     writes="table",
     example="model(image).path  # labels, coarsest level first",
     agreement=_agreement,
+    start={
+        "model": {"name": "vit_micro_patch16_224"},
+        "preprocess": {"size": [128, 128], "resize": "crop"},
+        "train": {"minutes": 20.0, "epochs": 100, "lr": 5e-4, "ema": 0.99},
+    },
 )
