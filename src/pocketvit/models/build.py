@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.shapes import cut_like
@@ -70,7 +71,7 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
         check_option(key, value)
     try:
         if options and not name.startswith(TIMM):  # timm's constructors may look at values
-            with torch.device("meta"):  # shapes alone: a network too large is told by counting, not by allocating
+            with torch.device("meta"), _Uninitialised():  # too large is told by counting, not by allocating
                 count = sum(parameter.numel() for parameter in row.build(**given).parameters())
             if count > MAX_PARAMETERS:
                 what = f"model.options {short(str(options))} make {count:.3g} parameters of {name}."
@@ -79,6 +80,16 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
     except _REFUSALS as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UsageError(f"model.options for {name}: {reason}.", "Correct model.options.") from error
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what fills tensors: of shapes there is nothing to fill, and torch takes seconds to find that out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 _REFUSALS = (TypeError, KeyError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError)
