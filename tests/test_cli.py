@@ -362,13 +362,13 @@ def test_help_of_a_package_that_is_a_command(name: str) -> None:
 def test_the_name_of_a_run_names_the_artifact_too(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("name: stated\nbudget: {size_mb: 4}\n")
-    recipe, run = resolve_recipe(file, "given", {"budget": {"latency_ms": 33}})
+    recipe, run, _ = resolve_recipe(file, "given", {"budget": {"latency_ms": 33}})
     assert (recipe.name, run) == ("given", "given")
     assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
-    recipe, run = resolve_recipe(file, None, {"budget": Budget(latency_ms=5)}, "-compress")
+    recipe, run, _ = resolve_recipe(file, None, {"budget": Budget(latency_ms=5)}, "-compress")
     assert (recipe.name, run) == ("stated", "r-compress")
     assert recipe.budget == Budget(latency_ms=5)
-    recipe, run = resolve_recipe(Recipe(name="made"), None, {"budget.latency_ms": 7, "train": None})
+    recipe, run, _ = resolve_recipe(Recipe(name="made"), None, {"budget.latency_ms": 7, "train": None})
     assert (recipe.name, run) == ("made", "made")
     assert recipe.budget.latency_ms == 7
     with pytest.raises(UsageError, match="cannot name"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvit import __version__
-from pocketvit.commands import COMMANDS
+from pocketvit.commands import COMMANDS, ELSEWHERE
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
 from pocketvit.files import disk_fault, plain
 from pocketvit.interrupts import Interrupted, terminable
@@ -113,7 +113,7 @@ commands:
 def _run(name: str, args: list[str], flags: Flags) -> tuple[int, str]:
     if name not in COMMANDS:
         todo = did_you_mean(name, COMMANDS, f"Commands: {', '.join(COMMANDS)}.", "`pocketvit {}`")
-        raise UsageError(f"unknown command {name!r}.", todo)
+        raise UsageError(f"unknown command {name[:60]!r}.", ELSEWHERE.get(name, todo))
     with contextlib.ExitStack() as stack:
         if flags.json:
             stack.enter_context(stdout_to_stderr())

@@ -38,6 +38,7 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command("pocketvit.data.begin:init", "write a commented recipe for a folder of photos"),
     "fit": Command("pocketvit.fit.command:fit", "images and a budget in, a verified artifact out", _FIT),
     "train": Command("pocketvit.train.command:train", "train or fine-tune one model from a recipe", _TRAIN),
     "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
@@ -51,6 +52,15 @@ COMMANDS = {
     "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
     "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
+
+ELSEWHERE = {
+    "models": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
+    "variants": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
+    "explain": "Attention maps are not made yet; `pocketvit report` shows what a model answers and where times went.",
+    "serve": "There is no server yet; `pocketvit predict` and pocketvit.load(...) answer.",
+    "stream": "There is no camera or video input yet; `pocketvit predict` takes images, folders and globs.",
+}
+"""Commands that people ask for and that there are not: what there is instead."""
 
 
 class _CallablePackage(ModuleType):

@@ -199,6 +199,7 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
             resolved = path.resolve()
             if resolved not in seen and resolved not in hidden:
                 files[path] = root
+                label = layouts.same_name(label)
                 classes[label if len(roots) == 1 or not label else f"{root}: {label}"] += 1
             seen.add(resolved)
     del classes[""]

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,11 @@ class Entry:
 
 
 Found = tuple[list[Entry], list[str]]
+
+
+def same_name(text: str) -> str:
+    """A name in composed form (NFC): macOS writes an accent as a character of its own, others do not."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_clean(root: Path, split: str) -> Found:
@@ -117,7 +123,7 @@ def read_classes(root: Path, split: str) -> Found:
     Deeper images belong to the first folder.
     """
     files = list_images(root)
-    parts = [path.relative_to(root).parts[:-1] for path in files]
+    parts = [tuple(map(same_name, path.relative_to(root).parts[:-1])) for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
     if loose:
         what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
@@ -143,7 +149,7 @@ def read_list(root: Path, split: str) -> Found:
         if len(columns) != width or width < 2 or not all(columns):
             what = f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one."
             raise DataError(what, "Write every line as path, fine, coarse or path, label.")
-        levels = tuple(columns[:0:-1] if width == 3 else columns[1:])
+        levels = tuple(map(same_name, columns[:0:-1] if width == 3 else columns[1:]))
         rows.append(Entry(root.parent / columns[0], None, levels, f"{root}, line {number}"))
     _present([row.path for row in rows], root)
     return rows, []
@@ -199,7 +205,8 @@ def _need_folder(root: Path) -> None:
 
 def _keyed(files: list[Path], base: Path) -> dict[str, Path]:
     """Files below ``base`` by their path from there, without suffix and case."""
-    return {path.relative_to(base).with_suffix("").as_posix().lower(): path for path in files if base in path.parents}
+    inside = (path for path in files if base in path.parents)
+    return {same_name(path.relative_to(base).with_suffix("").as_posix()).lower(): path for path in inside}
 
 
 def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,18 +36,21 @@ from pocketvit.train.checks import check_trainable, teller
 from pocketvit.train.runs import check_once, finish_run, run_folder
 
 
-def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
-    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+def run(recipe: Recipe, name: str, runs: str, quiet: bool, said: Sequence[str] = ()) -> FitReport:
+    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`.
+
+    ``said`` are notes on the recipe, which the terminal, the report and the answer show with those on the data.
+    """
     # Which compiler there is concerns nobody here: torch warns of a CUDA_HOME without a GPU when NNCF looks for one.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
-    notify = teller(quiet)
+    notify, notes = teller(quiet), [*said, *splits.notes]
     with run_folder(recipe, name, runs, splits, notify) as folder:
-        for note in splits.notes:
+        for note in notes:  # at once, and not only when all is done
             notify(f"note: {note}")
         check_once(folder, splits, quiet)
-        return run_fit(recipe, splits, folder, notify, quiet)
+        return run_fit(recipe, splits, folder, notify, quiet, notes)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
@@ -65,9 +68,11 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
         raise UsageError(f"floor.metric {wanted!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
 
 
-def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:
-    """The four steps of DESIGN section 5 in ``folder``."""
-    notes = [*splits.notes, *wait_for_quiet(recipe, notify)]
+def run_fit(
+    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool, said: Sequence[str] = ()
+) -> FitReport:
+    """The four steps of DESIGN section 5 in ``folder``; notes begin with what was ``said`` before."""
+    notes = [*said, *wait_for_quiet(recipe, notify)]
     survivors, sure, out = plan(recipe, splits, folder, notify, notes)
     for line in start_notes(recipe):
         notes.append(line)

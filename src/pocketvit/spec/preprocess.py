@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.typed import Range, check_ranges
 
 Pixels = NDArray[np.uint8]
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
-MAX_SIDE, MAX_AREA = 8192, 4096 * 4096
+_RANGES = {
+    **{"size": Range(1, 8192), "crop_pct": Range(0.05, 1), "overlap": Range(0, 4096)},
+    **{"mean": Range(-1000, 1000), "std": Range(0, 1000, above=True)},
+}
+MAX_AREA = 4096 * 4096
 """Pixels of a model's input: far above any model, and still memory that a machine has."""
-MIN_CROP_PCT = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,12 @@ class Preprocess:
     """Divisor per channel. It is in the graph: not to be divided by again."""
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if max(self.size) > MAX_SIDE or math.prod(self.size) > MAX_AREA:
-            todo = f"Take at most {MAX_SIDE} pixels a side and {MAX_AREA} in all."
-            raise UsageError(f"preprocess.size {self.size} is too large.", todo)
-        if not MIN_CROP_PCT <= self.crop_pct <= 1:
-            what = f"preprocess.crop_pct {self.crop_pct} must lie in [{MIN_CROP_PCT}, 1]."
-            raise UsageError(what, "0.9 is usual.")
+        check_ranges("preprocess", self, _RANGES)
+        if math.prod(self.size) > MAX_AREA:
+            raise UsageError(f"preprocess.size {self.size} is too large.", f"Take at most {MAX_AREA} pixels in all.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
-        if not all(map(math.isfinite, (*self.mean, *self.std))):
-            raise UsageError(f"preprocess.mean {self.mean} and std {self.std} must be finite.", "0.5 is usual.")
-        if min(self.std) <= 0:
-            raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

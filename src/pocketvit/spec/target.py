@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.environment import available_cores
+from pocketvit.spec.typed import Range, check_range
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ANY = "any"
 """In a recipe: fit chooses."""
 CPU = "cpu"
+THREADS = Range(1, 1024)
+"""Processor threads; each costs memory before it works."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _FORM = "Write runtime[:precision[:threads]][@device], e.g. onnxruntime:int8:2 or onnxruntime:fp32@cuda."
 
@@ -47,8 +50,7 @@ class Target:
                 raise UsageError(f"target: {name} {getattr(self, name)!r} is no plain word.", _FORM)
         if self.precision not in (*PRECISIONS, ANY):
             raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
-        if self.threads < 1:
-            raise UsageError(f"threads must be at least 1, not {self.threads}.", "Give the cores the model may use.")
+        check_range("target.threads", self.threads, THREADS)
 
     @classmethod
     def parse(cls, text: str) -> Target:

@@ -84,6 +84,7 @@ def train_model(
         model = model.to(memory_format=torch.channels_last)
     folder.mkdir(parents=True, exist_ok=True)
     if settings.epochs == 0:  # the start weights are the model
+        trained = replace(trained, info=trained.info | _noted(splits))
         save_checkpoint(folder / "best", trained)
         return trained
     average = Ema(model, settings.ema) if settings.ema else None
@@ -317,8 +318,13 @@ def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
         "val_data": splits.val.name,
         "best_value": run.position.best,
         "metrics": {key: value for key, value in row.items() if key not in ("epoch", "step", "images", "lr")},
-    }
+    } | _noted(splits)
     save_checkpoint(run.folder / "best", replace(run.trained, info=info), run.ema.shadow if run.ema else None)
+
+
+def _noted(splits: Splits) -> dict[str, Any]:
+    """What is odd in the data goes with the weights, into the card of what is made of them."""
+    return {"data_notes": list(splits.notes)} if splits.notes else {}
 
 
 def _explain_memory(error: RuntimeError, settings: TrainConfig) -> Exception:

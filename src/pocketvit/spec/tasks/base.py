@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -230,6 +230,9 @@ class Task:
     """Collects what is shown beside the metrics."""
     agreement: Callable[[Raw, Raw], float] | None = None
     """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
+
+    start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).

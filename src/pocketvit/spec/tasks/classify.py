@@ -17,6 +17,7 @@ from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths, mistake_dist
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
 from pocketvit.spec.tasks.confusion import ClassifyStudy
+from pocketvit.spec.typed import Range, check_ranges
 
 TOP1 = base.MetricSpec("top1", "%", default_drop=1.0, rate=True)
 TOP5 = base.MetricSpec("top5", "%", default_drop=1.0, rate=True)
@@ -37,11 +38,9 @@ class ClassifyConfig(base.TaskConfig):
     """Weight of each level's loss, coarsest first; empty weighs all alike."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
-        weights = self.level_weights
-        if weights and not (min(weights) >= 0 and sum(weights) > 0):
-            what = f"task.level_weights must have no negative entry and a positive sum, not {weights}."
+        check_ranges("task", self, {"label_smoothing": Range(0, 1, below=True), "level_weights": Range(0, 1e6)})
+        if self.level_weights and not sum(self.level_weights) > 0:
+            what = f"task.level_weights must have a positive sum, not {self.level_weights}."
             raise UsageError(what, "Correct the recipe or the option.")
 
 
@@ -257,4 +256,9 @@ CLASSIFY = base.Task(
     plain=_PLAIN,
     study=ClassifyStudy,
     agreement=_agreement,
+    start={
+        "model": {"name": "vit_micro_patch16_224"},
+        "preprocess": {"size": [128, 128], "resize": "crop"},
+        "train": {"minutes": 20.0, "epochs": 100, "lr": 5e-4, "ema": 0.99},
+    },
 )

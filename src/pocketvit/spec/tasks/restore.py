@@ -186,4 +186,12 @@ RESTORE = base.Task(
     example="model(image).image  # (H, W, 3) uint8",
     study=lambda levels: RestoreStudy(),
     plain='Image.fromarray(np.clip(np.rint(answer), 0, 255).astype(np.uint8)).save("restored.png")\n',
+    start={
+        "model": {"name": "restorer_s", "weights": "denoise-color"},
+        "preprocess": {
+            **{"resize": "tile", "size": [256, 256], "overlap": 16},
+            **{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+        },
+        "train": {"minutes": 10.0, "epochs": 100, "lr": 5e-4, "weight_decay": 1e-4, "ema": 0.99},
+    },
 )
