@@ -13,15 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvit.spec.artifact import (
-    Artifact,
-    Golden,
-    file_entries,
-    new_folder,
-    read_artifact,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import Artifact, file_entries, new_folder, read_artifact, write_manifest
+from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import LevelSpec, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import Preprocess, prepare
 

@@ -19,7 +19,8 @@ from pocketvit.export.onnx import write
 from pocketvit.models.trained import Trained
 from pocketvit.report.command import artifact_report
 from pocketvit.runtimes.model import load
-from pocketvit.spec.artifact import read_artifact, read_golden, sha256
+from pocketvit.spec.artifact import read_artifact, sha256
+from pocketvit.spec.golden import read_golden
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
 from pocketvit.spec.preprocess import prepare

@@ -12,7 +12,8 @@ from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export import command
 from pocketvit.export.command import export
 from pocketvit.models.trained import save_checkpoint
-from pocketvit.spec.artifact import read_artifact, read_golden
+from pocketvit.spec.artifact import read_artifact
+from pocketvit.spec.golden import read_golden
 from pocketvit.tasks.load import at_size
 from tests.export.nets import classifier, restorer
 from tests.tiny import photo

@@ -19,7 +19,7 @@ from pocketvit.report.data import CandidateRow, ReportData, figure, load_report,
 from pocketvit.report.html import limits, picture_uri, render_html, write_report
 from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_front, pareto_plot, read_curves
 from pocketvit.report.table import candidates_table
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.manifest import LevelSpec, Manifest
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tasks import TASKS

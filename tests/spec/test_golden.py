@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketvit.spec.artifact import Artifact, Golden, read_golden
-from pocketvit.spec.golden import contract_difference, golden_faults
+from pocketvit.spec.artifact import Artifact
+from pocketvit.spec.golden import Golden, contract_difference, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest
 from tests.tiny import make_tiny_artifact
 

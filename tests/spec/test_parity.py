@@ -7,7 +7,8 @@ import pytest
 
 from pocketvit.errors import VerificationError
 from pocketvit.spec import parity
-from pocketvit.spec.artifact import Artifact, read_golden
+from pocketvit.spec.artifact import Artifact
+from pocketvit.spec.golden import read_golden
 from pocketvit.spec.target import PRECISIONS
 from pocketvit.spec.tasks import TASKS
 from tests.tiny import make_tiny_artifact

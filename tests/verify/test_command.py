@@ -16,15 +16,8 @@ from rich.console import Console
 import pocketvit
 from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import openvino as openvino_module
-from pocketvit.spec.artifact import (
-    Artifact,
-    file_entries,
-    pack,
-    read_artifact,
-    read_golden,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import Artifact, file_entries, pack, read_artifact, write_manifest
+from pocketvit.spec.golden import read_golden, write_golden
 from pocketvit.spec.images import write_image
 from pocketvit.spec.manifest import Variant
 from pocketvit.verify import checks, command

@@ -12,7 +12,8 @@ import pytest
 
 import pocketvit
 from pocketvit.cli import main
-from pocketvit.spec.artifact import Artifact, Golden, file_entries, read_golden, write_golden, write_manifest
+from pocketvit.spec.artifact import Artifact, file_entries, write_manifest
+from pocketvit.spec.golden import Golden, read_golden, write_golden
 from pocketvit.verify.command import ChecksFailed, verify
 from tests.tiny import make_tiny_artifact, restore_onnx
 

@@ -22,16 +22,8 @@ from pocketvit.export.card import write_card
 from pocketvit.export.onnx import add_metadata
 from pocketvit.export.wrap import PixelModel, example
 from pocketvit.models.trained import Trained
-from pocketvit.spec.artifact import (
-    CARD,
-    Artifact,
-    Golden,
-    check_replaceable,
-    file_entries,
-    new_folder,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
+from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.tasks import TASKS

@@ -10,8 +10,8 @@ from typing import Any
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
-from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, read_artifact, read_golden
-from pocketvit.spec.golden import golden_faults
+from pocketvit.spec.artifact import GOLDEN, Artifact, read_artifact
+from pocketvit.spec.golden import Golden, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel

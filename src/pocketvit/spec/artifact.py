@@ -7,37 +7,28 @@ the folder, archives may not unpack to more than they should, and NumPy files ar
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
-import math
 import os
 import re
 import shutil
 import struct
 import tempfile
 import time
-import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import names_in, replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
-from pocketvit.spec.preprocess import Preprocess
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
-MAX_GOLDEN_BYTES = 1_000_000_000
 MAX_RATIO, FREE_BYTES = 100, 10_000_000
 """An archive may unpack to so many times its size and these bytes: weights and goldens hardly pack."""
 CACHE_VARIABLE = "POCKETVIT_CACHE"
@@ -46,26 +37,9 @@ _CACHE_TODO = f"Set {CACHE_VARIABLE} to a folder that can be written, or unzip t
 CANDIDATE = ".artifact.candidate"
 """Where a run writes its artifact before it is proven."""
 LEFTOVER_SECONDS = 3600.0
-_BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
-_BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
+BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
+BROKEN_ZIP = (*BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
 """What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Real inputs with the trained float model's outputs, and what they were made with."""
-
-    inputs: NDArray[np.uint8]
-    """(N, H, W, 3) uint8: model inputs after preprocessing."""
-    outputs: Mapping[str, NDArray[np.float32]]
-    """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
-    sources: tuple[NDArray[np.uint8], ...]
-    """A few images before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
-    truth: NDArray[np.generic]
-    """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
-    preprocess: Preprocess
-    contract: str = ""
-    """The manifest's :meth:`~pocketvit.spec.manifest.Manifest.contract` then; empty in artifacts of older versions."""
 
 
 @dataclass(frozen=True)
@@ -157,58 +131,6 @@ def _parse(where: Path, content: bytes) -> Manifest:
     except ValueError as error:
         todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
         raise VerificationError(f"{where}: {error}.", todo) from error
-
-
-def read_golden(artifact: Artifact) -> Golden:
-    """The goldens of ``artifact``.
-
-    Raises:
-        VerificationError: the file is missing, damaged, incomplete or unpacks to more than 1 GB.
-    """
-    path = artifact.path / GOLDEN
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
-                raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
-            for member in archive.infolist():
-                _check_header(archive, member)
-        with np.load(path, allow_pickle=False) as file:
-            data: dict[str, NDArray[Any]] = {key: file[key] for key in file.files}
-        outputs = {key.removeprefix("output."): value for key, value in data.items() if key.startswith("output.")}
-        sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data)))
-        preprocess = json.loads(str(data["preprocess"]))
-        preprocess |= {key: tuple(preprocess[key]) for key in ("size", "mean", "std")}
-        contract = str(data["contract"]) if "contract" in data else ""
-        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess), contract)
-    except (*_BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
-        raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
-
-
-def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raise ``ValueError`` for a member that is no array, or that says it is larger than it is: NumPy asks for the
-    memory first."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    with archive.open(member) as file:
-        if file.read(6) != np.lib.format.MAGIC_PREFIX or (version := (*file.read(2),)) not in readers:
-            raise ValueError(f"member {member.filename} is no array")
-        shape, _, dtype = readers[version](file)
-    if math.prod(shape) * dtype.itemsize > member.file_size:
-        raise ValueError(f"member {member.filename} is shorter than its header says")
-
-
-def write_golden(folder: Path, golden: Golden) -> None:
-    """Write ``golden.npz`` (compressed, no pickle) into ``folder``."""
-    arrays: dict[str, NDArray[np.generic]] = {
-        "inputs": golden.inputs,
-        "truth": golden.truth,
-        "preprocess": np.array(json.dumps(golden.preprocess.to_dict())),
-    }
-    if golden.contract:
-        arrays["contract"] = np.array(golden.contract)
-    arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
-    arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
-    with writing(folder / GOLDEN):
-        np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
 
 
 def sha256(path: Path) -> str:
@@ -369,7 +291,7 @@ def _unpack(path: Path) -> Path:
                         raise VerificationError(f"{path}: {fault}.", REFUSED)
     except DataError as error:
         raise DataError(error.what, _CACHE_TODO) from error
-    except _BROKEN_ZIP as error:
+    except BROKEN_ZIP as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
 

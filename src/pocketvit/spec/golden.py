@@ -1,16 +1,99 @@
-"""Do goldens go with their manifest? Asked by ``verify`` before anything is run, and by whatever shows them."""
+"""Goldens: real inputs with the trained model's answers, on disk, and whether they go with their manifest.
+
+NumPy's files are read without pickle, and their headers before any memory is asked for.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import tokenize
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pocketvit.spec.artifact import Golden
+from pocketvit.errors import UsageError, VerificationError
+from pocketvit.files import writing
+from pocketvit.spec.artifact import BROKEN_ZIP, GOLDEN, Artifact
 from pocketvit.spec.manifest import Manifest
+from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tasks import TASKS
+
+MAX_GOLDEN_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real inputs with the trained float model's outputs, and what they were made with."""
+
+    inputs: NDArray[np.uint8]
+    """(N, H, W, 3) uint8: model inputs after preprocessing."""
+    outputs: Mapping[str, NDArray[np.float32]]
+    """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
+    sources: tuple[NDArray[np.uint8], ...]
+    """A few images before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
+    truth: NDArray[np.generic]
+    """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
+    preprocess: Preprocess
+    contract: str = ""
+    """The manifest's :meth:`~pocketvit.spec.manifest.Manifest.contract` then; empty in artifacts of older versions."""
+
+
+def read_golden(artifact: Artifact) -> Golden:
+    """The goldens of ``artifact``.
+
+    Raises:
+        VerificationError: the file is missing, damaged, incomplete or unpacks to more than 1 GB.
+    """
+    path = artifact.path / GOLDEN
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
+                raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
+            for member in archive.infolist():
+                _check_header(archive, member)
+        with np.load(path, allow_pickle=False) as file:
+            data: dict[str, NDArray[Any]] = {key: file[key] for key in file.files}
+        outputs = {key.removeprefix("output."): value for key, value in data.items() if key.startswith("output.")}
+        sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data)))
+        preprocess = json.loads(str(data["preprocess"]))
+        preprocess |= {key: tuple(preprocess[key]) for key in ("size", "mean", "std")}
+        contract = str(data["contract"]) if "contract" in data else ""
+        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess), contract)
+    except (*BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
+        raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ``ValueError`` for a member that is no array, or that says it is larger than it is: NumPy asks for the
+    memory first."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(member) as file:
+        if file.read(6) != np.lib.format.MAGIC_PREFIX or (version := (*file.read(2),)) not in readers:
+            raise ValueError(f"member {member.filename} is no array")
+        shape, _, dtype = readers[version](file)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"member {member.filename} is shorter than its header says")
+
+
+def write_golden(folder: Path, golden: Golden) -> None:
+    """Write ``golden.npz`` (compressed, no pickle) into ``folder``."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "inputs": golden.inputs,
+        "truth": golden.truth,
+        "preprocess": np.array(json.dumps(golden.preprocess.to_dict())),
+    }
+    if golden.contract:
+        arrays["contract"] = np.array(golden.contract)
+    arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
+    arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
+    with writing(folder / GOLDEN):
+        np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
 
 
 def golden_faults(manifest: Manifest, golden: Golden) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import VerificationError
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.preprocess import PIXELS, Pixels

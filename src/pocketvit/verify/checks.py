@@ -14,8 +14,8 @@ from pocketvit.runtimes import check_target, open_session
 from pocketvit.runtimes.model import Model, default_target, open_variant, proven_file
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec import parity
-from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
-from pocketvit.spec.golden import contract_difference, golden_faults
+from pocketvit.spec.artifact import GOLDEN, Artifact, file_fault
+from pocketvit.spec.golden import Golden, contract_difference, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
