@@ -114,6 +114,7 @@ def _run(name: str, args: list[str], flags: Flags) -> int:
         if flags.quiet:  # drop progress and log lines; errors are printed after it
             sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(sink))
+        stack.enter_context(_notes_once())
         function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
@@ -184,6 +185,31 @@ def _fail(error: PocketvitError, flags: Flags) -> int:
     if flags.json:
         print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))
     return error.exit_code
+
+
+@contextlib.contextmanager
+def _notes_once() -> Iterator[None]:
+    """Print what readers of images note on standard error, each kind once in a command and not once for each file."""
+    import logging
+
+    said = set[str]()
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kind = str(getattr(record, "once", record.getMessage()))
+            if kind not in said:
+                said.add(kind)
+                print(f"note: {record.getMessage()} (Said once.)", file=sys.stderr)
+
+    logger, printer = logging.getLogger("pocketvit.images"), Printer()
+    level = logger.level
+    logger.addHandler(printer)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(printer)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

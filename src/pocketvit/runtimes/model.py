@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.runtimes import Session, open_session, runtime_of
@@ -68,15 +71,26 @@ class Model:
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
         pixels = read_image(image)
-        return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
+        with _enough_memory(pixels):
+            return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
 
     def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
-        """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
-        if not self.tiled:
-            return self.session.run({PIXELS: prepared[None]})
-        spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
-        image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
-        return {name: image[None].astype(np.float32)}
+        """Raw outputs by name, with a batch dimension of 1: float32; uint8 where a tiled model's tiles were blended.
+
+        Raises:
+            DataError: a tile's answer holds NaN or infinity, or there is too little memory for the image.
+        """
+        with _enough_memory(prepared):
+            if not self.tiled:
+                return self.session.run({PIXELS: prepared[None]})
+            spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
+
+            def run(tile: Pixels) -> NDArray[np.float32]:
+                answer: NDArray[np.float32] = self.session.run({PIXELS: tile[None]})[name][0]
+                _check_finite(name, answer)
+                return answer
+
+            return {name: run_tiled(run, prepared, spec.size, spec.overlap, on_tile)[None]}
 
     def finish(self, raw: Raw) -> Result:
         """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
@@ -85,9 +99,7 @@ class Model:
             DataError: an output holds NaN or infinity.
         """
         for name, value in raw.items():
-            if not np.isfinite(value).all():
-                todo = "Take another precision, and run `pocketvit verify`."
-                raise DataError(f"output {name} holds NaN or infinity.", todo)
+            _check_finite(name, value)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
@@ -99,6 +111,21 @@ class Model:
         """How many times the file runs for an image of this size."""
         spec = self.manifest.preprocess
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
+
+
+@contextmanager
+def _enough_memory(image: Pixels) -> Iterator[None]:
+    """Too little memory is about this image and not about the run."""
+    try:
+        yield
+    except MemoryError as error:
+        what = f"an image of {image.shape[1]}x{image.shape[0]} pixels needs more memory than there is."
+        raise DataError(what, "Cut it into parts, or close other programs.") from error
+
+
+def _check_finite(name: str, value: NDArray[Any]) -> None:
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise DataError(f"output {name} holds NaN or infinity.", "Take another precision, and run `pocketvit verify`.")
 
 
 def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:

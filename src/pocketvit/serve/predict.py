@@ -7,16 +7,16 @@ import glob
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError
+from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class PredictReport:
     table: Path | None
     """The CSV or JSON file that was written."""
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What else there is to say: files in the folders that are no images."""
 
     @property
     def exit_code(self) -> int:
@@ -95,6 +97,7 @@ class PredictReport:
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {failure.reason}" for failure in self.failures]
+        lines += self.notes
         return Group(table, Text("\n".join(lines)))
 
 
@@ -147,8 +150,12 @@ def predict(
         write_text(table, _to_csv(done))
     elif table is not None:
         write_json(table, plain(done))
+    entries = [images] if isinstance(images, str | os.PathLike) else images
+    notes = tuple(
+        f"{entry}: {line}" for entry in entries if Path(entry).is_dir() for line in not_looked_at(Path(entry))
+    )
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
-    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds)
+    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds, notes)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -170,7 +177,7 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
                 files |= dict.fromkeys(list_images(path))
             elif not path.exists() and glob.has_magic(str(entry)):
                 found = sorted(map(Path, glob.glob(str(entry), recursive=True)))
-                matches = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+                matches = [path for path in found if path.is_file() and path.suffix.lower() in readable_suffixes()]
                 files |= dict.fromkeys(matches)
                 if not matches:
                     what = f"{entry}: matches no image files."
@@ -192,21 +199,33 @@ def _run_all(
     with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
-                pixels = read_image(path)
-                start = time.perf_counter()
-                result = model(pixels, advance if by_tile else None)
-                ms = (time.perf_counter() - start) * 1e3
-                if path in places:
-                    write_image(places[path], result.draw(pixels))
-                cells = result.cells(top)
-                done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
-            except DataError as error:
+                done.append(_answer(model, path, places.get(path), top, advance if by_tile else None))
+            except (DataError, MissingDependencyError) as error:
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))
             if not by_tile:
                 advance()
     return done, failed
+
+
+def _answer(model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None) -> Prediction:
+    """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
+    try:
+        pixels = read_image(path)
+        start = time.perf_counter()
+        result = model(pixels, on_tile)
+        ms = (time.perf_counter() - start) * 1e3
+        if place is not None:
+            picture = result.draw(pixels)
+            del pixels  # encoding needs a copy of the picture; the input is not needed any more
+            write_image(place, picture)
+    except MemoryError as error:
+        raise DataError(f"{path}: needs more memory than there is.", "Cut it into parts.") from error
+    except DataError as error:
+        known = str(path) in error.what or (place is not None and str(place) in error.what)
+        raise DataError(error.what if known else f"{path}: {error.what}", error.todo) from error
+    return Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
 
 
 def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:

@@ -18,6 +18,8 @@ from PIL import Image
 from pocketvit.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
+MAX_GROWTH = 32
+"""A photo that is resized to more than this many times the model's input is cut first."""
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
@@ -49,8 +51,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
+        if not 0.01 <= self.crop_pct <= 1:
+            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in [0.01, 1].", "0.9 is usual.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
@@ -97,8 +99,14 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     # The same integers as torchvision's Resize (floor) and CenterCrop (round), which timm uses.
     scale = max(np.floor(target_h / spec.crop_pct) / height, np.floor(target_w / spec.crop_pct) / width)
     resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
-    image = resize(image, (resized_h, resized_w), spec.interpolation)
     top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
+    if resized_h * resized_w > MAX_GROWTH * target_h * target_w:
+        # Cut first: a line of pixels would become hundreds of megabytes of which a corner is kept. Pillow rounds the
+        # box to float32, which is why ordinary photos do not go this way: their pixels would differ a little.
+        y, x = height / resized_h, width / resized_w
+        box = (left * x, top * y, min(width, (left + target_w) * x), min(height, (top + target_h) * y))
+        return resize(image, spec.size, spec.interpolation, box)
+    image = resize(image, (resized_h, resized_w), spec.interpolation)
     return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
 
 
