@@ -244,9 +244,9 @@ _PEAK = """
 import resource, sys
 from pocketvit.serve.predict import predict
 artifact, small, large, out = sys.argv[1:]
-predict(artifact, [small], out=out + "/small.png")  # libraries and the session's buffers are there
+predict(artifact, [small], out=out + "/small_out.png")  # libraries and the session's buffers are there
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predict(artifact, [large], out=out + "/large.png")
+predict(artifact, [large], out=out + "/large_out.png")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
