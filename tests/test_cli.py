@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pocketvit
 from pocketvit import __version__, cli
@@ -373,3 +374,11 @@ def test_the_name_of_a_run_names_the_artifact_too(tmp_path: Path) -> None:
     assert recipe.budget.latency_ms == 7
     with pytest.raises(UsageError, match="cannot name"):
         resolve_recipe(file, "", {})
+
+
+def test_what_readers_note_is_said_once_in_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        Image.new("RGBA", (40, 40 + len(list(tmp_path.iterdir()))), (9, 9, 9, 0)).save(tmp_path / f"{name}.png")
+    for _ in range(2):
+        assert cli.main(["doctor", str(tmp_path)]) == 0
+        assert capsys.readouterr().err.count("over white") == 1

@@ -16,6 +16,7 @@ from rich.console import Console
 from pocketvit import cli
 from pocketvit.bench.command import BenchReport
 from pocketvit.fit.result import FitReport
+from pocketvit.interrupts import Interrupted
 from pocketvit.report.data import CandidateRow
 from pocketvit.report.table import candidates_table
 from pocketvit.spec.tasks.base import Measure
@@ -126,13 +127,15 @@ def test_interrupted_with_json_is_one_document(tmp_path: Path) -> None:
         assert (json.loads(out)["error"]["exit_code"] == 130) if flags else out == ""
 
 
-def test_an_interrupted_run_is_told_that_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip # noqa: E501
+def test_an_interrupted_command_says_what_was_done_about_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted(todo="It goes on where it stopped.")
 
     monkeypatch.setattr(cli, "_run", stopped)
     assert cli.main(["train", "r.yaml"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted.\nIt goes on where it stopped.\n"
 
 
 ODD = "[/red] :smile: [bold]x[/bold] a\nb\x1b[31m\x85\u202e\udce9"
@@ -141,6 +144,8 @@ SEEN = r"[/red] :smile: [bold]x[/bold] a\nb\x1b[31m\x85\u202e\udce9"
 
 def printed(report: object) -> str:
     """With rich as anybody may call it, markup on."""
+    if isinstance(report, str):
+        return report
     page = io.StringIO()
     Console(file=page, width=400).print(report)
     return page.getvalue()
@@ -158,11 +163,13 @@ def test_reports_show_names_as_they_are() -> None:
     measure = Measure(odd, 1.0, odd, 1, 0.0, 1.0)
     reports = {
         "eval": EvalReport("a", odd, odd, odd, (measure,), 1, 1.0, (odd,)),
-        "verify": VerifyReport("a", Path(odd), (Check(odd, True, odd, odd),), True),
+        "verify": VerifyReport(odd, Path(odd), (Check(odd, True, odd, odd),), True),
+        "checks": VerifyReport("a", Path(odd), (Check(odd, True, odd, odd),), True),
         "fit": FitReport(Path(odd), Path(odd), odd, odd, odd, odd, (), (odd,)),
     }
     for name, report in reports.items():
-        assert printed(report.render()).count(odd) >= 2, name
+        text = report.details() if name == "checks" else report.render()  # type: ignore[attr-defined]
+        assert printed(text).count(odd) >= 2, name
     row = CandidateRow(odd, 1.0, 1.0, 1.0, 1.0, None, odd, odd)
     assert printed(candidates_table([row], odd, reasons=True)).count(odd) == 4
     bench = BenchReport((), None, {"flags": [], "cpu": odd, "cores": 1, "os": odd, "python": "3"}, (odd,))

@@ -21,7 +21,7 @@ from pocketvit.commands import COMMANDS, ELSEWHERE
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
 from pocketvit.files import disk_fault, plain
 from pocketvit.interrupts import Interrupted, terminable
-from pocketvit.terminal import mute, prepare_streams, rendered, shown, stdout_to_stderr
+from pocketvit.terminal import mute, notes_once, prepare_streams, rendered, shown, stdout_to_stderr
 
 BROKEN_PIPE = 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
@@ -120,6 +120,7 @@ def _run(name: str, args: list[str], flags: Flags) -> tuple[int, str]:
         if flags.quiet:  # drop progress and log lines; errors are printed after it
             sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(sink))
+        stack.enter_context(notes_once())
         function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -95,6 +96,29 @@ def stdout_to_stderr() -> Iterator[None]:
         if saved is not None:
             os.dup2(saved, 1)
             os.close(saved)
+
+
+@contextlib.contextmanager
+def notes_once() -> Iterator[None]:
+    """Print what readers of images note on standard error, each kind once in a command and not once for each file."""
+    said = set[str]()
+
+    class Printer(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kind = str(getattr(record, "once", record.getMessage()))
+            if kind not in said:
+                said.add(kind)
+                print(f"note: {record.getMessage()} (Said once.)", file=sys.stderr)
+
+    logger, printer = logging.getLogger("pocketvit.images"), Printer()
+    level = logger.level
+    logger.addHandler(printer)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(printer)
+        logger.setLevel(level)
 
 
 class _Page(io.StringIO):

@@ -66,6 +66,7 @@ def test_resize_box_cuts_first() -> None:
     [
         ({"size": (0, 3)}, "size"),
         ({"crop_pct": 0.0}, "crop_pct"),
+        ({"crop_pct": 1e-9}, "crop_pct"),
         ({"crop_pct": 1.5}, "crop_pct"),
         ({"resize": "tile", "overlap": 120}, "overlap"),
         ({"std": (1, 0, 1)}, "std"),
@@ -103,3 +104,25 @@ def test_digest_depends_on_every_field() -> None:
     }
     assert len(digests) == 6
     assert Preprocess().digest() == Preprocess().digest()
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1)])
+def test_a_line_of_pixels_costs_little(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    resize_of_pillow = Image.Image.resize
+
+    def spy(self: Image.Image, size: tuple[int, int], *args: object, **options: object) -> Image.Image:
+        made.append(size[0] * size[1])
+        return resize_of_pillow(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    image = np.full((*shape, 3), 77, np.uint8)
+    for spec in (Preprocess(), Preprocess(crop_pct=0.01), Preprocess(resize="stretch")):
+        assert (prepare(image, spec) == 77).all()
+    assert max(made) <= 32 * 224 * 224
+
+
+def test_cutting_first_keeps_the_centre() -> None:
+    ramp = np.tile(np.linspace(0, 255, 4000).astype(np.uint8)[None, :, None], (20, 1, 3))
+    made = prepare(ramp, Preprocess(size=(32, 32)))
+    assert abs(int(made.mean()) - 128) <= 1

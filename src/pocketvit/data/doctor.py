@@ -18,7 +18,7 @@ from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_l
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import write_json
 from pocketvit.progress import track
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
+from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images, not_looked_at
 from pocketvit.terminal import shown
 
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -67,6 +67,8 @@ class DoctorReport:
     """Files left out because they stand in a quarantine list."""
     quarantine: tuple[str, ...] = ()
     """Quarantine lists written in this run; damaged files are in them."""
+    notes: tuple[str, ...] = ()
+    """Files in the folders that are no images, counted by type."""
 
     @property
     def ok(self) -> bool:
@@ -108,6 +110,7 @@ class DoctorReport:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
+        lines += self.notes
         if self.quarantine:
             lines.append(
                 f"{len(self.damaged)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
@@ -182,6 +185,7 @@ def doctor(
         empty_folders=tuple(_empty_folders(roots)),
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
+        notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
         write_json(Path(out), report.to_dict())
@@ -245,7 +249,7 @@ def _split_of(path: Path, root: Path, roots: Sequence[Path]) -> str:
 def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
     for root in filter(os.path.isdir, roots):
         used = {folder for path in list_images(root) for folder in path.parents}
-        folders = (path for path in root.rglob("*") if path.is_dir() and not path.name.startswith("."))
+        folders = (path for path in folders_below(root) if path != root)
         yield from sorted(str(folder) for folder in folders if folder not in used)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
+from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
 
 PAIR_WORDS = {"noisy": "clean", "real": "mean", "blur": "sharp"}
 """Word in the name of a degraded image or of its folder -> word for its ground truth."""
@@ -105,7 +105,7 @@ def read_gopro(root: Path, split: str) -> Found:
     part = root / ("train" if split == "train" else "test")
     base = part if part.is_dir() else root
     rows: list[Entry] = []
-    for sharp in sorted(base.rglob("sharp")):
+    for sharp in sorted(path for path in folders_below(base) if path.name == "sharp"):
         blur = [folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()]
         if not blur:
             what = f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/."

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pocketvit.errors import DataError
 from pocketvit.files import read_text, write_text
+from pocketvit.spec.images import OWN_LIST
 
-FILE_NAME = "pocketvit-quarantine.txt"
+FILE_NAME = OWN_LIST
 
 
 def folder_of(root: Path) -> Path:

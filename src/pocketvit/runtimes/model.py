@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -75,15 +76,22 @@ class Model:
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
         pixels = read_image(image)
-        return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
+        with _enough_memory(pixels):
+            return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
 
     def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
-        """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
-        if not self.tiled:
-            return self._run(prepared)
-        spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
-        image = run_tiled(lambda tile: self._run(tile)[name][0], prepared, spec.size, spec.overlap, on_tile)
-        return {name: image[None].astype(np.float32)}
+        """Raw outputs by name, with a batch dimension of 1: float32; uint8 where a tiled model's tiles were blended.
+
+        Raises:
+            DataError: an answer holds NaN or infinity, or there is too little memory for the image.
+            VerificationError: an answer is not what the manifest says.
+        """
+        with _enough_memory(prepared):
+            if not self.tiled:
+                return self._run(prepared)
+            spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
+            tiles = run_tiled(lambda tile: self._run(tile)[name][0], prepared, spec.size, spec.overlap, on_tile)
+            return {name: tiles[None]}
 
     def _run(self, pixels: Pixels) -> Raw:
         raw = self.session.run({PIXELS: pixels[None]})
@@ -115,9 +123,19 @@ class Model:
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
 
 
+@contextmanager
+def _enough_memory(image: Pixels) -> Iterator[None]:
+    """Too little memory is about this image and not about the run."""
+    try:
+        yield
+    except MemoryError as error:
+        what = f"an image of {image.shape[1]}x{image.shape[0]} pixels needs more memory than there is."
+        raise DataError(what, "Cut it into parts, or close other programs.") from error
+
+
 def _check_finite(raw: Raw) -> None:
     for name, value in raw.items():
-        if not np.isfinite(value).all():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
             todo = "Take another precision, and run `pocketvit verify`."
             raise DataError(f"output {name} holds NaN or infinity.", todo)
 

@@ -9,16 +9,16 @@ import itertools
 import os
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.files import make_folder, numbered, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.tasks import TASKS
 from pocketvit.terminal import cell, shown, table
 
@@ -72,6 +72,8 @@ class PredictReport:
     table: Path | None
     """The CSV or JSON file that was written."""
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What else there is to say: files in the folders that are no images."""
 
     @property
     def exit_code(self) -> int:
@@ -96,6 +98,7 @@ class PredictReport:
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
             lines += [f"  {shown(failure.reason)}" for failure in self.failures]
+        lines += self.notes
         return Group(table((Column(name, overflow="fold") for name in columns), cells), cell("\n".join(lines)))
 
 
@@ -155,8 +158,10 @@ def predict(
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
+    entries = [images] if isinstance(images, str | os.PathLike) else images
+    notes = tuple(f"{e}: {line}" for e in entries if os.path.isdir(e) for line in not_looked_at(Path(e)))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
-    return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds)
+    return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -177,7 +182,9 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
                 files |= dict.fromkeys(list_images(Path(entry)))
             elif not os.path.lexists(entry) and glob.has_magic(entry):
                 found = sorted(map(Path, glob.glob(entry, recursive=True)))
-                matches = [path for path in found if os.path.isfile(path) and path.suffix.lower() in IMAGE_SUFFIXES]
+                matches = [
+                    path for path in found if os.path.isfile(path) and path.suffix.lower() in readable_suffixes()
+                ]
                 files |= dict.fromkeys(matches)
                 if not matches:
                     what = f"{entry}: matches no image files."
@@ -204,21 +211,37 @@ def _run_all(
     with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
-                pixels = read_image(path)
-                start = time.perf_counter()
-                result = model(pixels, advance if by_tile else None)
-                ms = (time.perf_counter() - start) * 1e3
-                if path in places:
-                    write_image(places[path], result.draw(pixels), overwrite=overwrite)
-                cells = result.cells(top)
-                done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
-            except (DataError, VerificationError) as error:  # an engine may fail on one image and not on the next
+                on_tile = advance if by_tile else None
+                done.append(_answer(model, path, places.get(path), top, on_tile, overwrite))
+            # An engine may fail on one image and not on the next.
+            except (DataError, MissingDependencyError, VerificationError) as error:
                 if alone:
                     raise
                 failed.append(Failure(str(path), error.what))
             if not by_tile:
                 advance()
     return done, failed
+
+
+def _answer(
+    model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None, overwrite: bool
+) -> Prediction:
+    """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
+    try:
+        pixels = read_image(path)
+        start = time.perf_counter()
+        result = model(pixels, on_tile)
+        ms = (time.perf_counter() - start) * 1e3
+        if place is not None:
+            picture = result.draw(pixels)
+            del pixels  # encoding needs a copy of the picture; the input is not needed any more
+            write_image(place, picture, overwrite=overwrite)
+    except MemoryError as error:
+        raise DataError(f"{path}: needs more memory than there is.", "Cut it into parts.") from error
+    except (DataError, VerificationError) as error:
+        known = str(path) in error.what or (place is not None and str(place) in error.what)
+        raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
+    return Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
 
 
 def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False) -> dict[Path, Path]:

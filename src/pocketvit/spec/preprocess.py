@@ -20,6 +20,8 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.typed import Range, check_ranges
 
 Pixels = NDArray[np.uint8]
+MAX_GROWTH = 32
+"""A photo that is resized to more than this many times the model's input is cut first."""
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
@@ -110,8 +112,14 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     # The same integers as torchvision's Resize (floor) and CenterCrop (round), which timm uses.
     scale = max(np.floor(target_h / spec.crop_pct) / height, np.floor(target_w / spec.crop_pct) / width)
     resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
-    image = resize(image, (resized_h, resized_w), spec.interpolation)
     top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
+    if resized_h * resized_w > MAX_GROWTH * target_h * target_w:
+        # Cut first: a line of pixels would become hundreds of megabytes of which a corner is kept. Pillow rounds the
+        # box to float32, which is why ordinary photos do not go this way: their pixels would differ a little.
+        y, x = height / resized_h, width / resized_w
+        box = (left * x, top * y, min(width, (left + target_w) * x), min(height, (top + target_h) * y))
+        return resize(image, spec.size, spec.interpolation, box)
+    image = resize(image, (resized_h, resized_w), spec.interpolation)
     return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
 
 

@@ -16,7 +16,7 @@ from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS
-from pocketvit.terminal import table
+from pocketvit.terminal import shown, table
 from pocketvit.verify.checks import Check, run_checks
 from pocketvit.verify.evaluate import check_limit
 from pocketvit.verify.evaluate import eval as evaluate
@@ -65,7 +65,7 @@ class VerifyReport:
         for check in self.checks:
             if check.skipped:
                 lines.append(f"  skipped: {check.variant} {check.name}: {check.detail}".replace(":  ", ": "))
-        return "\n".join([*lines, "`-v` lists every check."])
+        return "\n".join(map(shown, [*lines, "`-v` lists every check."]))
 
     def details(self) -> RenderableType:
         """A table with one row for each check."""

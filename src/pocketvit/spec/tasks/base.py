@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
 
-Raw = Mapping[str, NDArray[np.float32]]
+Raw = Mapping[str, NDArray[Any]]
+"""Outputs by name, with a batch dimension: float32, or uint8 where tiles were blended to pixels."""
 Panel = tuple[str, Pixels]
 """A label and an (H, W, 3) uint8 RGB picture."""
 

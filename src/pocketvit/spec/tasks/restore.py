@@ -134,6 +134,8 @@ def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.T
 
 
 def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
+    if raw[OUTPUT].dtype == np.uint8:  # blended tiles: whole pictures are not copied as float
+        return Restored(raw[OUTPUT][0])
     return Restored(np.clip(np.rint(raw[OUTPUT][0]), 0, 255).astype(np.uint8))
 
 
