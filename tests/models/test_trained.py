@@ -57,6 +57,21 @@ def test_a_checkpoint_from_before_shapes_were_recorded_loads(tmp_path: Path) -> 
         assert torch.equal(before.model(image), shipped.model(image))
 
 
+def test_a_fits_checkpoint_is_that_of_the_trial_it_chose(tmp_path: Path) -> None:
+    run, only = tmp_path / "run", tmp_path / "run" / "trials" / "a-32x32" / "best"
+    save_checkpoint(only, classifier())
+    assert find_checkpoint(run) == only
+    other = run / "trials" / "b-32x32" / "best"
+    save_checkpoint(other, classifier())
+    with pytest.raises(UsageError, match="holds 2 trained models"):
+        find_checkpoint(run)
+    (run / "finished.json").write_text('{"trial": "b-32x32"}')
+    assert find_checkpoint(run) == other
+    (run / "finished.json").write_text("[]")
+    with pytest.raises(UsageError, match="holds 2 trained models"):
+        find_checkpoint(run)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"model": 3}', '{"model": {}, "task": {"name": "x"}, "levels": [], "preprocess": {}}']
 )

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.serve.predict import plan_outputs, predict
+from pocketvit.serve.predict import expand, plan_outputs, predict
 from pocketvit.spec.images import write_image
 from tests.tiny import coloured, make_tiny_artifact
 
@@ -175,3 +175,11 @@ def test_no_more_classes_than_there_are(restorer: str, classifier: str, folder: 
     for artifact in (restorer, classifier):
         with pytest.raises(UsageError, match="at least 1 and at most 5"):
             predict(artifact, ["a.png"], top=top)
+
+
+def test_a_number_is_no_camera_but_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="0: predict reads no cameras"):
+        expand(["0"])
+    (tmp_path / "0").write_bytes(b"a file")
+    assert expand(["0"]) == ([Path("0")], [])

@@ -64,3 +64,14 @@ def test_another_layout_leaves_out_what_only_the_recipes_layout_reads(recipe: Pa
     assert kept.notes == ()
     whole = DataConfig(train=(str(recipe.parent),), layout="classes")
     assert resolve_recipe(recipe, None, {"data": whole}).recipe.data.class_names is None
+
+
+def test_the_licence_of_other_data_is_left_out(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "licence_data: CC0\n")
+    assert resolve_recipe(recipe, None, {}).recipe.licence_data == "CC0"
+    mine = {"data.train": [str(recipe.parent / "in")]}
+    found = resolve_recipe(recipe, None, mine)
+    assert found.recipe.licence_data == "not stated"
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("licence_data of the recipe is left out")
+    assert resolve_recipe(recipe, None, mine | {"licence_data": "mine"}).recipe.licence_data == "mine"

@@ -36,6 +36,7 @@ class FitReport:
         return {
             **places,
             "chosen": self.chosen,
+            "trial": next((row.origin for row in self.rows if row.chosen), ""),
             "why": self.why,
             "metric": self.metric,
             "candidates": table,

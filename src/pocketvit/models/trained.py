@@ -90,14 +90,29 @@ def bytes_of(tensors: Any) -> int:
 def find_checkpoint(source: str | Path) -> Path:
     """Folder of a checkpoint: itself, ``best`` or ``last`` of a run, or the one beside a shipped artifact.
 
-    Raises UsageError: there is none.
+    Of a fit it is that of its only trial, or of the trial whose file was chosen. Raises UsageError: there is none, or
+    several and none was chosen.
     """
     path = Path(source)
     shipped = [shipped_root() / f"{source}-checkpoint"] if str(source) in shipped_names() else []
     for folder in (path, path / "best", path / "last", *shipped):
         if os.path.isfile(folder / META):
             return folder
+    trials = sorted(folder.parent for folder in path.glob(f"trials/*/best/{META}"))
+    chosen = [folder for folder in trials if len(trials) == 1 or folder.parent.name == _chosen_trial(path)]
+    if chosen:
+        return chosen[0]
+    if trials:
+        raise UsageError(f"{source}: holds {len(trials)} trained models.", f"Name one, e.g. {trials[0].parent}.")
     raise UsageError(f"{source}: no checkpoint there.", f"Give a run folder, or a folder with {WEIGHTS} and {META}.")
+
+
+def _chosen_trial(run: Path) -> str:
+    """Name of the trial whose file a finished fit handed over; empty where that is not known."""
+    try:
+        return str(json.loads((run / "finished.json").read_text(encoding="utf-8"))["trial"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

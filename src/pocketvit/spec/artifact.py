@@ -101,6 +101,9 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
             return folder
     if str(path_or_name) in shipped_names():  # also where a folder of that name holds something else
         return shipped_root() / str(path_or_name)
+    if os.path.isdir(path / "best") or os.path.isdir(path / "trials"):
+        todo = f"Make one of what was trained: pocketvit export {path} {path / 'artifact'} --data PHOTOS"
+        raise UsageError(f"{str(path_or_name)[:200]}: a run without an artifact.", todo)
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
     raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)

@@ -64,6 +64,9 @@ def resolve_recipe(
         if other and key in stated and f"data.{key}" not in flat(given):
             del stated[key]
             notes.append(f"data.{key} of the recipe is left out: data.layout {short(chosen)} has no use for it.")
+    if "data.train" in flat(given) and "licence_data" in document and "licence_data" not in given:
+        del document["licence_data"]
+        notes.append("licence_data of the recipe is left out: it is about other data. Give --licence_data to state it.")
     found = {section: _located(document.get(section), keys, folder) for section, keys in PATHS.items()}
     recipe = load_recipe(document | {section: value for section, value in found.items() if value}, given)
     _check_there(recipe, folder)
