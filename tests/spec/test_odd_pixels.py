@@ -67,6 +67,18 @@ def test_every_format_that_can_be_turned_is_upright(tmp_path: Path, suffix: str)
         assert np.abs(pixels.astype(int) - expected(photo(32, 48))).mean() < 6  # some formats lose a little
 
 
+def test_a_real_heic_is_upright_and_srgb(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    file, picture = tmp_path / "a.heic", Image.fromarray(photo(64, 96))
+    exif = exif_of(6).tobytes()
+    pixels = read(picture, file, exif=exif, quality=95).astype(int)
+    assert pixels.shape == (96, 64, 3)
+    assert np.abs(pixels - TURNS[6](photo(64, 96))).mean() < 6
+    assert list_images(tmp_path) == [file]
+    pixels = read(Image.fromarray(np.full((64, 96, 3), (0, 200, 0), np.uint8)), file, icc_profile=rgb_profile())
+    assert np.abs(pixels.astype(int) - (0, 204, 0)).max() <= 6
+
+
 def test_damaged_exif_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = exif_of(6).tobytes()
     for cut in range(7, len(content), 3):
