@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data i
 def write(path: Path, seed: int | None = None, height: int = 40, width: int = 56) -> Path:
     """Write a photo; the suffix names the format, and without a seed the last parts of the path the content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = zlib.crc32("/".join(path.parts[-3:]).encode()) % 10_000 if seed is None else seed
+    seed = zlib.crc32(os.fsencode("/".join(path.parts[-3:]))) % 10_000 if seed is None else seed
     Image.fromarray(photo(height, width, seed)).save(path)
     return path
 

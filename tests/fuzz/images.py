@@ -38,6 +38,13 @@ def sources() -> dict[str, bytes]:
     }
     if features.check("avif"):
         made["avif"] = (picture, {"format": "AVIF"})
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+        made["heif"] = (picture, {"format": "HEIF"})
     files = {}
     for name, (image, options) in made.items():
         buffer = io.BytesIO()

@@ -159,7 +159,7 @@ def predict(
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
     entries = [images] if isinstance(images, str | os.PathLike) else images
-    notes = tuple(f"{e}: {line}" for e in entries if os.path.isdir(e) for line in not_looked_at(Path(e)))
+    notes = tuple(f"{entry}: {line}" for entry in map(os.fspath, entries) for line in _not_looked_at(entry))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
 
@@ -202,6 +202,15 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
         except DataError as error:
             failures.append(Failure(entry, error.what))
     return list(files), failures
+
+
+def _not_looked_at(entry: str) -> list[str]:
+    """What :func:`expand` left out of a folder or glob, in words."""
+    if os.path.isdir(entry):
+        return not_looked_at(Path(entry))
+    if os.path.lexists(entry) or not glob.has_magic(entry):
+        return []
+    return not_looked_at([Path(name) for name in glob.glob(entry, recursive=True) if not os.path.isdir(name)])
 
 
 def _run_all(

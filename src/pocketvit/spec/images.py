@@ -7,7 +7,6 @@ file declares, colours are converted to sRGB, and of an animation the first fram
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import stat
 import threading
@@ -38,7 +37,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 Nothing else is decoded: some of Pillow's other formats start external programs.
 """
 IMAGE_SUFFIXES = frozenset(FORMATS)
-HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 OWN_LIST = "pocketvit-quarantine.txt"
 """The doctor's list of files that readers leave out; it is no photo that somebody misses."""
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
@@ -202,7 +201,11 @@ def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True)
 
 def readable_suffixes() -> frozenset[str]:
     """Suffixes that this installation decodes: HEIC with the extra ``heif`` only."""
-    return IMAGE_SUFFIXES | (HEIF_SUFFIXES if importlib.util.find_spec("pillow_heif") else frozenset())
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    except ImportError:  # also where it is installed and cannot be loaded
+        return IMAGE_SUFFIXES
+    return IMAGE_SUFFIXES | HEIF_SUFFIXES
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -256,7 +259,9 @@ def not_looked_at(source: Path | Sequence[Path]) -> list[str]:
     suffixes = readable_suffixes()
     files = _files(source) if isinstance(source, Path) else source
     others = Counter(
-        p.suffix.lower() or "without suffix" for p in files if p.suffix.lower() not in suffixes and p.name != OWN_LIST
+        path.suffix.lower() or "without suffix"
+        for path in files
+        if path.name != OWN_LIST and (path.suffix.lower() not in suffixes or not path.is_file())  # pipes, dead links
     )
     if not others:
         return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +24,7 @@ log = logging.getLogger("pocketvit.images")
 
 Pixels = NDArray[np.uint8]
 _BAND_PIXELS = 1 << 20
-_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLE_MAX = 0x0112, 258, 262, 339, 341
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLE_MAX, _OLD_MAX = 0x0112, 258, 262, 339, 341, 281
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _TODO = "Save it with 8 or 16 bits a sample (PNG, TIFF)."
@@ -58,7 +59,7 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
     """
     deep = image.mode in _DEEP or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     white, inverted = _white(image, name) if image.mode in _DEEP else (255.0, False)
-    image.load()
+    _load(image)
     if deep:
         _note("bits", f"{name}: has more than 8 bits a sample; 8 are kept.")
     data = image.info.get("icc_profile")
@@ -68,7 +69,7 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
     elif profile.transform is not None:
         _note("profile", f"{name}: its colours are converted from {profile.name or 'its profile'} to sRGB.")
     width, height = image.size
-    turn = int(image.getexif().get(_ORIENTATION, 1))
+    turn = _turn(image)
     upright = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
     stored = _AS_STORED[turn](upright) if turn in _AS_STORED else upright
     rows = max(1, _BAND_PIXELS // width)
@@ -76,7 +77,30 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
         bottom = min(height, top + rows)
         band = image if rows >= height else image.crop((0, top, width, bottom))
         stored[top:bottom] = _band(band, name, deep, white, inverted, profile)
+    with suppress(Exception):  # later frames may be damaged; of MPO, which phones write, they are small copies
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            _note("frames", f"{name}: has several frames; the first is taken.")
     return upright
+
+
+def _load(image: Image.Image) -> None:
+    """Decode; raw TIFFs that somebody opened by name Pillow would map, and scramble turned ones."""
+    name = getattr(image, "filename", None)
+    if name:
+        vars(image)["filename"] = ""
+    try:
+        image.load()
+    finally:
+        if name:
+            vars(image)["filename"] = name
+
+
+def _turn(image: Image.Image) -> int:
+    """The orientation that EXIF or XMP asks for; damaged EXIF asks for none, since the picture is sound."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
 def _band(image: Image.Image, name: str, deep: bool, white: float, inverted: bool, profile: Profile) -> Any:
@@ -90,10 +114,17 @@ def _band(image: Image.Image, name: str, deep: bool, white: float, inverted: boo
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
             _note("alpha", f"{name}: transparent parts are shown over white.")
+        if profile.transform is not None:  # before white comes in, whose sRGB is known
+            alpha, image = image.getchannel("A"), _to_srgb(image.convert("RGB"), profile)
+            image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    if profile.transform is not None:
-        image = ImageCms.applyTransform(image.convert(profile.transform.input_mode), profile.transform) or image
+    elif profile.transform is not None:
+        image = _to_srgb(image, profile)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _to_srgb(image: Image.Image, profile: Profile) -> Image.Image:
+    return ImageCms.applyTransform(image.convert(profile.transform.input_mode), profile.transform) or image
 
 
 def _with_key(grey: Image.Image, samples: NDArray[Any], key: Any) -> Image.Image:
@@ -115,6 +146,9 @@ def _white(image: Image.Image, name: str) -> tuple[float, bool]:
         white = float(_first(tags.get(_SAMPLE_MAX), white))
         if image.mode != "F" and _SAMPLE_MAX not in tags:
             raise DataError(f"{name}: has {bits}-bit integers and does not say which of them is white.", _TODO)
+    else:  # 12 bits in 16; other maxima are of this picture, and no reason to make it brighter
+        declared = {_first(tags.get(tag), 0) for tag in (_SAMPLE_MAX, _OLD_MAX)}
+        white = float(min(declared & {2**n - 1 for n in range(8, bits)}, default=white))
     return white, tags.get(_PHOTOMETRIC) == 0
 
 
