@@ -36,6 +36,31 @@ def test_png_is_read_exactly_whatever_its_suffix(bad: dict[str, Path]) -> None:
     np.testing.assert_array_equal(read_image(bad["mislabelled"]), photo())
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "I;16", "I", "F", "LA", "RGBA", "transparent"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_bands_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int) -> None:
+    picture = Image.fromarray(photo(61, 97))
+    if mode in ("I;16", "I", "F"):
+        grey = np.asarray(picture.convert("L"))
+        types = {"I;16": grey.astype(np.uint16) * 257, "I": grey.astype(np.int32) * 257, "F": grey / np.float32(255)}
+        image = Image.fromarray(types[mode])
+    elif mode == "transparent":
+        image = picture.quantize(32)
+        image.info["transparency"] = bytes(range(0, 256, 8))
+    else:
+        image = picture.convert(mode)
+    image.getexif()[0x0112] = orientation
+    before = image.size, image.tobytes()
+    whole = read_image(image)
+    monkeypatch.setattr(images, "_BAND", 1000)
+    banded = read_image(image)
+    np.testing.assert_array_equal(banded, whole)
+    assert banded.shape == ((97, 61, 3) if orientation == 6 else (61, 97, 3))
+    assert banded.flags["C_CONTIGUOUS"]
+    assert banded.flags["WRITEABLE"]
+    assert (image.size, image.tobytes()) == before  # the caller's image
+
+
 def test_one_pixel(bad: dict[str, Path]) -> None:
     assert read_image(str(bad["one_pixel"])).tolist() == [[[200, 100, 50]]]
 

@@ -9,8 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from pocketvit.errors import DataError, MissingDependencyError, UsageError
+from pocketvit.errors import DataError, MissingDependencyError, UsageError, within_memory
 from pocketvit.runtimes import Session, open_session, runtime_of
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
@@ -61,9 +62,10 @@ class Model:
             The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
-            DataError: the image cannot be used.
+            DataError: the image cannot be used, or there is not enough memory for it.
         """
-        return self.finish(self.infer(self.prepare(image), on_tile))
+        with within_memory(_called(image)):
+            return self.finish(self.infer(self.prepare(image), on_tile))
 
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
@@ -71,12 +73,12 @@ class Model:
         return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
 
     def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
-        """Raw outputs by name, with a batch dimension of 1. A tiled model's tiles are run and blended here."""
+        """Raw outputs by name, with a batch dimension of 1. Tiles are run here and blended to uint8."""
         if not self.tiled:
             return self.session.run({PIXELS: prepared[None]})
         spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
         image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
-        return {name: image[None].astype(np.float32)}
+        return {name: image[None]}
 
     def finish(self, raw: Raw) -> Result:
         """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
@@ -85,7 +87,7 @@ class Model:
             DataError: an output holds NaN or infinity.
         """
         for name, value in raw.items():
-            if not np.isfinite(value).all():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
                 todo = "Take another precision, and run `pocketvit verify`."
                 raise DataError(f"output {name} holds NaN or infinity.", todo)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
@@ -99,6 +101,13 @@ class Model:
         """How many times the file runs for an image of this size."""
         spec = self.manifest.preprocess
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
+
+
+def _called(image: ImageLike) -> str:
+    if isinstance(image, np.ndarray | Image.Image):
+        height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+        return f"an image of {width}x{height} pixels"
+    return str(image)
 
 
 def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:

@@ -7,12 +7,12 @@ import glob
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError
+from pocketvit.errors import DataError, UsageError, within_memory
 from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
@@ -192,21 +192,30 @@ def _run_all(
     with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
-                pixels = read_image(path)
-                start = time.perf_counter()
-                result = model(pixels, advance if by_tile else None)
-                ms = (time.perf_counter() - start) * 1e3
-                if path in places:
-                    write_image(places[path], result.draw(pixels))
-                cells = result.cells(top)
-                done.append(Prediction(path, result.to_dict(top), places.get(path), ms, result.line, cells))
+                done.append(_answer(model, path, places.get(path), top, advance if by_tile else None))
             except DataError as error:
+                what = error.what if str(path) in error.what else f"{path}: {error.what}"
                 if alone:
-                    raise
-                failed.append(Failure(str(path), error.what))
+                    raise type(error)(what, error.todo) from error
+                failed.append(Failure(str(path), what))
             if not by_tile:
                 advance()
     return done, failed
+
+
+def _answer(model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None) -> Prediction:
+    """Answer for one file. Its pixels live no longer than they are needed: of large photos every copy counts."""
+    with within_memory(str(path)):
+        pixels = read_image(path)
+        start = time.perf_counter()
+        result = model(pixels, on_tile)
+        ms = (time.perf_counter() - start) * 1e3
+        row = Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
+        if place is not None:
+            picture = result.draw(pixels)
+            del pixels, result
+            write_image(place, picture)
+    return row
 
 
 def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:

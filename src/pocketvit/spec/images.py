@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MAX_PIXELS = 200_000_000
 """Images larger than this are refused before they are decoded (a decompression bomb of a few kB can ask for 100 GB)."""
 
+_BAND = 1 << 20  # pixels converted at once: whole copies of a large photo, in wider types, are many times its size
 _OPENING = threading.Lock()  # Pillow's pixel limit and the warning filters are global
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -55,7 +56,7 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: the file is empty (0 bytes).", "Copy it again or leave it out.")
     try:
         with open_image(path) as image:
-            return _from_pil(image, str(path))
+            return _from_pil(image, str(path), own=True)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         what = f"{path}: cannot be decoded ({reason})."
@@ -77,7 +78,8 @@ def open_image(path: Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _from_pil(image: Image.Image, name: str, own: bool = False) -> NDArray[np.uint8]:
+    """Only an image of our ``own`` may be changed: another one is copied."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         what = f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}."
@@ -85,7 +87,18 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if width == 0 or height == 0:
         raise DataError(f"{name}: the image has no pixels ({width}x{height}).", "Leave it out.")
     image.load()
-    image = ImageOps.exif_transpose(image)
+    image = (ImageOps.exif_transpose(image, in_place=True) or image) if own else ImageOps.exif_transpose(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, _BAND // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        whole = bottom - top == image.height
+        pixels[top:bottom] = _to_rgb(image if whole else image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Each pixel by itself, so that an image can be converted in bands; the array may be read-only."""
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         grey = np.asarray(image).astype(np.float64)[:, :, None] / 257.0
         return np.clip(np.round(grey), 0, 255).astype(np.uint8).repeat(3, axis=2)
@@ -95,7 +108,7 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB")).copy()  # np.array(image) is several times slower
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ from pocketvit.errors import DataError, UsageError
 Pixels = NDArray[np.uint8]
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
+
+MAX_SIDE, MAX_AREA = 8192, 4096 * 4096
+"""Pixels of a model's input: far above any model, and still memory that a machine has."""
+MIN_CROP_PCT = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"preprocess.crop_pct {self.crop_pct} must lie in (0, 1].", "0.9 is usual.")
+        if max(self.size) > MAX_SIDE or math.prod(self.size) > MAX_AREA:
+            todo = f"Take at most {MAX_SIDE} pixels a side and {MAX_AREA} in all."
+            raise UsageError(f"preprocess.size {self.size} is too large.", todo)
+        if not MIN_CROP_PCT <= self.crop_pct <= 1:
+            what = f"preprocess.crop_pct {self.crop_pct} must lie in [{MIN_CROP_PCT}, 1]."
+            raise UsageError(what, "0.9 is usual.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise UsageError(f"preprocess.mean {self.mean} and std {self.std} must be finite.", "0.5 is usual.")
         if min(self.std) <= 0:
             raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
@@ -97,9 +108,28 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     # The same integers as torchvision's Resize (floor) and CenterCrop (round), which timm uses.
     scale = max(np.floor(target_h / spec.crop_pct) / height, np.floor(target_w / spec.crop_pct) / width)
     resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
-    image = resize(image, (resized_h, resized_w), spec.interpolation)
     top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
+    if resized_h * resized_w > MAX_AREA:
+        return _resize_part(image, (resized_h, resized_w), (top, left), spec)
+    image = resize(image, (resized_h, resized_w), spec.interpolation)
     return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
+
+
+def _resize_part(image: Pixels, whole: tuple[int, int], start: tuple[int, int], spec: Preprocess) -> Pixels:
+    """What ``prepare`` would cut of the image resized to ``whole`` at ``start``, at no more cost than that part.
+
+    Not for ordinary pictures: Pillow rounds a box to single precision, so that some values differ by a level or two.
+    """
+    cut, box = [], []
+    for side, full, first, size in zip(image.shape, whole, start, spec.size, strict=False):
+        scale = side / full
+        # The widest filter reaches three pixels, of the smaller picture where it shrinks; one more for rounding.
+        reach = math.ceil(3 * max(scale, 1)) + 1
+        low, high = max(0, math.floor(first * scale) - reach), min(side, math.ceil((first + size) * scale) + reach)
+        cut.append(slice(low, high))
+        box.append((first * scale - low, min((first + size) * scale, side) - low))
+    (upper, lower), (left, right) = box
+    return resize(image[cut[0], cut[1]], spec.size, spec.interpolation, (left, upper, right, lower))
 
 
 def check_pixels(image: NDArray[Any]) -> None:

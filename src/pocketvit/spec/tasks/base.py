@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
 
-Raw = Mapping[str, NDArray[np.float32]]
+Raw = Mapping[str, NDArray[Any]]
+"""Outputs by name: float32, or uint8 where tiles were blended to an image."""
 Panel = tuple[str, Pixels]
 """A label and an (H, W, 3) uint8 RGB picture."""
 
@@ -188,7 +189,8 @@ class Task:
     outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
     """What every file answers, in order; of a task with ``pixels`` the first has the input's height and width."""
     finish: Callable[[Raw, Sequence[LevelSpec]], Result]
-    """Raw outputs, each with a batch dimension of 1, to the typed answer."""
+    """Raw outputs, each with a batch dimension of 1, to the typed answer. Where images are tiled, the one output is the
+    blended image, (1, H, W, 3) uint8; a golden's is one tile as the file gives it, float32."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
     """For a label hierarchy and the main condition (``sigma25``, or empty)."""
     truth: Callable[[Pixels, Pixels | None, tuple[int, ...]], NDArray[Any]]

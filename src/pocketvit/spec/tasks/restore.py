@@ -15,6 +15,7 @@ from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
+from pocketvit.spec.tiles import to_pixels
 
 OUTPUT = "restored"
 MAX_PSNR = 100.0
@@ -98,7 +99,8 @@ def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.T
 
 
 def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
-    return Restored(np.clip(np.rint(raw[OUTPUT][0]), 0, 255).astype(np.uint8))
+    image = raw[OUTPUT][0]
+    return Restored(image if image.dtype == np.uint8 else to_pixels(image))
 
 
 def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
