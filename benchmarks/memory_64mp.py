@@ -2,7 +2,7 @@
 
 Runs ``pocketvit predict`` in a fresh process: once on a small picture, so that engine and codecs are warm, then on an
 8000x8000 one. Prints the resident memory before, the peak (``VmHWM``, started anew in between), and the difference as a
-multiple of the photo's bytes (3 a pixel). Decoding, tiling, answer and writing count. Linux only.
+multiple of the photo's bytes (3 a pixel). Decoding, turning, tiling and writing count. Linux only.
 
     python benchmarks/memory_64mp.py [--artifact denoise-color] [--format png] [--side 8000] [--target ...]
 """
@@ -61,7 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         photo = Path(scratch) / f"photo.{arguments.format}"
         pixels = synthetic((arguments.side, arguments.side))
-        Image.fromarray(np.ascontiguousarray(pixels)).save(photo)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter, as phones write upright photos
+        Image.fromarray(np.ascontiguousarray(pixels)).save(photo, exif=exif)
         subprocess.run([sys.executable, *sys.argv, "--photo", str(photo)], check=True)
 
 

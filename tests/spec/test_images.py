@@ -25,6 +25,18 @@ def test_unreadable_files_are_data_errors_that_name_the_file(bad: dict[str, Path
     assert caught.value.exit_code == 3
 
 
+def test_a_file_that_memory_does_not_suffice_for_is_not_called_damaged(
+    bad: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", short)
+    with pytest.raises(DataError, match=r"grey\.png: not enough memory") as caught:
+        read_image(bad["grey"])
+    assert "doctor" not in caught.value.todo
+
+
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_image(tmp_path / "none.png")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, within_memory
 from pocketvit.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
@@ -55,9 +55,9 @@ def _from_file(path: Path) -> NDArray[np.uint8]:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes).", "Copy it again or leave it out.")
     try:
-        with open_image(path) as image:
+        with within_memory(str(path)), open_image(path) as image:
             return _from_pil(image, str(path), own=True)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         what = f"{path}: cannot be decoded ({reason})."
         raise DataError(what, "Run `pocketvit doctor` on its folder to list damaged files.") from error
