@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pocketvit
 from pocketvit import __version__, cli
@@ -79,6 +80,40 @@ def test_rich_reports_are_printed(command: Any, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "one" in out
     assert "\x1b" not in out
+
+
+def test_details_are_printed_with_v_only(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    class Long(Report):
+        def details(self) -> str:
+            return "sixty lines"
+
+    command(lambda: Long())
+    assert cli.main(["bench"]) == 0
+    assert capsys.readouterr().out == "all is well\n"
+    assert cli.main(["bench", "-v"]) == 0
+    assert capsys.readouterr().out == "all is well\nsixty lines\n"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [("40", 4), (None, 1)])
+def test_tables_are_as_wide_as_the_terminal_and_do_not_fold_where_there_is_none(
+    command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str | None, lines: int
+) -> None:
+    from rich.table import Table
+
+    class Wide(Report):
+        def render(self) -> Any:
+            table = Table(box=None, show_header=False, pad_edge=False)
+            table.add_row("word " * 30)
+            return table
+
+    command(lambda: Wide())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["bench"]) == 0
+    out = capsys.readouterr().out.rstrip().splitlines()
+    assert len(out) == lines
 
 
 def test_json_is_the_only_thing_on_stdout(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,14 +363,22 @@ def test_help_of_a_package_that_is_a_command(name: str) -> None:
 def test_the_name_of_a_run_names_the_artifact_too(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("name: stated\nbudget: {size_mb: 4}\n")
-    recipe, run = resolve_recipe(file, "given", {"budget": {"latency_ms": 33}})
+    recipe, run, _ = resolve_recipe(file, "given", {"budget": {"latency_ms": 33}})
     assert (recipe.name, run) == ("given", "given")
     assert recipe.budget == Budget(latency_ms=33.0, size_mb=4.0)
-    recipe, run = resolve_recipe(file, None, {"budget": Budget(latency_ms=5)}, "-compress")
+    recipe, run, _ = resolve_recipe(file, None, {"budget": Budget(latency_ms=5)}, "-compress")
     assert (recipe.name, run) == ("stated", "r-compress")
     assert recipe.budget == Budget(latency_ms=5)
-    recipe, run = resolve_recipe(Recipe(name="made"), None, {"budget.latency_ms": 7, "train": None})
+    recipe, run, _ = resolve_recipe(Recipe(name="made"), None, {"budget.latency_ms": 7, "train": None})
     assert (recipe.name, run) == ("made", "made")
     assert recipe.budget.latency_ms == 7
     with pytest.raises(UsageError, match="cannot name"):
         resolve_recipe(file, "", {})
+
+
+def test_what_readers_note_is_said_once_in_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        Image.new("RGBA", (40, 40 + len(list(tmp_path.iterdir()))), (9, 9, 9, 0)).save(tmp_path / f"{name}.png")
+    for _ in range(2):
+        assert cli.main(["doctor", str(tmp_path)]) == 0
+        assert capsys.readouterr().err.count("over white") == 1

@@ -105,3 +105,13 @@ def test_the_bar_goes_away_on_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with track("again", 1) as advance:  # rich allows one live display at a time
         advance()
         assert shown(terminal, "again")
+
+
+@pytest.mark.parametrize("closed", [None, "closed"])
+def test_no_standard_error_at_all(monkeypatch: pytest.MonkeyPatch, closed: str | None) -> None:
+    stream = io.StringIO() if closed else None
+    if stream is not None:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with track("work", 3) as advance:
+        advance()

@@ -22,7 +22,8 @@ from pocketvit.report.data import CandidateRow, ReportData
 from pocketvit.report.html import limits
 from pocketvit.report.plots import pareto_plot
 from pocketvit.runtimes.model import load
-from pocketvit.spec.artifact import Artifact, read_golden, write_manifest
+from pocketvit.spec.artifact import Artifact, write_manifest
+from pocketvit.spec.golden import read_golden
 from pocketvit.spec.images import write_image
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig, load_recipe

@@ -15,15 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.artifact import (
-    Artifact,
-    Golden,
-    file_entries,
-    new_folder,
-    read_artifact,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import Artifact, file_entries, new_folder, read_artifact, write_manifest
+from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.manifest import Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare

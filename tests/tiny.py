@@ -5,6 +5,7 @@ The restorer is an identity 3x3 convolution with a slight blur; the classifier l
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvit.spec.artifact import (
-    Artifact,
-    Golden,
-    file_entries,
-    new_folder,
-    read_artifact,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import Artifact, file_entries, new_folder, read_artifact, write_manifest
+from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import LevelSpec, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import Preprocess, prepare
 
@@ -158,7 +152,6 @@ def make_tiny_artifact(folder: Path, task: str = "restore", *, openvino: bool = 
         writer, parts = {"restore": (restore_onnx, _restore_parts), "classify": (classify_onnx, _classify_parts)}[task]
         writer(file)
         golden, fields = parts(file)
-        write_golden(temporary, golden)
         (temporary / "card.md").write_text("# tiny\n", encoding="utf-8")
         variants = [Variant(runtime="onnxruntime", precision="fp32", path="model.onnx")]
         if openvino:
@@ -174,7 +167,7 @@ def make_tiny_artifact(folder: Path, task: str = "restore", *, openvino: bool = 
             "name": f"tiny-{task}",
             "task": task,
             "inputs": [TensorSpec(name="pixels", shape=[1, *size, 3], dtype="uint8", meaning="RGB, 0 to 255")],
-            "files": file_entries(temporary),
+            "files": [],
             "variants": variants,
             "default": "onnxruntime:fp32",
             "metrics": [
@@ -191,5 +184,7 @@ def make_tiny_artifact(folder: Path, task: str = "restore", *, openvino: bool = 
             **fields,
             **changes,
         }
-        write_manifest(temporary, Manifest(**fields))
+        draft = Manifest(**fields)
+        write_golden(temporary, replace(golden, contract=draft.contract()))
+        write_manifest(temporary, Manifest(**{**fields, "files": file_entries(temporary), **changes}))
     return read_artifact(folder)

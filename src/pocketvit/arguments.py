@@ -28,6 +28,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.target import Target
+from pocketvit.spec.typed import expected
 
 EVERYWHERE = ("json", "quiet", "verbose", "help")
 """Options of every command, which ``pocketvit.cli`` takes out first; a function may have a parameter of that name."""
@@ -67,7 +68,18 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(ArgumentParser):
+    kinds: typing.ClassVar[dict[str, tuple[Any, Any]]] = {}
+    """Type and default of each option."""
+
     def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+        named = re.search(r"""Parser key "([^"]+)":""", message)
+        if named and named[1] in self.kinds:  # in our words; the parser's speak of its classes
+            kind, default = self.kinds[named[1]]
+            words, example = expected(kind)
+            given = re.search(r"(?:Got value|Given value|Got):\s*(.*)", message)
+            what = f"--{named[1]} must be {words}" + (f", not {given[1].rstrip('.')[:60]}." if given else ".")
+            todo = f"For example --{named[1]} {_written(default or example)}; `{self.prog} --help` lists the arguments."
+            raise UsageError(what, todo)
         words = re.sub(r"""Parser key "([^"]+)":""", r"--\1:", " ".join(message.split()))
         words = re.sub(r"Does not validate .* Subtypes: \[(.*?)\] Errors:.*Given value:", r"Expected \1. Got:", words)
         words = re.sub(r"<class '(\w+)'>|typing\.", r"\1", words).replace("NoneType", "null")
@@ -88,6 +100,7 @@ class Arguments:
             prog=f"pocketvit {command}", description=about, epilog=epilog, formatter_class=_Formatter, add_help=False
         )
         self._types: dict[str, Any] = {}
+        self._parser.kinds = {}  # type: ignore[misc]
         """Of all options, and of whole sections."""
         self._flags: set[str] = set()
         self._positional: list[str] = []
@@ -133,6 +146,7 @@ class Arguments:
 
     def _add_option(self, group: Any, name: str, kind: Any, default: Any, text: str, flag: bool = False) -> None:
         self._types[name] = kind
+        self._parser.kinds[name] = (kind, default)
         self._flags |= {name, f"no_{name}"} if flag else set()
         form: dict[str, Any] = {"action": ActionYesNo(no_prefix="no_")} if flag else {"type": union(kind)}
         group.add_argument(f"--{name}", default=default, help=_line(text) or None, **form)
@@ -208,6 +222,11 @@ class Arguments:
 def _texts(owner: type) -> dict[str, str]:
     """The docstrings under the fields of a dataclass."""
     return {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(owner).params}
+
+
+def _written(example: Any) -> str:
+    """A value as one writes it in a shell."""
+    return " ".join(map(str, example)) if isinstance(example, (list, tuple)) else json.dumps(example).strip('"')
 
 
 def _line(text: str) -> str:

@@ -8,21 +8,22 @@ standard library is imported at the top, so that ``pocketvit --help`` answers at
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvit import __version__
-from pocketvit.commands import COMMANDS
-from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, did_you_mean
-from pocketvit.files import plain
+from pocketvit.commands import COMMANDS, ELSEWHERE
+from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
+from pocketvit.files import disk_fault, plain
+from pocketvit.interrupts import Interrupted, terminable
+from pocketvit.terminal import mute, notes_once, prepare_streams, rendered, shown, stdout_to_stderr
 
-INTERRUPTED, BROKEN_PIPE = 130, 141
+BROKEN_PIPE = 141
 DISTRIBUTIONS = {"skimage": "scikit-image", "pytorch_lightning": "lightning", "PIL": "pillow", "yaml": "pyyaml"}
 """Importable package -> the name that it is installed by, where the two differ."""
 
@@ -42,26 +43,30 @@ FLAGS |= {f"--{name}": name for name in ("quiet", "verbose", "help")}
 FLAGS_HELP = """every command:
   --json         print one JSON document on standard output, everything else on standard error
   -q, --quiet    no progress
-  -v, --verbose  full traceback on errors
+  -v, --verbose  every detail of a report, full traceback on errors
   -h, --help     this text"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 1 anything else.
+    0 done, 2 usage, 3 data, 4 verification failed, 5 nothing fits, 6 missing dependency, 130 or 143 interrupted,
+    141 nobody reads the output, 1 anything else.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     flags, rest = split_flags(args)
     try:
-        code = _dispatch(flags, rest)
-        sys.stdout.flush()
+        code, text = _dispatch(flags, rest)
+        if text:
+            print(text, flush=True)
         return code
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): say nothing, and keep the interpreter's last flush quiet too.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except OSError as error:
+        mute(sys.stdout)
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away (`| head`): say nothing
+            return BROKEN_PIPE
+        what = f"standard output cannot be written ({error.strerror or error})."
+        return _fail(DataError(what, "Look for free space, or send it elsewhere."), replace(flags, json=False))[0]
 
 
 def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
@@ -71,18 +76,19 @@ def split_flags(args: Sequence[str]) -> tuple[Flags, list[str]]:
     return Flags(**found), [a for a in args[:end] if a not in FLAGS] + list(args[end:])
 
 
-def _dispatch(flags: Flags, args: list[str]) -> int:
+def _dispatch(flags: Flags, args: list[str]) -> tuple[int, str]:
+    """Exit code and what is to be printed."""
     if args[:1] == ["--version"]:
-        print(f"pocketvit {__version__}")
-        return 0
+        return 0, f"pocketvit {__version__}"
     if not args:
-        print(_overview())
-        return 0 if flags.help else UsageError.exit_code
+        return 0 if flags.help else UsageError.exit_code, _overview()
     try:
-        return _run(args[0], args[1:], flags)
-    except KeyboardInterrupt:
-        print("interrupted.\nThe same command with the same name goes on where it stopped.", file=sys.stderr)
-        return INTERRUPTED
+        with terminable():
+            return _run(args[0], args[1:], flags)
+    except KeyboardInterrupt as error:
+        asked = error if isinstance(error, Interrupted) else Interrupted()
+        todo = asked.todo or "The same command begins anew; no half files are left."
+        return _fail(PocketvitError(asked.what, todo), flags, asked.exit_code)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -104,45 +110,43 @@ commands:
 `pocketvit COMMAND --help` lists a command's arguments; `pocketvit --version` prints the version."""
 
 
-def _run(name: str, args: list[str], flags: Flags) -> int:
+def _run(name: str, args: list[str], flags: Flags) -> tuple[int, str]:
     if name not in COMMANDS:
         todo = did_you_mean(name, COMMANDS, f"Commands: {', '.join(COMMANDS)}.", "`pocketvit {}`")
-        raise UsageError(f"unknown command {name!r}.", todo)
+        raise UsageError(f"unknown command {name[:60]!r}.", ELSEWHERE.get(name, todo))
     with contextlib.ExitStack() as stack:
         if flags.json:
-            stack.enter_context(_stdout_to_stderr())
+            stack.enter_context(stdout_to_stderr())
         if flags.quiet:  # drop progress and log lines; errors are printed after it
             sink = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stderr(sink))
+        stack.enter_context(notes_once())
         function = COMMANDS[name].resolve()
         from pocketvit.arguments import Arguments
 
         arguments = Arguments(name, function, COMMANDS[name].sections, FLAGS_HELP)
         report = None if flags.help else function(**arguments.parse(args))
     if flags.help:
-        print(arguments.help())
-        return 0
-    _show(report, flags)
-    return int(getattr(report, "exit_code", 0) or 0)
+        return 0, arguments.help().rstrip("\n")
+    return int(getattr(report, "exit_code", 0) or 0), _text(report, flags)
 
 
-def _show(report: Any, flags: Flags) -> None:
+def _text(report: Any, flags: Flags) -> str:
     if flags.json:
-        print(_document(report))
-    elif hasattr(report, "render"):
-        text = report.render()
-        if isinstance(text, str):
-            print(text)
-        else:
-            from rich.console import Console
-
-            Console().print(text)
-    elif report is not None:
-        print(report)
+        return _document(report)
+    texts = [report.render() if hasattr(report, "render") else report]
+    if flags.verbose and hasattr(report, "details"):
+        texts.append(report.details())
+    return "\n".join(text if isinstance(text, str) else rendered(text) for text in texts if text is not None)
 
 
 def _document(value: Any) -> str:
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # the stream's own escapes are not those of JSON
+        return json.dumps(plain(value), indent=2, allow_nan=False)
+    return text
 
 
 def extra_of(package: str) -> str | None:
@@ -171,37 +175,27 @@ def _expected(error: Exception) -> PocketvitError:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := extra_of(package):
         return MissingDependencyError.of(package, extra)
+    if reason := disk_fault(error):
+        file = getattr(error, "filename", None) or "a file"
+        return DataError(
+            f"{file}: cannot be written ({reason}).", "Free some space, and check the folder's permissions."
+        )
     what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error
     return wrapped
 
 
-def _fail(error: PocketvitError, flags: Flags) -> int:
+def _fail(error: PocketvitError, flags: Flags, exit_code: int | None = None) -> tuple[int, str]:
+    """Say an error in two lines; its exit code, and the document where one is asked for."""
     if flags.verbose:
         traceback.print_exception(error.__cause__ or error, file=sys.stderr)
-    print(f"{error.what}\n{error.todo}", file=sys.stderr)
-    if flags.json:
-        print(_document({"error": {"what": error.what, "todo": error.todo, "exit_code": error.exit_code}}))
-    return error.exit_code
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send all that is printed meanwhile to standard error, also by libraries that write to descriptor 1 themselves."""
-    saved = None
-    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
-        if sys.stdout.fileno() == 1:
-            sys.stdout.flush()
-            saved = os.dup(1)
-            os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if saved is not None:
-            os.dup2(saved, 1)
-            os.close(saved)
+        if hasattr(getattr(error, "report", None), "details"):
+            print(rendered(error.report.details()), file=sys.stderr)  # type: ignore[attr-defined]
+    print(f"{shown(error.what)}\n{shown(error.todo)}", file=sys.stderr)
+    code = error.exit_code if exit_code is None else exit_code
+    document = {"error": {"what": error.what, "todo": error.todo, "exit_code": code}}
+    return code, _document(document) if flags.json else ""
 
 
 if __name__ == "__main__":

@@ -38,11 +38,13 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command("pocketvit.data.begin:init", "write a commented recipe for a folder of photos"),
     "fit": Command("pocketvit.fit.command:fit", "images and a budget in, a verified artifact out", _FIT),
     "train": Command("pocketvit.train.command:train", "train or fine-tune one model from a recipe", _TRAIN),
     "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
     "compress": Command("pocketvit.fit.command:compress", "shrink a model in steps behind the gain gate", _COMPRESS),
     "export": Command("pocketvit.export.command:export", "trained checkpoint to an artifact"),
+    "pack": Command("pocketvit.verify.pack:pack", "an artifact as one file to hand on"),
     "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
     "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
@@ -50,6 +52,15 @@ COMMANDS = {
     "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
     "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
+
+ELSEWHERE = {
+    "models": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
+    "variants": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
+    "explain": "Attention maps are not made yet; `pocketvit report` shows what a model answers and where times went.",
+    "serve": "There is no server yet; `pocketvit predict` and pocketvit.load(...) answer.",
+    "stream": "There is no camera or video input yet; `pocketvit predict` takes images, folders and globs.",
+}
+"""Commands that people ask for and that there are not: what there is instead."""
 
 
 class _CallablePackage(ModuleType):

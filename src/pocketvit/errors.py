@@ -6,9 +6,8 @@ a traceback appears only with ``-v``. Anything that is not a ``PocketvitError`` 
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -59,16 +58,6 @@ class MissingDependencyError(PocketvitError):
         """The error for a ``package`` that the ``extra`` of pocketvit installs (none: the base install)."""
         wanted = f'"pocketvit[{extra}]"' if extra else package
         return cls(f"{package} is not installed.", f"Run: pip install {wanted}")
-
-
-@contextlib.contextmanager
-def within_memory(subject: str) -> Iterator[None]:
-    """Turn running out of memory inside into a ``DataError`` about ``subject``: others may be smaller."""
-    try:
-        yield
-    except MemoryError as error:
-        todo = "Make it smaller, cut it into parts, or free memory."
-        raise DataError(f"{subject}: not enough memory.", todo) from error
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str, form: str = "{}") -> str:

@@ -1,74 +1,249 @@
-"""Writing files in one step: readers, and killed processes, find the old file or the new one and never a part of it."""
+"""Writing files in one step: readers, and killed processes, find the old file or the new one and never a part of it.
+
+Names are what the file system has, bytes that are no UTF-8 included; Python has those as lone surrogates. Text and JSON
+files and the terminal show such a byte as an escape, ``\\udce9`` for 0xE9, which JSON readers turn back into the name.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 import json
 import math
 import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, PocketvitError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_FULL_WORDS = re.compile(
+    r"no space left|quota exceeded|file too large|file size limit|read-only file ?system|disk is full|disk i/o error"
+    r"|while serializing: I/O error|readonly database|unable to open database file|PytorchStreamWriter failed"
+    r"|iostream error",
+    re.IGNORECASE,
+)
+"""How libraries say that the disk took no more, each in errors of its own."""
+
+
+def disk_fault(error: BaseException) -> str:
+    """What the disk had against a write, in a few words; empty where an error and its causes are of another kind."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return f"{link.strerror}"
+        if not isinstance(link, (OSError, PocketvitError)) and (found := _FULL_WORDS.search(str(link))):
+            return next((words for words in str(link).splitlines() if found[0] in words), found[0]).strip()[:200]
+        link = link.__cause__ or link.__context__
+    return ""
+
+
+MAX_TEXT_BYTES = 256_000_000
+"""Text files that a user names (lists, recipes) are not read beyond; ImageNet's list has 90 MB."""
+MAX_NAME_BYTES = 255
+LEFTOVER_SECONDS = 3600.0
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial(\..*)?")
 
 
 @contextmanager
 def writing(path: Path, done: str = "written") -> Iterator[None]:
-    """Turn what the system has against writing into a ``DataError`` that names ``path``."""
+    """Turn what the system has against writing, also where a library says it, into a ``DataError`` naming ``path``."""
     try:
         yield
-    except OSError as error:
-        what = f"{path}: cannot be {done} ({error.strerror or error})."
+    except PocketvitError:
+        raise
+    except Exception as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else disk_fault(error)
+        if not reason:
+            raise
+        what = f"{path}: cannot be {done} ({reason})."
         raise DataError(what, "Check the path, free space and permissions.") from error
 
 
+@contextmanager
+def disk_faults(place: Path, todo: str) -> Iterator[None]:
+    """Turn a full or read-only disk, met anywhere within, into a ``DataError`` that names the file or ``place``."""
+    try:
+        yield
+    except PocketvitError:
+        raise
+    except Exception as error:
+        if not (reason := disk_fault(error)):
+            raise
+        file = getattr(error, "filename", None) or place
+        raise DataError(f"{file}: cannot be written ({reason}).", todo) from error
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files that goes away at the end.
+
+    Raises:
+        DataError: there is no place for it, or its disk is full.
+    """
+    todo = "Free some space there, or let TMPDIR name a folder that has it."
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="pocketvit-"))
+    except OSError as error:
+        what = f"temporary files cannot be written ({error.strerror or error})."
+        raise DataError(what, "Let TMPDIR name a folder that exists and has space.") from error
+    try:
+        with disk_faults(folder, todo):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Ask for ``size`` bytes before a long write.
+
+    Raises:
+        DataError: the disk of ``folder`` has less left.
+    """
+    with suppress(OSError):  # what cannot be asked is found out by writing
+        if (free := shutil.disk_usage(folder).free) < size:
+            what = f"{folder}: cannot be written (No space left: {size / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free)."
+            raise DataError(what, "Free some space and start again; what was written before is intact.")
+
+
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and those above it, and see that files can be made in it.
 
     Raises:
         DataError: see :func:`writing`.
     """
     with writing(folder, "created"):
         folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` with the same suffix; it replaces ``path`` when the block ends well.
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a new empty file beside ``path`` with the same suffix; it replaces ``path`` when the block ends well.
+
+    Its name is short, so that any name of ``path`` will do, and cannot be known before: nothing can be planted there.
+    What killed processes left in the folder more than an hour ago is deleted. Without ``overwrite`` a file that stands
+    at ``path`` by then is left alone.
 
     Raises:
         DataError: the folder cannot be made or written, or the disk is full; what stood at ``path`` is intact.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    suffix = path.suffix if len(path.suffix) < 20 else ""
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial{suffix}")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent.absolute())
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield partial
-            os.replace(partial, path)
+            if not overwrite:
+                _claim(path)
+            try:
+                os.replace(partial, path)
+            except BaseException:
+                if not overwrite:
+                    path.unlink(missing_ok=True)  # what was claimed
+                raise
     finally:
         with suppress(OSError):  # a path below a file cannot even be looked at
             partial.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by UTF-8 ``text`` in one step; line ends are written as they are.
+LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}(\.old)?|partial(\.\w+)?)")
+"""Names of what :func:`replacing` and ``tempfile.mkdtemp`` make before it has its own name."""
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in ``folder``, sorted; none where it is not there.
+
+    Raises:
+        DataError: it is no folder, or cannot be read.
+    """
+    with writing(folder, "read"), suppress(FileNotFoundError):
+        return sorted(os.listdir(folder))
+    return []
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes have left unfinished below ``folder``, which nothing else may be writing to."""
+    for parent, folders, files in os.walk(folder):
+        for name in filter(LEFTOVER.fullmatch, (*folders, *files)):
+            path = Path(parent, name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _claim(path: Path) -> None:
+    """Make an empty file at ``path``, or raise ``OSError`` where something stands there, also since a moment ago."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
+@functools.lru_cache(1000)  # each folder once: thousands of files may be written to one
+def _sweep(folder: Path) -> None:
+    """Delete old temporary files of :func:`replacing`."""
+    with suppress(OSError):  # it is no matter: the folder may be one that cannot be listed
+        for entry in [entry for entry in os.scandir(folder) if _PARTIAL.fullmatch(entry.name)]:
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
+                os.unlink(entry.path)
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """Text of a file that a user names: UTF-8, with or without a byte order mark; line ends are left as they are.
+
+    Raises:
+        OSError: it is missing, no regular file (pipes and devices may block or never end), or above ``limit`` bytes.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit / 1e6:g} MB")
+    return content.decode("utf-8-sig")
+
+
+def numbered(path: Path, number: int) -> Path:
+    """``path`` with ``_<number>`` behind the stem, where it is not the first; a stem too long for that is cut."""
+    stem, end = path.stem, (f"_{number}" if number > 1 else "") + path.suffix
+    while len(os.fsencode(stem + end)) > MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return path.with_name(stem + end)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Replace ``path`` by UTF-8 ``text`` in one step; line ends are written as they are, lone surrogates as escapes.
 
     Raises:
         DataError: see :func:`replacing`.
     """
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="")
+    with replacing(path, overwrite=overwrite) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, overwrite: bool = True) -> None:
     """Replace ``path`` by ``value`` as indented JSON in one step.
 
     Raises:
         DataError: see :func:`replacing`.
     """
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", overwrite=overwrite)
 
 
 def plain(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pocketvit.terminal import is_watched
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,7 +30,7 @@ def track(label: str, total: int | None, *, quiet: bool = False) -> Iterator[Cal
         total: number of parts, ``None`` if unknown.
         quiet: show nothing.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_watched():
         yield lambda count=1, note="": None
         return
     outermost = not _open

@@ -18,7 +18,7 @@ from pocketvit.export.artifact import make_golden, pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.check import check_parity, run_file
 from pocketvit.export.formats import exporter
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.parity import compare_all
 from pocketvit.spec.tasks import TASKS
 from tests.compress.helpers import apply, context, planned

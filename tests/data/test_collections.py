@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pocketvit.data.collections import Collection, Item, load_collection, load_splits, split_off
+from pocketvit.data.copies import first_of
 from pocketvit.data.quarantine import FILE_NAME, read_list, write_list
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.manifest import LevelSpec
@@ -107,11 +109,57 @@ def test_test_data_is_loaded_and_its_overlap_said(tmp_path: Path) -> None:
     assert clean.test is not None
     assert (clean.test.split, [item.labels for item in clean.test.items]) == ("test", [(1,), (1,)])  # train's classes
     assert clean.notes == ()
+    some = load_splits(replace(data, test=(str(root / "cat"), str(extra)), layout="clean"), "restore")
+    assert (len(some.train.items), len(some.val.items), len(some.test.items if some.test else ())) == (3, 3, 8)
+    assert some.notes[0].startswith("6 test images are left out of the training data, first ")
     both = load_splits(replace(data, test=(str(root),)), "classify")
-    assert [note.split(", first")[0] for note in both.notes] == [
-        "6 test images are also in the training data",
-        "6 test images are also in the validation data",
+    assert both.notes == ("all training images are also test images: the metric says nothing about new ones.",)
+
+
+def copy(source: Path, target: Path, link: bool = False) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source) if link else shutil.copyfile(source, target)
+    return target
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_same_bytes_under_two_names_are_one_image_in_one_part(tmp_path: Path, link: bool) -> None:
+    train, val, test = (clean_folder(tmp_path / name, 4) for name in ("train", "val", "test"))
+    copy(train / "photo0.png", train / "other" / "copy.png", link)
+    copy(val / "photo1.png", train / "from_val.png", link)
+    copy(test / "photo1.png", train / "from_test.png", link)
+    copy(test / "photo2.png", val / "from_test.png", link)
+    splits = load_splits(DataConfig(train=(str(train),), val=(str(val),), test=(str(test),)), "restore")
+    assert splits.test is not None
+    assert [len(part.items) for part in (splits.train, splits.val, splits.test)] == [4, 4, 4]
+    bytes_of = [{item.path.read_bytes() for item in part.items} for part in (splits.train, splits.val, splits.test)]
+    assert len(set.union(*bytes_of)) == 12
+    assert [note.partition(",")[0] for note in splits.notes] == [
+        "1 repeated images are left out: the first mention counts.",
+        "1 test images are left out of the training data",
+        "1 validation images are left out of the training data",
+        "1 test images are left out of the validation data",
     ]
+
+
+def test_a_copy_in_another_class_is_said_to_contradict(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "c", {"cat": 2, "dog": 2})
+    copy(root / "cat" / "0.png", root / "dog" / "again.png")
+    found = load_collection([str(root)], DataConfig(layout="classes"), "classify", "train")
+    assert found.counts() == {"cat": 2, "dog": 2}
+    assert found.notes == ("1 repeated images are left out, 1 of them with other labels: the first mention counts.",)
+
+
+def test_files_of_one_size_are_told_apart_wherever_they_differ(tmp_path: Path) -> None:
+    contents = [bytes(20_000)] * 5
+    contents[1] = b"x" + contents[1][1:]
+    contents[2] = contents[2][:10_000] + b"x" + contents[2][10_001:]
+    contents[3] = b""
+    paths = [tmp_path / str(k) for k in range(6)]
+    for path, content in zip(paths, [*contents, b""], strict=True):
+        path.write_bytes(content)
+    missing = tmp_path / "missing"
+    assert first_of([*paths, missing]) == {path: paths[0] if path.name == "4" else path for path in [*paths, missing]}
 
 
 def test_no_training_data_is_a_usage_error() -> None:

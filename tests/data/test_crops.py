@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 
@@ -147,6 +148,13 @@ def test_a_file_that_was_replaced_is_decoded_again(tmp_path: Path, monkeypatch: 
         assert np.array_equal(images[k], read_image("set/photo.png"))
     write(tmp_path / "b" / "set" / "photo.png", 7)
     assert np.array_equal(cache.get(collection, collection.items[0])[0], read_image("set/photo.png"))
+    for name, seed in (("set/photo.bmp", 8), ("other.bmp", 9)):  # of one size
+        write(tmp_path / "b" / name, seed)
+        os.utime(name, (1, 1))
+    bitmaps = load_collection(["set/photo.bmp"], DataConfig(), "restore", "train")
+    cache.get(bitmaps, bitmaps.items[0])
+    os.replace("other.bmp", "set/photo.bmp")  # path, size and time are those of the file before
+    assert np.array_equal(cache.get(bitmaps, bitmaps.items[0])[0], read_image("set/photo.bmp"))
     (tmp_path / "b" / "set" / "photo.png").unlink()
     with pytest.raises(DataError, match="no such file"):
         cache.get(collection, collection.items[0])

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pocketvit.data.collections import load_collection
 from pocketvit.data.doctor import doctor
-from pocketvit.data.inspect import FORMATS, inspect_file
+from pocketvit.data.inspect import inspect_file
 from pocketvit.data.quarantine import FILE_NAME
 from pocketvit.errors import DataError, UsageError
-from pocketvit.spec.images import IMAGE_SUFFIXES, read_image
+from pocketvit.spec.images import FORMATS, IMAGE_SUFFIXES, read_image
 from pocketvit.spec.recipe import DataConfig
 from tests.bad_images import READABLE, UNREADABLE, write_bad_images
 from tests.data.helpers import SHARED, class_folders, clean_folder, list_file, needs_shared, write

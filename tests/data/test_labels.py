@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from pocketvit.data.collections import load_collection, load_splits
+from pocketvit.data.doctor import doctor
 from pocketvit.data.labels import level_names, read_class_names
 from pocketvit.errors import DataError
-from pocketvit.spec.hierarchy import leaf_paths
+from pocketvit.spec.hierarchy import LevelSpec, leaf_paths
 from pocketvit.spec.recipe import DataConfig
 from tests.data.helpers import SHARED, class_folders, list_file, needs_shared
 
@@ -148,3 +151,29 @@ def test_grocery_has_81_fine_in_43_coarse_classes() -> None:
     assert [len(level.labels) for level in splits.train.levels] == [43, 81]
     assert splits.train.levels[1].labels[0] == "Golden-Delicious"
     assert splits.train.items[0].labels == (0, 0)
+
+
+@pytest.mark.parametrize("odd", ["--1", "²", "٣", "-", "1" * 5000])
+def test_labels_that_look_like_numbers_are_names(tmp_path: Path, odd: str) -> None:
+    file = list_file(tmp_path, [f"a.png, {odd}", "b.png, 1", "c.png, 10", "d.png, 2"])
+    found = load_collection([str(file)], DataConfig(layout="list"), "classify", "train")
+    assert set(found.levels[0].labels) == {odd, "1", "10", "2"}
+    (tmp_path / "classes.csv").write_text(f"cat, {odd}\ndog, 1\n")
+    with contextlib.suppress(DataError):
+        read_class_names(tmp_path / "classes.csv")
+
+
+def test_composed_and_decomposed_names_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    root = class_folders(tmp_path / "c", {composed: 2, decomposed: 3, "tea": 1})
+    data = DataConfig(layout="classes")
+    found = load_collection([str(root)], data, "classify", "train")
+    assert found.counts() == {composed: 5, "tea": 1}
+    assert doctor(str(root)).classes == {composed: 5, "tea": 1}
+    old = (LevelSpec(name="label", labels=[decomposed, "tea"]),)  # of an artifact from before
+    again = load_collection([str(root)], data, "classify", "val", old)
+    assert again.counts() == {decomposed: 5, "tea": 1}
+    (tmp_path / "classes.csv").write_text(f"{decomposed}, 0\ntea, 1\n")
+    file = list_file(tmp_path, [f"x.png, {composed}", f"y.png, {decomposed}"])
+    data = DataConfig(layout="list", class_names=str(tmp_path / "classes.csv"))
+    assert load_collection([str(file)], data, "classify", "train").counts() == {composed: 2, "tea": 0}

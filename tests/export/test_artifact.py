@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from PIL import Image
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import answers, complexity, create_artifact, make_golden, pixel_model_of, shrink
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
-from pocketvit.spec.artifact import read_artifact, read_golden, sha256
+from pocketvit.export.onnx import write
+from pocketvit.models.trained import Trained
+from pocketvit.report.command import artifact_report
+from pocketvit.runtimes.model import load
+from pocketvit.spec.artifact import read_artifact, sha256
+from pocketvit.spec.golden import read_golden
+from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, MetricRow
 from pocketvit.spec.preprocess import prepare
 from pocketvit.spec.tasks import TASKS
+from pocketvit.verify.command import verify
 from tests.export.nets import Case, cases, classifier, restorer
 from tests.tiny import photo
 
@@ -160,7 +173,7 @@ def test_files_of_one_name_from_two_places_are_kept_apart(tmp_path: Path) -> Non
         trained, tmp_path / "out", name="x", golden=golden, built=[first, Built("onnxruntime", "int8", second.path)]
     )
     assert [v.path for v in artifact.manifest.variants] == ["net.onnx", "net-onnxruntime-int8.onnx"]
-    assert (artifact.path / "net-onnxruntime-int8.onnx").read_bytes() == b"other"
+    assert (artifact.path / "net-onnxruntime-int8.onnx").read_bytes().startswith(b"other")
     assert artifact.manifest.default == "onnxruntime:fp32"
     assert artifact.manifest.main_metric == "psnr"
 
@@ -207,6 +220,104 @@ def test_shrink_keeps_the_shape_and_small_images() -> None:
     assert shrink(photo(100, 50), 40).shape == (40, 20, 3)
     small = photo(30, 20)
     assert shrink(small, 40) is small
+
+
+def whole_artifact(trained: Trained, folder: Path, task: str) -> Path:
+    """An artifact of two real ONNX files, float and int8-labelled."""
+    (folder / "f").mkdir()
+    built = write(pixel_model_of(trained), trained.preprocess.size, folder / "f")
+    shutil.copy(built.path, folder / "f" / "model-int8.onnx")
+    files = [built, Built("onnxruntime", "int8", folder / "f" / "model-int8.onnx")]
+    golden = make_golden(trained, cases(task), 2)
+    return create_artifact(trained, folder / "a", name="x", version="1.2.3", golden=golden, built=files).path
+
+
+NETS = {
+    "crop": lambda: classifier(),
+    "narrow crop": lambda: classifier(crop_pct=0.77, interpolation="bilinear"),
+    "stretch": lambda: classifier(resize="stretch"),
+    "tile": lambda: restorer(),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_cards_code_without_pocketvit_gives_the_answer_of_predict(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = "restore" if kind == "tile" else "classify"
+    trained = NETS[kind]()
+    artifact = whole_artifact(trained, tmp_path, task)
+    code = re.findall(r"^```python\n(.*?)^```", (artifact / "card.md").read_text(), re.MULTILINE | re.DOTALL)[-1]
+    assert "pocketvit" not in code
+    model = load(artifact, "onnxruntime:fp32:1")
+    for size in ((101, 140), (140, 61), (20, 30)):
+        write_image(tmp_path / "photo.png", photo(*size, seed=sum(size)))
+        picture = Image.open(tmp_path / "photo.png")
+        picture.getexif()[274] = 6  # turned, as phones do
+        picture.save(tmp_path / "photo.png", exif=picture.getexif())
+        script = code.replace("THIS_FOLDER", str(artifact)).replace("photo.jpg", str(tmp_path / "photo.png"))
+        script = script.replace("restored.png", str(tmp_path / "restored.png"))
+        exec(script, {})
+        answer = model(tmp_path / "photo.png")
+        if task == "restore":
+            found = read_image(tmp_path / "restored.png").astype(int)
+            assert found.shape == answer.image.shape == (size[1], size[0], 3)
+            assert np.abs(found - answer.image).max() <= 1  # a value near one half may round either way
+            assert np.mean(found != answer.image) < 1e-3
+        else:
+            label, score = capsys.readouterr().out.split()
+            assert (label, float(score)) == (answer.path[-1], pytest.approx(answer.levels[-1].score, abs=1e-5))
+
+
+def test_onnx_files_say_what_they_are(tmp_path: Path) -> None:
+    trained = classifier()
+    artifact = whole_artifact(trained, tmp_path, "classify")
+    for entry in read_artifact(artifact).manifest.files:
+        assert sha256(artifact / entry.path) == entry.sha256
+    for name in ("model.onnx", "model-int8.onnx"):
+        onnx.checker.check_model(onnx.load(artifact / name))
+        session = onnxruntime.InferenceSession(str(artifact / name), providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map
+        assert (about["name"], about["version"], about["task"]) == ("x", "1.2.3", "classify")
+        assert json.loads(about["labels"]) == {"coarse": ["a", "b"], "fine": ["x", "y", "z"]}
+        assert json.loads(about["parents"]) == {"fine": [0, 0, 1]}
+        assert json.loads(about["preprocess"]) == trained.preprocess.to_dict()
+    assert verify(str(artifact), target="onnxruntime:fp32").passed
+
+
+@pytest.mark.parametrize(("baseline", "warns"), [(20.25, False), (29.95, True), (31.0, True)])
+def test_the_card_says_what_is_gained_over_the_input(tmp_path: Path, baseline: float, warns: bool) -> None:
+    trained, place = restorer(), {"dataset": "d", "split": "val", "count": 2}
+    row = MetricRow(variant="onnxruntime:fp32", name="psnr@sigma25", value=30.0, unit="dB", baseline=baseline, **place)
+    artifact = create_artifact(
+        trained, tmp_path / "a", name="x", golden=make_golden(trained, cases("restore"), 1),
+        built=files(tmp_path / "f"), metrics=[row],
+    )  # fmt: skip
+    card = (artifact.path / "card.md").read_text()
+    assert (
+        f"psnr@sigma25 of `onnxruntime:fp32`: {baseline:.2f} dB without the model, gain {30 - baseline:.2f} dB" in card
+    )
+    assert ("Warning: next to nothing is gained" in card) is warns
+    assert any("without the model" in note for note in artifact_report(artifact).notes)
+
+
+def test_the_card_is_no_way_into_a_page(tmp_path: Path) -> None:
+    trained, evil = restorer(), "<script>alert(9)</script> ![](http://x/y.png) [a](javascript:b)\n# Title\n"
+    row = MetricRow(
+        variant="onnxruntime:fp32", name="psnr", value=30.0, unit="dB", dataset=evil, split=evil, count=2, protocol=evil
+    )
+    step = LineageStep(step=evil, kept=True, reason=evil, metric_name=evil, settings={evil: evil})
+    manifest = create_artifact(
+        trained, tmp_path / "a", name="x", golden=make_golden(trained, cases("restore"), 1),
+        built=files(tmp_path / "f"), licence=Licence(weights=evil, data=evil), training={"recipe": evil, evil: [evil]},
+        metrics=[row], lineage=[step], benchmarks=[],
+    ).manifest  # fmt: skip
+    card = write_card(manifest)
+    assert card.count("alert(9)") > 8
+    assert "<script" not in card
+    assert "](http" not in card
+    assert "](java" not in card
+    assert "\n# Title" not in card
 
 
 def test_card_of_a_restorer_says_how_it_tiles_and_what_is_not_measured(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export import command
 from pocketvit.export.command import export
 from pocketvit.models.trained import save_checkpoint
-from pocketvit.spec.artifact import read_artifact, read_golden
+from pocketvit.spec.artifact import read_artifact
+from pocketvit.spec.golden import read_golden
 from pocketvit.tasks.load import at_size
 from tests.export.nets import classifier, restorer
 from tests.tiny import photo
@@ -149,3 +150,12 @@ def test_impossible_size_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as error:
         at_size(classifier(), (3, 3))
     assert error.value.exit_code == 2
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(checkpoints: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("three years")
+    arguments = {"checkpoint": str(checkpoints / "restore"), "out": str(tmp_path / "mine"), "replace_existing": True}
+    with pytest.raises(UsageError, match="holds no artifact"):
+        export(**arguments, data=str(photos / "clean"), goldens=1)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]

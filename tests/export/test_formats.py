@@ -16,7 +16,7 @@ from pocketvit.export.onnx import to_half_storage
 from pocketvit.export.wrap import PixelModel
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tasks import TASKS
 from pocketvit.tasks import TORCH_TASKS

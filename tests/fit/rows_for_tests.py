@@ -48,4 +48,5 @@ def row(
         "step": "" if precision == "fp32" else precision,
         "built": Built("onnxruntime", precision, path),
     }
-    return Row(name, "onnxruntime", precision, **{**fields, **more})
+    runtime = more.pop("runtime", "onnxruntime")
+    return Row(name, runtime, precision, **{**fields, **more})

@@ -17,7 +17,8 @@ import pocketvit
 from pocketvit.compress.table import STEPS
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
-from pocketvit.spec.artifact import read_artifact, read_golden
+from pocketvit.spec.artifact import read_artifact
+from pocketvit.spec.golden import read_golden
 from pocketvit.tasks.load import load_checkpoint
 
 from ..train.helpers import classify_recipe, write_classes

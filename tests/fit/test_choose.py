@@ -84,3 +84,15 @@ def test_the_chosen_row_is_handed_over_first_and_each_variant_once(tmp_path: Pat
     rows = [float_file, first, second, other]
     assert [r.name for r in handed_over(second, rows, limits())] == ["int8 (2)", "float"]
     assert [r.name for r in handed_over(float_file, rows, limits())] == ["float", "int8 (2)"]
+
+
+def test_a_file_that_the_base_install_runs_is_handed_over_too(tmp_path: Path) -> None:
+    """Also where it is beaten in all figures, or too slow; not where it misses the floor or is of another network."""
+    chosen = row(tmp_path, "ov", 91, 5, 50, runtime="openvino")
+    slow, slower = row(tmp_path, "ort", 90, 20, 100), row(tmp_path, "ort int8", 89, 30, 200, precision="int8")
+    bad, other = row(tmp_path, "bad", 40, 4, 300), row(tmp_path, "other", 90, 6, 60, model="another network")
+    rules = limits(Budget(latency_ms=10), Floor(value=80))
+    assert [r.name for r in handed_over(chosen, [chosen, slow, slower, bad, other], rules)] == ["ov", "ort"]
+    assert [r.name for r in handed_over(chosen, [chosen, bad, other], rules)] == ["ov"]
+    small = limits(Budget(size_mb=0.07), Floor(value=80))
+    assert [r.name for r in handed_over(chosen, [chosen, slow], small)] == ["ov"]

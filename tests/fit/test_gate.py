@@ -44,6 +44,19 @@ def test_a_step_is_judged_against_the_state_before_and_against_the_float_file(tm
     assert "no gain over float" in refused.reason
 
 
+@pytest.mark.parametrize(
+    ("metric", "kb", "words"),
+    [
+        (90, 100, "1.20x speed, as large, psnr unchanged"),
+        (89.9996, 40, "1.20x speed, 2.50x smaller, psnr -0.0004 dB"),
+        (90.25, 125, "1.20x speed, 1.25x larger, psnr +0.25 dB"),
+    ],
+)
+def test_what_did_not_change_is_said_so(tmp_path: Path, metric: float, kb: int, words: str) -> None:
+    base, step = row(tmp_path, "float", 90, 10), row(tmp_path, "step", metric, 8, kb, speedup=1.2, gain=1.2)
+    assert judge(base, base, step, CompressConfig(), limits()).reason == words
+
+
 def test_a_librarys_default_is_a_field_and_is_never_kept(tmp_path: Path) -> None:
     base = row(tmp_path, "float", 90, 10)
     default = row(tmp_path, "any name", 90, 5, 20, precision="int8", speedup=2.0, gain=2.0, baseline=True)

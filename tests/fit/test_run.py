@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,9 +11,11 @@ import pytest
 import yaml
 
 import pocketvit
-from pocketvit.errors import NothingFitsError, UsageError
+from pocketvit.errors import DataError, NothingFitsError, UsageError
+from pocketvit.fit import demo
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
+from pocketvit.train.runs import open_run
 
 from ..train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
@@ -118,12 +121,50 @@ def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(tmp
     assert not (tmp_path / "n").exists()
 
 
+def test_no_word_about_compilers_reaches_the_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = restore_recipe(tmp_path / "none")
+    with pytest.raises(DataError):
+        pocketvit.fit(recipe, name="n", runs=str(tmp_path), quiet=True)
+    logging.getLogger("torch.utils.cpp_extension").warning("No CUDA runtime is found, using CUDA_HOME='/x'")
+    assert not caplog.records
+
+
 def test_demo_deletes_no_run_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "recipe.yaml").write_text("name: grocery\n")
     with pytest.raises(UsageError, match="no demo run"):
         pocketvit.demo(runs=str(tmp_path), name="mine", quiet=True)
     assert (tmp_path / "mine" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["mine-photos/wedding.jpg", "mine-photos/val/wedding.png", "mine/notes.txt", "../other-photos/x.jpg"]
+)
+def test_demo_deletes_only_what_a_demo_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """A folder of the demo's name, a file added to what a demo wrote, and a name that leaves the folder of runs."""
+    runs, name = tmp_path / "runs", "../other" if place.startswith("..") else "mine"
+    monkeypatch.setattr("pocketvit.fit.run.run", lambda *_: pytest.fail("the demo went on"))
+    if place != "mine-photos/wedding.jpg":
+        write_old_demo(runs, "mine")
+    (runs / place).parent.mkdir(parents=True, exist_ok=True)
+    (runs / place).write_bytes(b"irreplaceable")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError):
+        pocketvit.demo(runs=str(runs), name=name, quiet=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def write_old_demo(runs: Path, name: str) -> None:
+    """What a demo that was killed leaves: photos, a run, unfinished files."""
+    demo._write_photos(runs / f"{name}-photos")
+    open_run(demo.demo_recipe(runs / f"{name}-photos", 400.0), name, str(runs))
+    (runs / name / ".artifact.candidate").mkdir()
+    (runs / name / ".report.partial.json").write_text("{")
+
+
+def test_demo_replaces_an_earlier_demo(tmp_path: Path) -> None:
+    write_old_demo(tmp_path, "mine")
+    demo.check_old(tmp_path / "mine", tmp_path / "mine-photos")
 
 
 @pytest.mark.slow

@@ -99,5 +99,5 @@ def test_a_run_killed_behind_a_stopped_trial_takes_it_over_as_it_was(
 
 def test_a_damaged_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(DataError, match=r"study.db: the study cannot be opened"):
+    with pytest.raises(DataError, match=r"study.db: the study cannot be used"):
         open_study(tmp_path, load_recipe(None, {}), True)

@@ -65,6 +65,12 @@ def test_building_asks_no_network_and_names_mistakes(monkeypatch: pytest.MonkeyP
         build("timm:vit_tiny_patch16_224", (64, 64), {"depht": 3})
     with pytest.raises(UsageError, match="pretrained is no option"):
         build("timm:resnet10t", (64, 64), {"pretrained": True})
+    for name in ("hf-hub:../../x", "local-dir:/tmp", "hf-hub:user/name", ""):
+        with pytest.raises(UsageError, match="no such model"):
+            build(f"timm:{name}", (64, 64))
+    for options in ({"embed_dim": 3_000_000}, {"depth": -1}, {"num_heads": 0}, {"mlp_ratio": "x"}, {"in_chans": -1}):
+        with pytest.raises(UsageError, match=r"model\.options|cannot build"):
+            build("timm:vit_tiny_patch16_224", (64, 64), options)
 
 
 class Session:

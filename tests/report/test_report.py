@@ -19,7 +19,7 @@ from pocketvit.report.data import CandidateRow, ReportData, figure, load_report,
 from pocketvit.report.html import limits, picture_uri, render_html, write_report
 from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_front, pareto_plot, read_curves
 from pocketvit.report.table import candidates_table
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.manifest import LevelSpec, Manifest
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.tasks import TASKS
@@ -62,7 +62,10 @@ def data(tmp_path: Path) -> ReportData:
         rankings={"int8": [("blocks.0.mlp", 0.5), ("blocks.1.attn", 2.0)]},
         curves=tmp_path / "metrics.csv",
         notes=["A note."],
-        verification={"passed": True, "checks": [{"name": "checksums", "passed": True, "detail": "4 files"}]},
+        verification={
+            "passed": True,
+            "checks": [{"name": "checksums", "passed": True, "detail": "4 files", "variant": "openvino:bf16"}],
+        },
     )
 
 
@@ -89,6 +92,7 @@ def test_html_holds_every_section_and_nothing_from_outside(data: ReportData) -> 
         "avx2, amx",
         "A note.",
         "4 files",
+        "openvino:bf16",
         "30.21 → 30.05",
         "2.41 → 0.740",
     ):
@@ -239,6 +243,14 @@ def test_curves_are_read_and_drawn(data: ReportData, tmp_path: Path) -> None:
     assert LIGHT.lines[0] in drawn
     (tmp_path / "lr.csv").write_text("step,lr\n1,2\n")
     assert curves_plot(tmp_path / "lr.csv") is None
+
+
+def test_epochs_on_axes_are_whole(data: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr("pocketvit.report.plots._svg", lambda figure: figures.append(figure) or "svg")
+    curves_plot(tmp_path / "metrics.csv")
+    for axes in figures[0].axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", None])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from PIL import Image
 import pocketvit
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes.model import Model, load
+from pocketvit.runtimes.order import load_order
 from pocketvit.spec.artifact import Artifact, pack
+from pocketvit.spec.environment import processor
 from pocketvit.spec.images import read_image
+from pocketvit.spec.manifest import BenchRow, MetricRow
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks.classify import Classification
 from pocketvit.spec.tasks.restore import Restored
@@ -84,6 +88,15 @@ def test_classification_follows_the_tree(classifier: Artifact, target: str, labe
     assert 0.5 < result.levels[1].score <= 1
 
 
+def test_models_and_answers_are_shown_in_one_line(restorer: Artifact, classifier: Artifact) -> None:
+    model = load(classifier.path, "onnxruntime:fp32:1")
+    assert repr(model) == "<Model tiny-classify 0.1.0: classify, onnxruntime:fp32:1, 32x32 crop>"
+    answer = model(coloured(3))
+    assert repr(answer) == f"<Classification cold {100 * answer.levels[0].score:.1f} % > {answer.line.split(' > ')[1]}>"
+    assert "blue" in repr(answer)
+    assert repr(load(restorer.path, "onnxruntime:fp32:1")(photo(30, 40))) == "<Restored 30x40>"
+
+
 def test_targets_as_text_and_object(restorer: Artifact) -> None:
     assert load(restorer.path, Target("openvino", "fp32", 1)).session.info.threads == 1
     assert load(restorer.path, "openvino:fp32").variant.companions == ["model.bin"]
@@ -105,6 +118,53 @@ def test_a_default_that_cannot_run_here_falls_back_and_says_so(
     assert "running onnxruntime:fp32:2 instead of openvino:fp32" in caplog.text
     with pytest.raises(MissingDependencyError):
         load(artifact.path, "openvino:fp32")
+
+
+def timed(variant: str, p50: float, **changes: Any) -> BenchRow:
+    fields = {"threads": 1, "runs": 50, "input_shape": [40, 56, 3], "includes": "all", "environment": processor()}
+    ends = {"p50_low_ms": p50 * 0.99, "p50_high_ms": p50 * 1.01, "p90_ms": p50 * 1.1}
+    return BenchRow(**{"variant": variant, "p50_ms": p50, **ends, **fields, **changes})
+
+
+def scored(variant: str, value: float, **changes: Any) -> MetricRow:
+    fields = {"name": "psnr@sigma25", "unit": "dB", "dataset": "d", "split": "val", "count": 9}
+    return MetricRow(**{"variant": variant, "value": value, **fields, **changes})
+
+
+FASTER = [timed("onnxruntime:fp32", 9.0), timed("openvino:bf16", 4.0), timed("openvino:fp32", 6.0)]
+EQUAL = [scored("onnxruntime:fp32", 30.0), scored("openvino:bf16", 29.99), scored("openvino:fp32", 30.0)]
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "metrics", "taken"),
+    [
+        (FASTER, EQUAL, "openvino:bf16"),
+        (FASTER, [*EQUAL[::2], scored("openvino:bf16", 29.9)], "openvino:fp32"),
+        (FASTER, EQUAL[:1], "onnxruntime:fp32"),
+        ([], EQUAL, "onnxruntime:fp32"),
+        ([FASTER[0], timed("openvino:bf16", 8.9)], EQUAL, "onnxruntime:fp32"),
+        ([FASTER[0], timed("openvino:bf16", 4.0, threads=8)], EQUAL, "onnxruntime:fp32"),
+        ([timed(row.variant, row.p50_ms, environment={"cpu": "a phone"}) for row in FASTER], EQUAL, "onnxruntime:fp32"),
+    ],
+)
+def test_without_a_target_the_fastest_of_the_equally_good_is_taken(
+    tmp_path: Path, benchmarks: list[BenchRow], metrics: list[MetricRow], taken: str
+) -> None:
+    """Where the artifact was timed on a processor like this one."""
+    artifact = make_tiny_artifact(tmp_path / "a", openvino=True, benchmarks=benchmarks, metrics=metrics)
+    assert load_order(artifact.manifest)[0].key == taken
+    assert {v.key for v in load_order(artifact.manifest)} == {v.key for v in artifact.manifest.variants}
+    if taken == "openvino:fp32":
+        assert load(artifact.path).target.key == taken
+
+
+def test_the_fastest_that_cannot_run_is_passed_over_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", openvino=True, benchmarks=FASTER, metrics=EQUAL)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert load(artifact.path).target.key == "onnxruntime:fp32"
+    assert not caplog.records
 
 
 def test_nothing_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import threading
 from pathlib import Path
 
@@ -75,3 +76,46 @@ def test_openvino_makes_requests_as_they_are_needed_and_no_more(artifact: Artifa
     assert len(made) == 1
     answers_of_threads(session, pictures, calls=200)
     assert len(made) <= openvino_module._REQUESTS
+
+
+def test_two_engines_in_turns_from_four_threads_each(artifact: Artifact) -> None:
+    image, found = photo(90, 100), []
+    models = {target: load(artifact.path, target) for target in ("onnxruntime:fp32:1", "openvino:fp32:1")}
+    expected = {target: model(image).image for target, model in models.items()}
+
+    def call(target: str) -> None:
+        found.extend((target, models[target](image).image) for _ in range(20))
+
+    workers = [threading.Thread(target=call, args=(target,)) for _ in range(4) for target in models]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 160
+    for target, answer in found:
+        np.testing.assert_array_equal(answer, expected[target])
+
+
+def test_the_benchmark_counts_wrong_answers_and_errors(
+    artifact: Artifact, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["threads.py", "--calls", "30", "--artifact", str(artifact.path), "--threads", "3"])
+    main = runpy.run_path(str(repository / "benchmarks" / "threads.py"))["main"]
+    assert main() == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[-6:-3] for row in rows] == [["30", "0", "0"]] * 3
+    assert [row[0] for row in rows] == ["onnxruntime:fp32:1", "openvino:fp32:1", "in"]
+    sound, calls = openvino_module.OpenVinoSession.run, []
+
+    def sometimes(self: openvino_module.OpenVinoSession, inputs: dict) -> dict:
+        calls.append(1)
+        if len(calls) > 40 and len(calls) % 7 == 0:
+            raise RuntimeError("busy")
+        answer = sound(self, inputs)
+        return {k: v + (len(calls) > 40 and len(calls) % 5 == 0) * 9 for k, v in answer.items()}
+
+    monkeypatch.setattr(openvino_module.OpenVinoSession, "run", sometimes)
+    assert main() == 1
+    row = capsys.readouterr().out.splitlines()[2].split()
+    assert int(row[2]) > 0
+    assert int(row[3]) > 0

@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from pocketvit.commands import COMMANDS
@@ -210,3 +213,51 @@ def test_output_that_cannot_be_written(
 def test_long_tables_are_cut_when_printed(classifier: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TABLE_ROWS", 2)
     assert "... and 1 more" in rendered(predict(classifier, ["in"]))
+
+
+def test_too_little_memory_is_about_one_image(restorer: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketvit.runtimes import model as models
+
+    tiled = models.run_tiled
+
+    def fail(run: object, image: np.ndarray, *args: object) -> np.ndarray:
+        if image.shape[0] == 50:  # a.png
+            raise MemoryError
+        return tiled(run, image, *args)
+
+    monkeypatch.setattr(models, "run_tiled", fail)
+    report = predict(restorer, ["in"])
+    assert [str(row.image) for row in report.predictions] == ["in/b.jpg", "in/deep/c.png"]
+    assert len(report.failures) == 1
+    assert report.failures[0].reason.startswith("in/a.png: ")
+    assert "memory" in report.failures[0].reason
+    assert report.exit_code == 3
+
+
+def test_files_that_were_not_looked_at_are_counted(restorer: str, folder: Path) -> None:
+    for name in ("a.heic", "b.heic", "c.mov"):
+        (folder / "in" / name).write_bytes(b"x")
+    assert "3 files were not looked at: 2 .heic, 1 .mov" in rendered(predict(restorer, ["in"]))
+
+
+_PEAK = """
+import resource, sys
+from pocketvit.serve.predict import predict
+artifact, small, large, out = sys.argv[1:]
+predict(artifact, [small], out=out + "/small_out.png")  # libraries and the session's buffers are there
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+predict(artifact, [large], out=out + "/large_out.png")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_photo_costs_at_most_three_times_its_bytes(restorer: str, tmp_path: Path) -> None:
+    side = 4000
+    for name, size in (("small", 200), ("large", side)):
+        Image.fromarray(np.tile(photo(200, 200), (size // 200, size // 200, 1))).save(
+            tmp_path / f"{name}.png", compress_level=1
+        )
+    command = [sys.executable, "-c", _PEAK, restorer, *(str(tmp_path / f"{n}.png") for n in ("small", "large"))]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3 * 3 * side * side

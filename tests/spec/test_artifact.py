@@ -12,6 +12,7 @@ import pytest
 
 from pocketvit.errors import DataError, PocketvitError, UsageError, VerificationError
 from pocketvit.spec import artifact as artifact_module
+from pocketvit.spec import golden as golden_module
 from pocketvit.spec.artifact import (
     Artifact,
     file_entries,
@@ -19,11 +20,10 @@ from pocketvit.spec.artifact import (
     new_folder,
     pack,
     read_artifact,
-    read_golden,
     sha256,
-    write_golden,
     write_manifest,
 )
+from pocketvit.spec.golden import read_golden, write_golden
 from tests.tiny import make_tiny_artifact
 
 
@@ -177,7 +177,7 @@ def test_goldens_with_a_member_that_is_no_array(tiny: Artifact) -> None:
 
 
 def test_goldens_that_unpack_to_too_much(tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_module, "MAX_GOLDEN_BYTES", 10_000)
+    monkeypatch.setattr(golden_module, "MAX_GOLDEN_BYTES", 10_000)
     with pytest.raises(VerificationError, match="more than goldens may hold"):
         read_golden(tiny)
 

@@ -25,18 +25,6 @@ def test_unreadable_files_are_data_errors_that_name_the_file(bad: dict[str, Path
     assert caught.value.exit_code == 3
 
 
-def test_a_file_that_memory_does_not_suffice_for_is_not_called_damaged(
-    bad: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def short(*arguments: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "convert", short)
-    with pytest.raises(DataError, match=r"grey\.png: not enough memory") as caught:
-        read_image(bad["grey"])
-    assert "doctor" not in caught.value.todo
-
-
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_image(tmp_path / "none.png")
@@ -46,31 +34,6 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_png_is_read_exactly_whatever_its_suffix(bad: dict[str, Path]) -> None:
     np.testing.assert_array_equal(read_image(bad["mislabelled"]), photo())
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "I;16", "I", "F", "LA", "RGBA", "transparent"])
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_bands_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, mode: str, orientation: int) -> None:
-    picture = Image.fromarray(photo(61, 97))
-    if mode in ("I;16", "I", "F"):
-        grey = np.asarray(picture.convert("L"))
-        types = {"I;16": grey.astype(np.uint16) * 257, "I": grey.astype(np.int32) * 257, "F": grey / np.float32(255)}
-        image = Image.fromarray(types[mode])
-    elif mode == "transparent":
-        image = picture.quantize(32)
-        image.info["transparency"] = bytes(range(0, 256, 8))
-    else:
-        image = picture.convert(mode)
-    image.getexif()[0x0112] = orientation
-    before = image.size, image.tobytes()
-    whole = read_image(image)
-    monkeypatch.setattr(images, "_BAND", 1000)
-    banded = read_image(image)
-    np.testing.assert_array_equal(banded, whole)
-    assert banded.shape == ((97, 61, 3) if orientation == 6 else (61, 97, 3))
-    assert banded.flags["C_CONTIGUOUS"]
-    assert banded.flags["WRITEABLE"]
-    assert (image.size, image.tobytes()) == before  # the caller's image
 
 
 def test_one_pixel(bad: dict[str, Path]) -> None:

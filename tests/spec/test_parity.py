@@ -7,7 +7,8 @@ import pytest
 
 from pocketvit.errors import VerificationError
 from pocketvit.spec import parity
-from pocketvit.spec.artifact import Artifact, read_golden
+from pocketvit.spec.artifact import Artifact
+from pocketvit.spec.golden import read_golden
 from pocketvit.spec.target import PRECISIONS
 from pocketvit.spec.tasks import TASKS
 from tests.tiny import make_tiny_artifact
@@ -54,11 +55,15 @@ def test_every_task_and_precision_has_limits() -> None:
 def test_the_manifest_states_limits(classifier: Artifact) -> None:
     assert parity.tolerances(classifier.manifest, "bf16") == TASKS["classify"].tolerances["bf16"]
     stated = classifier.manifest.model_copy(update={"tolerances": {"bf16": {"max_abs": 0.01}}})
-    assert parity.tolerances(stated, "bf16") == {"max_abs": 0.01}
+    assert parity.tolerances(stated, "bf16") == TASKS["classify"].tolerances["bf16"] | {"max_abs": 0.01}
     assert parity.tolerances(stated, "int8") == TASKS["classify"].tolerances["int8"]
     wrong = classifier.manifest.model_copy(update={"tolerances": {"bf16": {"max_abss": 0.01}}})
     with pytest.raises(VerificationError, match=r"tolerances\.bf16\.max_abss"):
         parity.tolerances(wrong, "bf16")
+    for loose in ({"max_abs": 0.31}, {"min_cosine": 0.94}, {"min_agreement": float("nan")}):
+        looser = classifier.manifest.model_copy(update={"tolerances": {"bf16": loose}})
+        with pytest.raises(VerificationError, match=f"tolerances.bf16.{next(iter(loose))} .* looser than"):
+            parity.tolerances(looser, "bf16")
 
 
 def test_task_figures_count_lost_answers(classifier: Artifact) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -64,8 +65,8 @@ def test_unknown_override_is_named() -> None:
         ("data: {layout: zip}", "data.layout"),
         ("train: {batch_size: 0}", "train.batch_size"),
         ("train: {ema: 1.5}", "train.ema"),
-        ("task: {name: restore, loss: cross_entropy}", "does not go with"),
-        ("task: {name: classify, loss: l1}", "does not go with"),
+        ("task: {name: restore, loss: cross_entropy}", "task.loss must be one of auto, l1"),
+        ("task: {name: classify, loss: l1}", "task.loss must be one of auto, cross_entropy"),
         ("budget: {latency_ms: -1}", "budget.latency_ms"),
         ("data: {sigma: [50, 10]}", "data.sigma"),
         ("data: {val_share: 1}", "val_share"),
@@ -127,6 +128,35 @@ def test_wrong_values_are_usage_errors_that_name_the_field(tmp_path: Path, text:
         ("data: {shot: [-0.1, 0.1]}", "data.shot"),
         ("data: {sigma: [.nan, 10]}", "data.sigma"),
         ("floor: {max_drop: -1}", "floor.max_drop"),
+        ("floor: {value: .inf}", "floor.value"),
+        ("model: {options: {depth: .inf}}", "model.options"),
+        ("compress: {steps: [{int8: {smooth: [.nan]}}]}", "compress.steps"),
+        ("train: {lr: .inf}", "train.lr"),
+        ("train: {minutes: .inf}", "train.minutes"),
+        ("train: {checkpoint_minutes: .inf}", "train.checkpoint_minutes"),
+        ("train: {seed: 99999999999999999999}", "train.seed"),
+        ("train: {threads: 1000000}", "train.threads"),
+        ("train: {epochs: 1000000000000}", "train.epochs"),
+        ("train: {batch_size: 1000000000}", "train.batch_size"),
+        ("train: {randaugment_magnitude: 31}", "train.randaugment_magnitude"),
+        ("data: {eval_sigma: [1.0e+300]}", "data.eval_sigma"),
+        ("data: {eval_sigma: [.inf]}", "data.eval_sigma"),
+        ("data: {sigma: [0, .inf]}", "data.sigma"),
+        ("data: {patch: 100000}", "data.patch"),
+        ("data: {patches_per_image: 1000000000}", "data.patches_per_image"),
+        ("data: {workers: 100000}", "data.workers"),
+        ("target: {threads: 1000000}", "target.threads"),
+        ("preprocess: {size: [100000, 100000]}", "preprocess.size"),
+        ("preprocess: {mean: [.nan, 0, 0]}", "preprocess.mean"),
+        ("preprocess: {std: [.inf, 1, 1]}", "preprocess.std"),
+        ("preprocess: {overlap: -1}", "preprocess.overlap"),
+        ("budget: {latency_ms: .inf}", "budget.latency_ms"),
+        ("budget: {image: [100000, 1]}", "budget.image"),
+        ("search: {sizes: [100000]}", "search.sizes"),
+        ("search: {timing_seconds: .inf}", "search.timing_seconds"),
+        ("compress: {min_speedup: .inf}", "compress.min_speedup"),
+        ("task: {level_weights: [.inf]}", "task.level_weights"),
+        ("task: {label_smoothing: .nan}", "task.label_smoothing"),
     ],
 )
 def test_impossible_values_name_their_key(tmp_path: Path, text: str, key: str) -> None:
@@ -134,6 +164,45 @@ def test_impossible_values_name_their_key(tmp_path: Path, text: str, key: str) -
         load_recipe(write(tmp_path, text))
     assert caught.value.what.startswith(key)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "example"),
+    [
+        ("train: {epochs: true}", "train.epochs must be a whole number, not True.", "epochs: 10"),
+        ("train: {batch_size: yes}", "train.batch_size must be a whole number, not True.", "batch_size: 32"),
+        ("train: {seed: false}", "train.seed must be a whole number, not False.", "seed: 0"),
+        ("train: {lr: '0.1'}", "train.lr must be a number, not '0.1'.", "lr: 0.0003"),
+        ("train: {lr: true}", "train.lr must be a number, not True.", "lr: 0.0003"),
+        ("train: {epochs: 2.5}", "train.epochs must be a whole number, not 2.5.", "epochs: 10"),
+        ("train: {channels_last: 1}", "train.channels_last must be true or false, not 1.", "channels_last: true"),
+        ("train: {optimizer: adm}", "train.optimizer must be one of adamw, adam, sgd, not 'adm'.", '"adamw"'),
+        ("budget: {latency_ms: 33ms}", "budget.latency_ms must be a number, not '33ms'.", "--budget.latency_ms"),
+        ("preprocess: {size: 300}", "preprocess.size must be a list of 2 whole numbers, not 300.", "[224, 224]"),
+        ("data: {sigma: [a, b]}", "data.sigma must be a list of 2 numbers, not ['a', 'b'].", "[25.0, 25.0]"),
+        ("data: {train: [1]}", "data.train must be a list of texts, not [1].", '["name"]'),
+        ("data: {class_names: 3}", "data.class_names must be a text, not 3.", "class_names:"),
+        ("model: {options: [1]}", "model.options must be a mapping, not [1].", "{}"),
+        ("task: {label_smoothing: '0'}", "task.label_smoothing must be a number, not '0'.", "0.0"),
+        ("task: {name: [1]}", "unknown task [1].", "classify"),
+        ("data: 3", "data must be a mapping, not 3.", "Correct"),
+        (f"name: {'x' * 9999}!", "name 'xxxx", "letters"),
+        (f"train: {{epochs: {'x' * 9999}}}", "train.epochs must be a whole number, not 'xxx", "10"),
+    ],
+)
+def test_types_are_not_guessed_and_errors_say_what_works(tmp_path: Path, text: str, what: str, example: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert caught.value.what.startswith(what)
+    assert example in caught.value.todo
+    assert len(str(caught.value)) < 300
+
+
+def test_whole_numbers_pass_for_numbers_and_one_path_for_a_list(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "train: {lr: 1}\ndata: {train: ../photos}\ncompress: {steps: int8}\n"))
+    assert (recipe.train.lr, recipe.data.train, recipe.compress.steps) == (1.0, ("../photos",), ("int8",))
+    made = load_recipe(None, {"data": {"train": tmp_path, "sigma": np.array([1, 2])}, "train.seed": np.int64(3)})
+    assert (made.data.train, made.data.sigma, made.train.seed) == ((str(tmp_path),), (1.0, 2.0), 3)
 
 
 def test_values_at_the_edge_are_accepted(tmp_path: Path) -> None:

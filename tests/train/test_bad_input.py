@@ -22,7 +22,7 @@ def test_an_image_that_cannot_be_decoded_stops_training_with_its_name_until_it_i
     folder = write_photos(tmp_path / "d", 3)
     copy = folder / bad[name].name
     shutil.copyfile(bad[name], copy)
-    recipe = restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1))]})
+    recipe = restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1, side=80))]})
     with pytest.raises(DataError) as caught:
         pocketvit.train(recipe, name="r", runs=str(tmp_path), quiet=True)
     assert copy.name in caught.value.what
@@ -41,7 +41,7 @@ def test_every_odd_but_readable_image_trains_both_tasks(tmp_path: Path, bad: dic
         shutil.copyfile(bad[name], folder / bad[name].name)
         shutil.copyfile(bad[name], classes / "red" / bad[name].name)
     restored = pocketvit.train(
-        restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1))]}),
+        restore_recipe(folder, **{"train.epochs": 1, "data.val": [str(write_photos(tmp_path / "v", 1, side=80))]}),
         name="r",
         runs=str(tmp_path),
         quiet=True,

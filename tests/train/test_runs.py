@@ -17,12 +17,17 @@ def recipe() -> Recipe:
     return load_recipe(None, {"train.epochs": 3, "train.seed": 5, "budget.latency_ms": 10})
 
 
+def checkpoint_in(folder: Path) -> None:
+    (folder / "last").mkdir()
+    (folder / "last" / "model.safetensors").write_bytes(b"weights")
+
+
 def test_a_new_run_holds_recipe_and_environment(tmp_path: Path, recipe: Recipe) -> None:
     folder = open_run(recipe, "first", str(tmp_path / "runs"))
     assert folder == tmp_path / "runs" / "first"
     assert load_recipe(folder / "recipe.yaml") == recipe
     assert json.loads((folder / "environment.json").read_text())["seed"] == 5
-    assert sorted(p.name for p in folder.iterdir()) == ["environment.json", "recipe.yaml"]
+    assert sorted(p.name for p in folder.iterdir()) == ["environment.json", "recipe.yaml", "run.log"]
     assert open_run(recipe, "first", str(tmp_path / "runs")) == folder
 
 
@@ -104,7 +109,21 @@ def test_what_judges_and_labels_may_change(tmp_path: Path, recipe: Recipe, chang
 )
 def test_what_changes_the_training_is_refused(tmp_path: Path, recipe: Recipe, change: dict[str, object]) -> None:
     folder = open_run(recipe, "r", str(tmp_path))
+    checkpoint_in(folder)
     before = yaml.safe_load((folder / "recipe.yaml").read_text())
     with pytest.raises(UsageError, match=next(iter(change)).replace(".", r"\.")):
         open_run(load_recipe(recipe, change | {"budget.latency_ms": 20}), "r", str(tmp_path))
     assert yaml.safe_load((folder / "recipe.yaml").read_text()) == before
+
+
+def test_what_kills_have_left_is_gone_when_the_run_has_finished(tmp_path: Path, recipe: Recipe) -> None:
+    folder = open_run(recipe, "r", str(tmp_path))
+    for name in ("..artifact.candidate.1c9ntfr2", "trials/a/.best.x1y2z3_4", "trials/a/best", ".ipynb_checkpoints"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "half").write_text("x")
+    (folder / "trials" / ".state.partial.pt").write_text("x")
+    finish_run(folder, {})
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert left == {"recipe.yaml", "environment.json", "finished.json", "trials", "trials/a", "trials/a/best"} | {
+        *("trials/a/best/half", ".ipynb_checkpoints", ".ipynb_checkpoints/half")
+    }

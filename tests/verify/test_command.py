@@ -16,15 +16,8 @@ from rich.console import Console
 import pocketvit
 from pocketvit.errors import MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import openvino as openvino_module
-from pocketvit.spec.artifact import (
-    Artifact,
-    file_entries,
-    pack,
-    read_artifact,
-    read_golden,
-    write_golden,
-    write_manifest,
-)
+from pocketvit.spec.artifact import Artifact, file_entries, pack, read_artifact, write_manifest
+from pocketvit.spec.golden import read_golden, write_golden
 from pocketvit.spec.images import write_image
 from pocketvit.spec.manifest import Variant
 from pocketvit.verify import checks, command
@@ -80,9 +73,14 @@ def test_a_whole_artifact_passes_and_records_it(artifact: Artifact) -> None:
 
 def test_the_package_is_callable_and_the_report_prints(artifact: Artifact) -> None:
     report = pocketvit.verify(str(artifact.path))
+    lines = report.render().splitlines()
+    assert lines[0] == f"{artifact.manifest.name}: verified, recorded in the manifest."
+    count = sum(check.variant == "onnxruntime:fp32" for check in report.checks)
+    assert any(line.split() == f"onnxruntime:fp32 {count} of {count} checks passed".split() for line in lines)
+    assert len(lines) < 8 < len(report.checks)
     text = io.StringIO()
-    Console(file=text, width=160).print(report.render())
-    assert f"{artifact.manifest.name}: verified, recorded in the manifest." in text.getvalue()
+    Console(file=text, width=160).print(report.details())
+    assert all(check.name in text.getvalue() and check.detail in text.getvalue() for check in report.checks)
     assert json.loads(json.dumps(report.to_dict()))["passed"] is True
 
 
@@ -221,9 +219,9 @@ def test_int8_is_judged_by_the_metric(tmp_path: Path) -> None:
     assert "(onnxruntime:int8)" in error.what
 
 
-def test_a_check_that_cannot_tell_fails_verification(tmp_path: Path) -> None:
-    blind = {"max_abs": 1e9}
-    artifact = make_tiny_artifact(tmp_path / "a", "restore", tolerances={"fp32": blind})
+def test_a_check_that_cannot_tell_fails_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.parity, "tolerances", lambda manifest, precision: {"max_abs": 1e9})
+    artifact = make_tiny_artifact(tmp_path / "a", "restore")
     error = failing(artifact)
     assert "the check could not tell damaged weights from the real thing" in error.what
     assert {c.name for c in error.report.failures} == {"control: damaged weights"}

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,9 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "classify")
     for name, label in (("warm/yellow", 1), ("cold/blue", 3), ("cold/green", 1)):  # the last folder lies
         (tmp_path / "data" / name).mkdir(parents=True)
-        write_image(tmp_path / "data" / name / "x.png", coloured(label))
+        image = coloured(label).copy()
+        image[0, 0] ^= len(name) & 1  # no copy of another: it would count once
+        write_image(tmp_path / "data" / name / "x.png", image)
     report = evaluate(str(artifact.path), str(tmp_path / "data"))
     assert report.main_metric == "fine.top1"
     assert report.metrics["fine.top1"] == pytest.approx(200 / 3)
@@ -109,3 +112,41 @@ def test_bad_data(tmp_path: Path) -> None:
     for data in (tmp_path / "empty", tmp_path / "none"):
         with pytest.raises(DataError):
             evaluate(str(artifact.path), str(data))
+
+
+def test_a_restorers_input_output_and_gain_are_shown(tmp_path: Path, photos: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a")
+    report = evaluate(str(artifact.path), str(photos), eval_sigma=(25, 2))
+    row = report.to_dict()["details"]["psnr@sigma25"]
+    rng, inputs = np.random.default_rng(0), []
+    for i in range(3):
+        clean = photo(60, 70, seed=i)
+        inputs.append(psnr(np.clip(np.round(clean + rng.normal(0, 25, clean.shape)), 0, 255).astype(np.uint8), clean))
+    assert row["input"] == pytest.approx(np.mean(inputs))
+    assert row["output"] == pytest.approx(report.metrics["psnr@sigma25"])
+    assert row["gain"] == pytest.approx(row["output"] - row["input"])
+    text = printed(report)
+    assert f"psnr@sigma25: input {row['input']:.2f} dB, output {row['output']:.2f} dB, gain" in text
+    assert "Warning: psnr@sigma25" not in text
+    assert "Warning: psnr@sigma2: the model makes photos worse here." in text
+
+
+def printed(report: Any) -> str:
+    text = io.StringIO()
+    Console(file=text, width=120).print(report.render())
+    return text.getvalue()
+
+
+def test_what_a_classifier_confuses_is_shown(tmp_path: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", "classify")
+    for name, label in (("warm/yellow", 1), ("cold/blue", 3), ("cold/green", 1)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_image(tmp_path / "data" / name / "x.png", coloured(label))
+    report = evaluate(str(artifact.path), str(tmp_path / "data"))
+    details = report.to_dict()["details"]
+    assert details["confusion"]["counts"] == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    assert {row["label"]: row["top1"] for row in details["per_class"]}["green"] == 0
+    text = printed(report)
+    assert "Weakest classes: green 0 of 1." in text
+    assert ": fine.top1 66.67 % (20.77 to 93.85, 3 photos)" in " ".join(text.split())
+    assert "top5" not in text

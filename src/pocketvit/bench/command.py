@@ -17,6 +17,7 @@ from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.spec.environment import available_cores, environment
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.terminal import cell, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -104,14 +105,10 @@ class BenchReport:
     def render(self) -> RenderableType:
         """A table with one column for each artifact, then ratio, environment and warnings."""
         from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
+        from rich.table import Column
 
-        table = Table("", box=None, pad_edge=False)
-        for result in self.results:
-            table.add_column(f"{result.name} {result.variant}", justify="right")
-        for cells in zip(*map(_rows, self.results), strict=True):
-            table.add_row(cells[0][0], *(value for _, value in cells))
+        heads = (Column(cell(f"{result.name} {result.variant}"), justify="right") for result in self.results)
+        rows = [(cells[0][0], *(value for _, value in cells)) for cells in zip(*map(_rows, self.results), strict=True)]
         lines = [f"Times are for {INCLUDES}."]
         if self.ratio is not None:
             low, high = self.ratio.ci95
@@ -120,7 +117,7 @@ class BenchReport:
         env = self.environment | {"flags": " ".join(self.environment["flags"])}
         lines.append("{cpu}, {cores} cores ({flags}), {os}, Python {python}".format_map(env))
         lines += [f"Warning: {warning}" for warning in self.warnings]
-        return Group(table, Text("\n".join(lines)))
+        return Group(table(["", *heads], rows), cell("\n".join(lines)))
 
 
 def _rows(result: Result) -> list[tuple[str, str]]:
@@ -157,6 +154,7 @@ def bench(
     size: str | None = None,
     seconds: float = 5.0,
     memory: bool = True,
+    trust: bool = False,
 ) -> BenchReport:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
 
@@ -172,6 +170,7 @@ def bench(
         size: HEIGHTxWIDTH of a synthetic image instead; 480x640 by default.
         seconds: seconds of timing, for all together.
         memory: also measure load time and peak memory in a fresh process.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         UsageError: no such artifact, variant or size.
@@ -186,7 +185,7 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    watches = [Stopwatch(load(path, wanted), pixels) for path, wanted in sides]
+    watches = [Stopwatch(load(path, wanted, trust=trust), pixels) for path, wanted in sides]
     # Two engines get a pause in between: threads of the one may still spin when the other starts.
     pause_ms = 5.0 if len({watch.model.target.runtime for watch in watches}) > 1 else 0.0
     busy = quiet(0)
@@ -196,11 +195,15 @@ def bench(
         calls = {str(i): watch for i, watch in enumerate(watches)}
         timings = list(interleave(calls, seconds=seconds, warmup=WARMUP, pause_ms=pause_ms).values())
     results = tuple(
-        _result(watch, total, fresh_run(watch.model.path, watch.model.target, image, shape) if memory else None)
+        _result(watch, total, _fresh(watch.model, image, shape, trust) if memory else None)
         for watch, total in zip(watches, timings, strict=True)
     )
     ratio = speedup(*timings) if len(timings) == 2 else None
     return BenchReport(results, ratio, environment(), tuple(_warnings(results, ratio, busy)))
+
+
+def _fresh(model: Model, image: str | None, shape: tuple[int, int], trust: bool) -> FreshRun:
+    return fresh_run(model.path, model.target, image, shape, trust=trust)
 
 
 def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.files import scratch
 from pocketvit.runtimes.model import load
 from pocketvit.runtimes.probe import fresh_process
-from pocketvit.spec.images import read_image
+from pocketvit.spec.images import MAX_PIXELS, read_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
@@ -44,9 +44,11 @@ class FreshRun:
     """The first answer."""
 
 
-def peak_rss_mb(artifact: Source, target: str | Target | None = None, image: ImageSource = None) -> float:
+def peak_rss_mb(
+    artifact: Source, target: str | Target | None = None, image: ImageSource = None, *, trust: bool = False
+) -> float:
     """Peak resident MB (1e6 bytes) of a :func:`fresh_run`."""
-    return fresh_run(artifact, target, image).peak_rss_mb
+    return fresh_run(artifact, target, image, trust=trust).peak_rss_mb
 
 
 def fresh_run(
@@ -54,6 +56,8 @@ def fresh_run(
     target: str | Target | None = None,
     image: ImageSource = None,
     size: tuple[int, int] = DEFAULT_SIZE,
+    *,
+    trust: bool = False,
 ) -> FreshRun:
     """Load and answer once in a fresh process.
 
@@ -62,18 +66,19 @@ def fresh_run(
         target: ``runtime:precision:threads``; by default the artifact's own.
         image: image file or (H, W, 3) uint8 array; by default a synthetic picture of ``size`` (height, width).
         size: of the synthetic picture.
+        trust: also run files that are programs (TorchScript).
 
     Raises:
         PocketvitError: the child failed; the message holds its last line.
     """
     if isinstance(image, np.ndarray):
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "image.npy"
+        with scratch() as temporary:
+            file = temporary / "image.npy"
             np.save(file, image, allow_pickle=False)
-            return fresh_run(artifact, target, file, size)
+            return fresh_run(artifact, target, file, size, trust=trust)
     named = {"artifact": artifact, "target": target, "image": image}
-    request = {key: None if value is None else str(value) for key, value in named.items()} | {"size": size}
-    run, last_words = fresh_process("pocketvit.bench.memory", request)
+    request = {key: None if value is None else str(value) for key, value in named.items()}
+    run, last_words = fresh_process("pocketvit.bench.memory", request | {"size": size, "trust": trust})
     if run.returncode != 0:
         what = f"{artifact}: a fresh process could not answer ({last_words})."
         raise PocketvitError(what, "Run `pocketvit verify` on it, and look for free memory.")
@@ -98,12 +103,16 @@ def parse_size(text: str) -> tuple[int, int]:
     """``"480x640"`` -> (480, 640), height first.
 
     Raises:
-        UsageError: it is not two positive numbers.
+        UsageError: it is not two positive numbers, or more pixels than images may have.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    found = re.fullmatch(r"\s*0*([1-9][0-9]{0,8})\s*x\s*0*([1-9][0-9]{0,8})\s*", text.lower(), re.ASCII)
+    if found is None:
         raise UsageError(f"size {text!r} is not HEIGHTxWIDTH.", "Write e.g. 480x640.")
-    return int(parts[0]), int(parts[1])
+    height, width = map(int, found.groups())
+    if height * width > MAX_PIXELS:
+        what = f"size {text} are more than {MAX_PIXELS // 1_000_000} megapixels."
+        raise UsageError(what, "No image of that size is read; take a smaller one.")
+    return height, width
 
 
 def _own_peak_mb() -> float:
@@ -123,7 +132,7 @@ def _own_peak_mb() -> float:
 
 def _answer_once(request: dict[str, Any]) -> FreshRun:
     began = time.perf_counter()
-    model = load(request["artifact"], request["target"])
+    model = load(request["artifact"], request["target"], trust=request["trust"])
     loaded, name = time.perf_counter(), request["image"]
     stored = str(name).endswith(".npy")
     image = np.load(name, allow_pickle=False) if stored else timing_image(name, tuple(request["size"]))

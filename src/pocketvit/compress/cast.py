@@ -10,7 +10,7 @@ from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError
 from pocketvit.export import openvino as openvino_format
 from pocketvit.export.built import Built
-from pocketvit.export.onnx import to_half_storage
+from pocketvit.export.onnx import save, to_half_storage
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def fp16(step: Fp16, built: Built, context: Context) -> StepReport:
         result = openvino_format.save(graph, context.folder, stem, "fp16", half=True)
     else:
         result = Built("onnxruntime", "fp16", context.folder / f"{stem}.onnx")
-        onnx.save(to_half_storage(onnx.load(built.path)), result.path)
+        save(to_half_storage(onnx.load(built.path)), result.path)
     return StepReport("fp16", asdict(step), result)

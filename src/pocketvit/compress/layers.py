@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.wrap import INPUT
+from pocketvit.files import scratch
 
 Floats = NDArray[np.float32]
 ROWS = 2048
@@ -58,8 +58,8 @@ def prepare(source: Path) -> onnx.ModelProto:
     """The float graph with shapes inferred, after the engine's own hardware-independent fusions (to Gemm)."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "prepared.onnx"
+    with scratch() as temporary:
+        target = temporary / "prepared.onnx"
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
         graph = onnx.load(target)
     if [x.name for x in graph.graph.input] != [INPUT]:

@@ -7,7 +7,6 @@ is kept as a step so that the report can show it as a rejected candidate.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from pocketvit.compress.qdq import Plan, norm_before, plan_layer, quantise
 from pocketvit.compress.step import Context, LayerRank, StepReport, milder_counts
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
+from pocketvit.export.onnx import save
 from pocketvit.export.wrap import INPUT
+from pocketvit.files import scratch, writing
 from pocketvit.spec.preprocess import Pixels
 
 Answers = list[list[NDArray[np.float32]]]
@@ -115,7 +116,7 @@ def static_int8(step: StaticInt8, built: Built, context: Context) -> Iterator[St
     first = smallest(search, most_float(order, step))
     most = len(order) - 1 if step.max_float_layers is None else min(len(order) - 1, step.max_float_layers)
     for count in milder_counts([x.macs for x in order], first, most):
-        onnx.save(quantiser.build(order[:count]), path)
+        save(quantiser.build(order[:count]), path)
         ranking = tuple(LayerRank(x.label, errors[x.node], x.macs, i < count) for i, x in enumerate(order))
         notes = {"accepted": search(count), "error": search.errors[count], **_notes(quantiser, order[:count], search)}
         yield StepReport(
@@ -198,7 +199,7 @@ class _Search:
             graph = self.build(count)
             self.errors[count] = self.error_of(graph)
             if self.base is not None and self.errors[count] <= self.max_error:
-                onnx.save(graph, self.path)
+                save(graph, self.path)
                 self.scores[count] = float(self.score(self.path))
         if self.errors[count] > self.max_error:
             return False
@@ -245,10 +246,11 @@ def library_default_int8(step: LibraryDefaultInt8, built: Built, context: Contex
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            prepared = Path(scratch) / "prepared.onnx"
+        with scratch() as temporary:
+            prepared = temporary / "prepared.onnx"
             quant_pre_process(str(built.path), str(prepared), skip_symbolic_shape=True)
-            quantize_static(str(prepared), str(path), Reader())
+            with writing(path):
+                quantize_static(str(prepared), str(path), Reader())
     finally:
         logging.disable(disabled)
     return StepReport("int8-library-default", asdict(step), Built("onnxruntime", "int8", path))

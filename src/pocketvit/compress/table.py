@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
@@ -16,6 +14,7 @@ from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
+from pocketvit.spec.typed import strict
 
 _FLOAT = ("fp32",)
 STEPS: list[StepKind] = [
@@ -100,12 +99,7 @@ def _nearest(word: str, known: set[str]) -> str:
 def _configure(kind: StepKind, settings: Mapping[str, Any]) -> Any:
     """The config of a kind with those settings that it has; one name may have other settings in another runtime."""
     names = {f.name for f in dataclasses.fields(kind.config)}
-    try:
-        return TypeAdapter(kind.config).validate_python({k: v for k, v in settings.items() if k in names})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("compress.steps", kind.name, *first["loc"])))
-        raise UsageError(f"{where}: {first['msg']} (got {first['input']!r}).", "Correct the recipe.") from error
+    return strict(kind.config, {k: v for k, v in settings.items() if k in names}, f"compress.steps.{kind.name}")
 
 
 def attempts(step: Planned, source: Trained | Built, context: Context) -> Iterator[StepReport]:

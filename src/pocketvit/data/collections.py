@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvit.data import labels, layouts
+from pocketvit.data.copies import first_of
 from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.manifest import LevelSpec
@@ -81,49 +82,51 @@ class Splits:
 def load_splits(data: DataConfig, task: str) -> Splits:
     """Find the samples of ``data``; without ``data.val`` a stratified share of the training data is split off.
 
-    No image is in training and validation: training gives it up, unless nothing were left (``data.val`` names all of
-    the training data), which a note says. Raises DataError: a folder or list is missing, empty or inconsistent; a
-    validation class is unknown in training. UsageError: no training data is named, or the layout does not go with the
-    task.
+    No image stands in two parts, neither by a link nor as a copy under another name: test data keep it before
+    validation data, these before training data, and a note counts what was taken out. A part that nothing were left of
+    (``data.val`` names all of the training data) stays whole, which a note says too.
+    Raises DataError: a folder or list is missing, empty or inconsistent; a validation class is unknown in training.
+    UsageError: no training data is named, or the layout does not go with the task.
     """
     if not data.train:
         raise UsageError("data.train names no data.", "Name a folder or list file, e.g. --data.train photos/")
     train = load_collection(data.train, data, task, "train")
-    if data.val:
-        splits = _without_shared(train, load_collection(data.val, data, task, "val", train.levels))
-    else:
+    val = load_collection(data.val, data, task, "val", train.levels) if data.val else None
+    test = load_collection(data.test, data, task, "test", train.levels) if data.test else None
+    if test:
+        train, val = _without(train, test), val and _without(val, test)
+    if val is None:
         splits = split_off(train, data.val_share)
-    if not data.test:
-        return splits
-    test = load_collection(data.test, data, task, "test", train.levels)
-    shared = [
-        f"{len(both)} test images are also in the {name} data, first {min(both)}: the test flatters."
-        for name, part in (("training", splits.train), ("validation", splits.val))
-        if (both := _files(part) & _files(test))
-    ]
-    return replace(splits, test=replace(test, notes=(*test.notes, *shared)))
+    else:
+        train = _without(train, val)
+        splits = Splits(train, replace(val, notes=(*val.notes, *_absent(train, val))))
+    return replace(splits, test=test)
 
 
-def _files(collection: Collection) -> set[Path]:
-    return {item.path.resolve() for item in collection.items}
+_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _without_shared(train: Collection, val: Collection) -> Splits:
-    """Leave validation images out of training."""
-    shared, notes = _files(train) & _files(val), []
-    kept = tuple(item for item in train.items if item.path.resolve() not in shared) if shared else train.items
-    if shared and kept:
-        notes = [f"{len(shared)} validation images are left out of the training data, first {min(shared)}."]
-    elif shared:
-        notes = ["all training images are also validation images: the metric says nothing about new ones."]
-    train = replace(train, items=kept or train.items)
-    return Splits(train, replace(val, notes=(*val.notes, *notes, *_absent(train, val))))
+def _without(part: Collection, held: Collection) -> Collection:
+    """``part`` without the images of ``held``, unless none were left."""
+    first = first_of([item.path.resolve() for item in (*held.items, *part.items)])
+    theirs = {first[item.path.resolve()] for item in held.items}
+    kept = tuple(item for item in part.items if first[item.path.resolve()] not in theirs)
+    shared = [item.path for item in part.items if first[item.path.resolve()] in theirs]
+    if not shared:
+        return part
+    mine, other = _WORDS[part.split], _WORDS[held.split]
+    if kept:
+        note = f"{len(shared)} {other} images are left out of the {mine} data, first {min(shared)}."
+    else:
+        note = f"all {mine} images are also {other} images: the metric says nothing about new ones."
+    return replace(part, items=kept or part.items, notes=(*part.notes, note))
 
 
 def load_collection(
     paths: Sequence[str], data: DataConfig, task: str, split: str, levels: Sequence[LevelSpec] = ()
 ) -> Collection:
-    """Find the samples below ``paths``, folders or list files, joined; an image that is found twice counts once.
+    """Find the samples below ``paths``, folders or list files, joined; an image that is found twice counts once,
+    and so does a file with the same bytes under another name.
 
     ``split`` (``train``, ``val``, ``test``) chooses the sub-folder where a data set's root was named (``gopro``).
     ``levels`` is the label space to use (that of the training data or of an artifact) instead of making one; by name.
@@ -150,6 +153,11 @@ def load_collection(
                 repeated += 1
                 contradicting += rows[file].labels != row.labels
         notes += remarks
+    first = first_of(list(rows))
+    copies = [file for file in rows if first[file] != file]
+    repeated += len(copies)
+    contradicting += sum(rows[file].labels != rows[first[file]].labels for file in copies)
+    rows = {file: row for file, row in rows.items() if first[file] == file}
     if repeated:
         other = f", {contradicting} of them with other labels" if contradicting else ""
         notes.append(f"{repeated} repeated images are left out{other}: the first mention counts.")

@@ -72,13 +72,13 @@ def default_limit(processes: int = 1) -> int:
     return int(min(2 << 30, psutil.virtual_memory().available // 4)) // max(1, processes)
 
 
-def _identity(path: Path) -> tuple[str, int, int]:
-    """Which file in which state: absolute path, bytes, time of the last change."""
+def _identity(path: Path) -> tuple[str | int, ...]:
+    """Which file in which state: absolute path, file on its disk, bytes, time of the last change."""
     try:
         status = path.stat()
-        return str(path.absolute()), status.st_size, status.st_mtime_ns
+        return str(path.absolute()), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
     except OSError:  # decoding names the reason
-        return str(path.absolute()), -1, -1
+        return (str(path.absolute()),)
 
 
 def _size(entry: Decoded) -> int:

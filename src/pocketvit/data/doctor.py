@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -17,11 +18,13 @@ from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_l
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import write_json
 from pocketvit.progress import track
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
+from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images, not_looked_at
+from pocketvit.terminal import shown
 
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 """Folder name -> split, to tell copies within a split from copies that leak from one into another."""
+MAX_WORKERS = 256
 _SHOWN = 8
 
 
@@ -64,6 +67,8 @@ class DoctorReport:
     """Files left out because they stand in a quarantine list."""
     quarantine: tuple[str, ...] = ()
     """Quarantine lists written in this run; damaged files are in them."""
+    notes: tuple[str, ...] = ()
+    """Files in the folders that are no images, counted by type."""
 
     @property
     def ok(self) -> bool:
@@ -98,17 +103,20 @@ class DoctorReport:
         }
         for title, entries in sections.items():
             if entries:
-                lines += [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:_SHOWN])]
+                lines += [f"{title}: {len(entries)}", *(f"  {shown(entry)}" for entry in entries[:_SHOWN])]
             if len(entries) > _SHOWN:
                 lines.append(f"  ... and {len(entries) - _SHOWN} more (--json lists all)")
         if len(self.classes) > 1:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
-            span = f"from {self.classes[few]} images ({few}) to {self.classes[many]} ({many})"
+            span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
+        lines += self.notes
         if self.quarantine:
-            lines.append(f"{len(self.damaged)} damaged files are left out from now on: {', '.join(self.quarantine)}")
+            lines.append(
+                f"{len(self.damaged)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
+            )
         elif self.damaged:
-            lines.append(f"Leave them out with: pocketvit doctor {self.data[0]} --quarantine")
+            lines.append(f"Leave them out with: pocketvit doctor {shown(self.data[0])} --quarantine")
         else:
             lines.append("every image can be decoded")
         return "\n".join(lines)
@@ -144,13 +152,16 @@ def doctor(
             quarantine list cannot be written.
         UsageError: a limit or the number of workers makes no sense.
     """
-    if small < 0 or huge_megapixels <= 0 or (workers is not None and workers < 1):
-        what = "small must be at least 0, huge_megapixels positive and workers at least 1."
+    workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
+    if small < 0 or not 0 < huge_megapixels < math.inf or not 1 <= workers <= MAX_WORKERS:
+        what = f"small must be at least 0, huge_megapixels positive and workers at least 1 and at most {MAX_WORKERS}."
         raise UsageError(what, "Leave them out for the defaults.")
+    if out is not None and Path(out).suffix.lower() != ".json":
+        raise UsageError(f"out {out} does not end in .json.", "The report is JSON; name a file for it.")
     began = time.monotonic()
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, track("doctor", len(files)) as advance:
+    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
         findings = []
         for finding in pool.map(inspect_file, files):
             findings.append(finding)
@@ -174,6 +185,7 @@ def doctor(
         empty_folders=tuple(_empty_folders(roots)),
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
+        notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
         write_json(Path(out), report.to_dict())
@@ -191,6 +203,7 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
             resolved = path.resolve()
             if resolved not in seen and resolved not in hidden:
                 files[path] = root
+                label = layouts.same_name(label)
                 classes[label if len(roots) == 1 or not label else f"{root}: {label}"] += 1
             seen.add(resolved)
     del classes[""]
@@ -202,7 +215,7 @@ def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], i
 
 def _entries(root: Path) -> list[tuple[Path, str]]:
     """Files below a root with the class they seem to belong to: the folder, or the label in a list."""
-    if root.is_dir():
+    if os.path.isdir(root):
         return [(path, path.parent.relative_to(root).as_posix().removeprefix(".")) for path in list_images(root)]
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [(row.path, "") for row in layouts.read_clean(root, "train")[0]]
@@ -234,9 +247,9 @@ def _split_of(path: Path, root: Path, roots: Sequence[Path]) -> str:
 
 
 def _empty_folders(roots: Sequence[Path]) -> Iterator[str]:
-    for root in filter(Path.is_dir, roots):
+    for root in filter(os.path.isdir, roots):
         used = {folder for path in list_images(root) for folder in path.parents}
-        folders = (path for path in root.rglob("*") if path.is_dir() and not path.name.startswith("."))
+        folders = (path for path in folders_below(root) if path != root)
         yield from sorted(str(folder) for folder in folders if folder not in used)
 
 

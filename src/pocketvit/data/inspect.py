@@ -9,18 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from pocketvit.errors import DataError
-from pocketvit.spec.images import open_image, read_image
-
-FORMATS = {
-    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
-    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
-    **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
-    **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",), ".gif": ("GIF",)},
-}
-"""Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg)."""
+from pocketvit.errors import DataError, MissingDependencyError
+from pocketvit.spec.images import FORMATS, open_image, read_image
 
 # Of the largest images one is decoded at a time, so that memory does not grow with the threads.
 _LARGE, _LARGE_PIXELS = threading.Lock(), 25_000_000
@@ -61,6 +51,8 @@ class Finding:
 def inspect_file(path: Path) -> Finding:
     """Open, hash and fully decode one file; never raises for what is wrong with the image itself."""
     try:
+        if path.exists() and not path.is_file():
+            return Finding(path, 0, error="is no regular file")
         with path.open("rb") as file:
             size, sha256 = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -72,7 +64,7 @@ def inspect_file(path: Path) -> Finding:
             image = read_image(path)
             pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
             pixels.update(image.data)
-    except DataError as error:
+    except (DataError, MissingDependencyError) as error:
         reason = error.what.removeprefix(f"{path}").lstrip(": ").rstrip(".")
         return Finding(path, size, sha256=sha256, error=reason, **facts)
     return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
@@ -88,5 +80,5 @@ def _header(path: Path) -> dict[str, Any]:
                 "rotated": image.getexif().get(_ORIENTATION, 1) not in (0, 1),
                 "frames": int(getattr(image, "n_frames", 1)),
             }
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, Image.DecompressionBombError):
+    except (DataError, MissingDependencyError):
         return {}  # decoding names the reason

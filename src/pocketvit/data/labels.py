@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.data.layouts import Entry, read_lines
+from pocketvit.data.layouts import Entry, read_lines, same_name
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 
 Codes = list[tuple[int, ...]]
+_NUMBER = re.compile("-?[0-9]{1,18}")
+"""A class that is called by a number: neither other scripts' digits nor more of them than a number has."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def read_class_names(file: Path) -> ClassNames:
     parents.
     """
     rows = read_lines(file)
-    if len(rows[0][1]) < 2 or not rows[0][1][1].lstrip("-").isdigit():
+    if len(rows[0][1]) < 2 or not _NUMBER.fullmatch(rows[0][1][1]):
         rows = rows[1:]
     if not rows:
         raise DataError(f"{file}: holds no class.", "Write fine name, fine id, coarse name, coarse id in each line.")
@@ -48,7 +51,7 @@ def read_class_names(file: Path) -> ClassNames:
         ids = []
         for k in range(count):
             try:
-                name, identity = columns[2 * k], int(columns[2 * k + 1])
+                name, identity = same_name(columns[2 * k]), int(columns[2 * k + 1])
             except (IndexError, ValueError) as error:
                 what = f"{where}: expected name and number in columns {2 * k + 1} and {2 * k + 2}."
                 raise DataError(what, "Write fine name, fine id, coarse name, coarse id.") from error
@@ -118,7 +121,7 @@ def _make_levels(rows: Sequence[Entry], depth: int) -> tuple[LevelSpec, ...]:
         found: dict[str, str | None] = {}
         for row in rows:
             found.setdefault(row.labels[k], row.labels[k - 1] if k else None)
-        numeric = all(text.lstrip("-").isdigit() for text in found)
+        numeric = all(_NUMBER.fullmatch(text) for text in found)
         texts = sorted(found, key=lambda text: (int(text) if numeric else 0, text))
         parents = [_table(made[-1], made[-2] if k > 1 else None)[str(found[text])] for text in texts] if k else None
         made.append(LevelSpec(name=name, labels=_shorten(found, texts), parents=parents))
@@ -134,10 +137,11 @@ def _shorten(parents: Mapping[str, str | None], texts: Sequence[str]) -> list[st
 
 def _table(level: LevelSpec, above: LevelSpec | None) -> dict[str, int]:
     """Texts that mean a class of ``level``: its label, and ``parent/label`` as the folders are called."""
-    table = {label: index for index, label in enumerate(level.labels)}
+    # Hierarchies made before names were normalised may hold another spelling.
+    table = {same_name(label): index for index, label in enumerate(level.labels)}
     if above is not None and level.parents is not None:
         paths = (f"{above.labels[p]}/{label}" for label, p in zip(level.labels, level.parents, strict=True))
-        table |= {path: index for index, path in enumerate(paths)}
+        table |= {same_name(path): index for index, path in enumerate(paths)}
     return table
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pocketvit.errors import DataError
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images
+from pocketvit.files import read_text
+from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
 
 PAIR_WORDS = {"noisy": "clean", "real": "mean", "blur": "sharp"}
 """Word in the name of a degraded image or of its folder -> word for its ground truth."""
@@ -32,9 +36,14 @@ class Entry:
 Found = tuple[list[Entry], list[str]]
 
 
+def same_name(text: str) -> str:
+    """A name in composed form (NFC): macOS writes an accent as a character of its own, others do not."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_clean(root: Path, split: str) -> Found:
     """Clean photos: a folder (with all folders below), a single image, or a text file with one path a line."""
-    if root.is_dir():
+    if os.path.isdir(root):
         return [Entry(path) for path in list_images(root)], []
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [Entry(path) for path in _present([root], root)], []
@@ -96,7 +105,7 @@ def read_gopro(root: Path, split: str) -> Found:
     part = root / ("train" if split == "train" else "test")
     base = part if part.is_dir() else root
     rows: list[Entry] = []
-    for sharp in sorted(base.rglob("sharp")):
+    for sharp in sorted(path for path in folders_below(base) if path.name == "sharp"):
         blur = [folder for folder in (sharp.parent / "blur", sharp.parent / "blur_gamma") if folder.is_dir()]
         if not blur:
             what = f"{sharp.parent}: has sharp/ but neither blur/ nor blur_gamma/."
@@ -114,11 +123,14 @@ def read_classes(root: Path, split: str) -> Found:
     Deeper images belong to the first folder.
     """
     files = list_images(root)
-    parts = [path.relative_to(root).parts[:-1] for path in files]
+    parts = [tuple(map(same_name, path.relative_to(root).parts[:-1])) for path in files]
     loose = [path for path, folders in zip(files, parts, strict=True) if not folders]
     if loose:
         what = f"{loose[0]}: lies in no class folder ({len(loose)} such files)."
         raise DataError(what, "Put every image into the folder of its class.")
+    for path, folders in zip(files, parts, strict=True):
+        if not all(map(_is_text, folders)):  # a label is text in manifests
+            raise DataError(f"{path.parent}: the name of a class folder is not UTF-8.", "Rename the folder.")
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
     texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
@@ -137,7 +149,7 @@ def read_list(root: Path, split: str) -> Found:
         if len(columns) != width or width < 2 or not all(columns):
             what = f"{root}, line {number}: {len(columns)} columns instead of {max(width, 2)}, or an empty one."
             raise DataError(what, "Write every line as path, fine, coarse or path, label.")
-        levels = tuple(columns[:0:-1] if width == 3 else columns[1:])
+        levels = tuple(map(same_name, columns[:0:-1] if width == 3 else columns[1:]))
         rows.append(Entry(root.parent / columns[0], None, levels, f"{root}, line {number}"))
     _present([row.path for row in rows], root)
     return rows, []
@@ -159,36 +171,42 @@ def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     Raises DataError: the file cannot be read, is no text, or holds no line.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        # Lines as CSV has them: splitlines() also splits at characters that names may hold.
+        reader = csv.reader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
+        stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
+        lines = [(number, columns) for number, columns in stripped if any(columns)]
     except OSError as error:
         what = f"{file}: cannot be read ({error.strerror})."
         raise DataError(what, "Name an existing folder or list file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text file.", "Name a folder or a list file.") from error
-    reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
-    lines = [(number, columns) for number, columns in stripped if any(columns)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: is no text file.", "Name a folder or a list file, UTF-8.") from error
     if not lines:
         raise DataError(f"{file}: the list is empty.", "Write one line for each entry.")
     return lines
 
 
 def _present(paths: list[Path], origin: Path) -> list[Path]:
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         what = f"{origin}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}."
         raise DataError(what, f"Paths are relative to {origin.parent}.")
     return paths
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name is more than bytes that the file system's encoding has not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _need_folder(root: Path) -> None:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root}: no such folder.", "Check the path.")
 
 
 def _keyed(files: list[Path], base: Path) -> dict[str, Path]:
     """Files below ``base`` by their path from there, without suffix and case."""
-    return {path.relative_to(base).with_suffix("").as_posix().lower(): path for path in files if base in path.parents}
+    inside = (path for path in files if base in path.parents)
+    return {same_name(path.relative_to(base).with_suffix("").as_posix()).lower(): path for path in inside}
 
 
 def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,13 +63,31 @@ class Loader:
             batch_sampler=self._plans,  # type: ignore[arg-type]
             num_workers=data.workers,
             collate_fn=_unchanged,
-            worker_init_fn=_limit_cache,
+            worker_init_fn=_start_process,
             persistent_workers=True,
         )
-        for batch in self._processes:
+        for batch in _watched(self._processes):
             if isinstance(batch, _Failure):
                 raise DataError(batch.what, batch.todo)
             yield batch
+
+
+def _watched(processes: DataLoader[Batch]) -> Iterator[Any]:
+    """What the processes send; DataError where one of them was killed."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
+    try:
+        batches = iter(processes)
+        if before is not None:  # torch's handler raises in the middle of whatever runs, e.g. an optimiser's step
+            signal.signal(signal.SIGCHLD, before)
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        # A batch on its way out of a killed process ends in a broken connection; errors of the samples say "Caught".
+        if str(error).startswith("Caught") or (isinstance(error, RuntimeError) and "worker" not in str(error)):
+            raise
+        what = "a process that loads images was killed, most likely because memory ran out."
+        todo = "Free some memory or lower data.workers; the same command with the same name goes on where it stopped."
+        raise DataError(what, todo) from error
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,8 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _limit_cache(worker: int) -> None:
+def _start_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the main process ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     info = torch.utils.data.get_worker_info()
     crops.CACHE.limit_bytes = default_limit(info.num_workers if info is not None else 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace as changed
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +19,18 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
+from pocketvit.export.onnx import add_metadata
 from pocketvit.export.wrap import PixelModel, example
 from pocketvit.models.trained import Trained
-from pocketvit.spec.artifact import CARD, Artifact, Golden, file_entries, new_folder, write_golden, write_manifest
+from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
+from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
+ONNX = ".onnx"
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
 
@@ -151,16 +156,17 @@ def create_artifact(
         version: semantic version of the artifact.
         default: ``runtime:precision`` that ``load`` takes; the first of ``built`` by default.
         main_metric: name of the metric that floors are about; the first of ``metrics`` or the task's own by default.
-        tolerances: by precision; entries replace those of the task.
+        tolerances: by precision; entries replace those of the task, and may only be tighter (``verify`` refuses).
         lineage: steps tried, kept or rejected.
         metrics: measured metrics; each is also listed with its variant.
         benchmarks: measured times.
         licence: terms of weights and data.
         training: how the model was trained.
-        replace: allow ``destination`` to exist.
+        replace: an artifact that lies at ``destination`` is replaced, nothing else.
 
     Raises:
-        UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists.
+        UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists and
+            may not be replaced.
         DataError: the disk is full.
     """
     keys = [b.key for b in built]
@@ -172,9 +178,12 @@ def create_artifact(
     for precision, values in (tolerances or {}).items():
         limits.setdefault(precision, {}).update(values)
     architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
+    if replace:
+        check_replaceable(destination)
     with new_folder(destination, replace=replace) as folder:
         variants = _copy_files(built, folder, metrics)
-        write_golden(folder, golden)
+        for path in sorted(folder.glob(f"*{ONNX}")):
+            add_metadata(path, _metadata(trained, name, version))
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
             "levels": list(trained.levels), "preprocess": trained.preprocess,
@@ -183,10 +192,23 @@ def create_artifact(
             "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
             "licence": licence or Licence(), "training": dict(training or trained.info),
         }  # fmt: skip
-        (folder / CARD).write_text(write_card(_manifest(fields)), encoding="utf-8")
+        draft = _manifest(fields)
+        write_golden(folder, changed(golden, contract=draft.contract()))
+        (folder / CARD).write_text(write_card(draft), encoding="utf-8")
         manifest = _manifest(fields | {"files": file_entries(folder)})
         write_manifest(folder, manifest)
     return Artifact(destination, manifest)
+
+
+def _metadata(trained: Trained, name: str, version: str) -> dict[str, str]:
+    """What an ONNX file says about itself, so that it can be used alone; values that are no words are JSON."""
+    tables = {
+        "labels": {level.name: level.labels for level in trained.levels},
+        "parents": {level.name: level.parents for level in trained.levels if level.parents},
+        "preprocess": trained.preprocess.to_dict(),
+    }
+    words = {"name": name, "version": version, "task": trained.task.name}
+    return words | {key: json.dumps(value, ensure_ascii=False) for key, value in tables.items()}
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pocketvit.export.plain import plain_code
 from pocketvit.spec.manifest import LineageStep, Manifest, MetricRow
 from pocketvit.spec.tasks import TASKS
 
@@ -22,8 +23,20 @@ def write_card(manifest: Manifest) -> str:
         "Steps tried": _lineage(m.lineage),
         "Licence": [f"Weights: {m.licence.weights}. Training data: {m.licence.data}."],
     }
+    bodies = {title: list(map(_safe, body)) for title, body in bodies.items()}
+    bodies["How to run it"] += _without_pocketvit(m)
     parts = [line for title, body in bodies.items() if body for line in ("", f"## {title}", *body)]
-    return "\n".join([f"# {m.name} {m.version}", "", purpose, *parts]) + "\n"
+    return "\n".join([f"# {m.name} {m.version}", "", _safe(purpose), *parts]) + "\n"
+
+
+def _safe(line: str) -> str:
+    """One line whose names, terms and settings, which anybody may have written, are neither HTML, links nor blocks."""
+    return " ".join(line.split()).replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def _without_pocketvit(m: Manifest) -> list[str]:
+    code, about = plain_code(m)
+    return ["", *map(_safe, about), "", "```python", *code, "```"] if code else []
 
 
 def _tried_on(m: Manifest) -> str:
@@ -78,6 +91,9 @@ def _metrics(m: Manifest) -> list[str]:
     rows = [(f"`{r.variant}`", r.name, m.text(r), _measured_on(r), r.protocol or "-") for r in m.metrics]
     flattered = any(r.chosen_on for r in m.metrics)
     notes = ["Figures on data that was also used to choose the model flatter it."] if flattered else []
+    notes += [
+        f"{r.name} of `{r.variant}`: {gain}." for r in m.metrics if r.variant == m.default and (gain := m.gain(r))
+    ]
     table = _table(("variant", "metric", "value (95 % interval)", "data", "protocol"), rows)
     return [*table, *(line for note in notes for line in ("", note))]
 

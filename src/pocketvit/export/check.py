@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
 from pocketvit.runtimes import RUNTIMES, open_session
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.parity import PER_OUTPUT, compare_all, run_goldens, violations
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target

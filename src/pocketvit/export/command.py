@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,15 @@ from typing import Any
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
-from pocketvit.spec.manifest import Licence
+from pocketvit.files import scratch
+from pocketvit.spec.artifact import check_replaceable
+from pocketvit.spec.images import MAX_PIXELS
+from pocketvit.spec.manifest import NAME_PATTERN, VERSION_PATTERN, Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Task
+
+MAX_GOLDENS = 1000
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,10 @@ def export(
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.
         licence_data: terms of the training data, for manifest and card; by default those of the run's recipe.
-        replace_existing: overwrite ``out``.
+        replace_existing: replace the artifact ``out``; a folder with anything else in it is left alone.
 
     Raises:
-        UsageError: no checkpoint, unknown format, no images for goldens, or ``out`` exists.
+        UsageError: no checkpoint, unknown format, no images for goldens, or ``out`` exists or is no artifact.
         DataError: damaged checkpoint or images.
         VerificationError: a file does not give the trained model's answers.
     """
@@ -85,12 +92,16 @@ def export(
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if not formats:
         raise UsageError("no format is named.", "Take e.g. onnx.")
+    name = name or Path(out).resolve().name
+    _check(size, goldens, name, version)
     writers = [exporter(name) for name in dict.fromkeys(formats)]
-    if Path(out).exists() and not replace_existing:
+    if replace_existing:
+        check_replaceable(Path(out))
+    elif os.path.lexists(out):
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
     trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
     if size is not None:
-        trained = at_size(trained, (int(size[0]), int(size[1])))
+        trained = at_size(trained, size)
     task = TASKS[trained.task.name]
     settings = _data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
@@ -99,14 +110,14 @@ def export(
     if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
         settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
     golden = make_golden(trained, eval_cases(collection, settings, count), count)
-    with tempfile.TemporaryDirectory() as scratch:
-        built = [write(pixel_model_of(trained), trained.preprocess.size, Path(scratch), "model") for write in writers]
+    with scratch() as temporary:
+        built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
         found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,
             Path(out),
-            name=name or Path(out).resolve().name,
+            name=name,
             version=version,
             golden=golden,
             built=built,
@@ -116,6 +127,20 @@ def export(
         )
         variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
+
+
+def _check(size: Sequence[int] | None, goldens: int | None, name: str, version: str) -> None:
+    """Raise ``UsageError`` where a number or a name is none that an artifact can have, before anything is loaded."""
+    if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
+        raise UsageError(f"size {' '.join(map(str, size))} is no height and width.", "Write e.g. --size 256 256.")
+    if goldens is not None and not 1 <= goldens <= MAX_GOLDENS:
+        what = f"goldens must be at least 1 and at most {MAX_GOLDENS}, not {goldens}."
+        raise UsageError(what, "Leave it out for the usual number.")
+    if not re.fullmatch(NAME_PATTERN, name):
+        todo = "Give --name letters, digits, dots, dashes and underscores, with a letter or digit first."
+        raise UsageError(f"{name!r} cannot name an artifact.", todo)
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise UsageError(f"version {version!r} is no semantic version.", "Write three numbers, e.g. 0.1.0.")
 
 
 def recipe_of(checkpoint: str) -> Recipe | None:

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT, PixelModel, example
+from pocketvit.files import replacing
 
 OPSET = 20
 """Newest operator set in which GELU and LayerNormalization are single nodes and that all our engines read."""
@@ -35,8 +37,25 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     if shapes.get(INPUT) != [1, *size, 3] or list(shapes) != names or any(0 in shape for shape in shapes.values()):
         what = f"the exported graph has {shapes}, not {names} with one static {size[0]}x{size[1]} input."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
-    onnx.save(graph, path)
+    save(graph, path)
     return Built("onnxruntime", "fp32", path)
+
+
+def add_metadata(path: Path, properties: Mapping[str, str]) -> None:
+    """Add ``metadata_props`` to a file, in place; of two with one key the later counts.
+
+    A protobuf message and its continuation may stand one behind the other, so the graph is neither read nor changed.
+    """
+    more = onnx.ModelProto()
+    helper.set_model_props(more, dict(properties))
+    with path.open("ab") as file:
+        file.write(more.SerializeToString(deterministic=True))
+
+
+def save(graph: onnx.ModelProto, path: Path) -> None:
+    """Replace ``path`` by the graph in one step. Raises DataError: the folder cannot be written."""
+    with replacing(path) as partial:
+        onnx.save(graph, partial)
 
 
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:

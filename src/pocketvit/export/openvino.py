@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pocketvit.errors import MissingDependencyError
 from pocketvit.export import onnx as onnx_format
 from pocketvit.export.built import Built
 from pocketvit.export.wrap import PixelModel
+from pocketvit.files import scratch, writing
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
@@ -21,15 +21,16 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
         MissingDependencyError: OpenVINO is not installed.
     """
     convert = engine().convert_model
-    with tempfile.TemporaryDirectory() as scratch:
-        source = onnx_format.write(pixel_model, size, Path(scratch), stem).path
+    with scratch() as temporary:
+        source = onnx_format.write(pixel_model, size, temporary, stem).path
         return save(convert(str(source)), folder, stem, "fp32")
 
 
 def save(graph: Any, folder: Path, stem: str, precision: str, *, half: bool = False) -> Built:
     """Write an OpenVINO model; ``half`` stores its float weights as float16."""
     path = folder / f"{stem}.xml"
-    engine().save_model(graph, str(path), compress_to_fp16=half)
+    with writing(path):
+        engine().save_model(graph, str(path), compress_to_fp16=half)
     return Built("openvino", precision, path, (path.with_suffix(".bin"),))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pocketvit.export.built import Built
 from pocketvit.export.wrap import PixelModel, example
+from pocketvit.files import replacing
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
@@ -19,5 +20,6 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = trace(pixel_model.float().cpu().eval(), (example(size),))
-        torch.jit.freeze(traced).save(str(path))
+        with replacing(path) as partial:
+            torch.jit.freeze(traced).save(str(partial))
     return Built("torchscript", "fp32", path)

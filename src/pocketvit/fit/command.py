@@ -25,7 +25,7 @@ def fit(
     """Find, train, shrink, prove and hand over the best model within the budget; killed and started again it goes on.
 
     Args:
-        recipe: YAML file, or a recipe made in Python.
+        recipe: YAML file, a recipe made in Python, or a folder of photos to make one for.
         name: name of the run and of the artifact; by default the recipe's file name, and the name that the recipe
             states.
         runs: folder that holds the runs.
@@ -39,10 +39,13 @@ def fit(
         DataError: data that cannot be used.
         NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
     """
-    from pocketvit.fit.run import run
+    from pocketvit.data.begin import begin
 
-    resolved, run_name = resolve_recipe(recipe, name, overrides | _preferred(prefer))
-    return run(resolved, run_name, runs, quiet)
+    source, said = begin(recipe, overrides)
+    resolved, run_name, notes = resolve_recipe(source, name, overrides | _preferred(prefer))
+    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+
+    return run(resolved, run_name, runs, quiet, (*said, *notes))
 
 
 def compress(
@@ -72,8 +75,6 @@ def compress(
         UsageError: the recipe is wrong, names no weights, or the run is finished.
         NothingFitsError: no file meets budget and floor.
     """
-    from pocketvit.fit.run import run
-
     search = overrides.get("search") or {}
     names = [
         name
@@ -86,12 +87,14 @@ def compress(
     fixed: dict[str, Any] = {"train.epochs": 0, "search.models": [], "search.sizes": []}
     if checkpoint is not None:
         fixed["model.weights"] = checkpoint
-    resolved, run_name = resolve_recipe(recipe, name, overrides | _preferred(prefer) | fixed, "-compress")
+    resolved, run_name, notes = resolve_recipe(recipe, name, overrides | _preferred(prefer) | fixed, "-compress")
     if resolved.model.weights is None:
         raise UsageError(
             "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
         )
-    return run(resolved, run_name, runs, quiet)
+    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+
+    return run(resolved, run_name, runs, quiet, notes)
 
 
 def _preferred(prefer: Prefer | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pocketvit.bench.load import quiet
 from pocketvit.bench.timing import speedup
 from pocketvit.errors import NothingFitsError
+from pocketvit.files import sweep
 from pocketvit.fit.choose import choose, goodness, nearest_misses
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
 from pocketvit.fit.handover import OverBudget, hand_over, handed_over
@@ -124,6 +125,7 @@ def refuse(
 ) -> NoReturn:
     """Write the report and raise: nothing fits, the nearest misses, and what would have to give."""
     shutil.rmtree(folder / "artifact", ignore_errors=True)
+    sweep(folder)
     limits = ", ".join(
         f"{key} {value:g}" for key, value in vars(recipe.budget).items() if isinstance(value, (int, float))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import MissingDependencyError, UsageError
+from pocketvit.files import LEFTOVER, make_folder, names_in, write_text
 from pocketvit.runtimes.model import load
+from pocketvit.spec.artifact import CANDIDATE
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.spec.tasks import config_document, task_of
-from pocketvit.train.runs import RECIPE
+from pocketvit.train.runs import FINISHED, RECIPE, check_name
 
 if TYPE_CHECKING:
     from pocketvit.fit.result import FitReport
@@ -24,6 +27,13 @@ if TYPE_CHECKING:
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "motorcycle_left")
 """Colour photographs that lie inside scikit-image's wheel; names that are not there are left out."""
 TRAIN = ("rocket", "hubble_deep_field", "motorcycle_left")
+MARKER, DENOISED = ".pocketvit-demo", "denoised"
+"""In the folder of the photos: the file that says whose they are, and the folder of the answers."""
+RUN_ENTRIES = frozenset(
+    f"{RECIPE} {FINISHED} {CANDIDATE} artifact environment.json files pictures report.html report.json study.db"
+    " study.db-journal timing timing.json trials".split()
+)
+"""What a fit writes into its run folder."""
 SHIPPED, SIDE = "denoise-color", 320
 DEMO_NAME = "demo-denoiser"
 LATENCY_MS = 400.0
@@ -48,22 +58,45 @@ def demo(*, runs: str = "runs", name: str = "demo", latency_ms: float = LATENCY_
     """
     from pocketvit.fit.run import run
 
-    folder = Path(runs) / name
-    if folder.exists() and not _is_demo(folder):
-        raise UsageError(f"{folder} exists and is no demo run.", "Choose another --name.")
-    shutil.rmtree(folder, ignore_errors=True)
-    sources = folder.parent / f"{name}-photos"
-    shutil.rmtree(sources, ignore_errors=True)
+    check_name(name)
+    folder, sources = Path(runs) / name, Path(runs) / f"{name}-photos"
+    check_old(folder, sources)
+    for old in (folder, sources):
+        shutil.rmtree(old, ignore_errors=True)
     _write_photos(sources)
     recipe = demo_recipe(sources, latency_ms)
-    line = denoise_with_shipped(recipe, folder.parent / f"{name}-photos" / "denoised")
+    line = denoise_with_shipped(recipe, sources / DENOISED)
     report = run(recipe, name, runs, quiet)
     return replace(report, notes=(line, *report.notes))
 
 
-def _is_demo(folder: Path) -> bool:
-    recipe = folder / RECIPE
-    return recipe.is_file() and f"name: {DEMO_NAME}" in recipe.read_text(encoding="utf-8")
+def check_old(folder: Path, sources: Path) -> None:
+    """Raise ``UsageError`` unless run and photos are not there, or hold nothing but what an earlier demo wrote."""
+    todo = "Choose another --name, or move it elsewhere."
+    if os.path.lexists(folder) and not _is_demo(folder, sources):
+        raise UsageError(f"{folder} exists and is no demo run.", "Choose another --name.")
+    if strange := [name for name in names_in(folder) if name not in RUN_ENTRIES and not LEFTOVER.fullmatch(name)]:
+        raise UsageError(f"{folder / strange[0]} is not the demo's, so its run is not replaced.", todo)
+    if not os.path.lexists(sources):
+        return
+    ours = {MARKER, DENOISED, "train", "val"} | {f"{part}/{name}.png" for part in ("train", "val") for name in PHOTOS}
+    ours |= {f"{DENOISED}/{name}_{what}.png" for name in PHOTOS for what in ("noisy", "restored")}
+    found = {path.relative_to(sources).as_posix() for path in sources.rglob("*")}
+    if sources.is_symlink() or MARKER not in found or found - ours:
+        which = sources / min(found - ours, default="")
+        raise UsageError(f"{which} is not the demo's, so the photos of the demo cannot be written.", todo)
+
+
+def _is_demo(folder: Path, sources: Path) -> bool:
+    """Whether the run in ``folder`` is of a demo with these photos."""
+    if folder.is_symlink() or not (folder / RECIPE).is_file():
+        return False
+    try:
+        recipe = load_recipe(folder / RECIPE)
+    except UsageError:
+        return False
+    trained_on = [Path(path).parent.name for path in recipe.data.train]
+    return recipe.name == DEMO_NAME and trained_on == [sources.name]
 
 
 def denoise_with_shipped(recipe: Recipe, out: Path) -> str:
@@ -111,6 +144,7 @@ def _write_photos(folder: Path) -> None:
     except ImportError as error:
         raise MissingDependencyError.of("scikit-image", "train") from error
     root = Path(next(iter(data.__path__)))
+    write_text(folder / MARKER, "Photos and pictures of `pocketvit demo`; the next demo of this name replaces them.\n")
     for name in PHOTOS:
         files = [p for suffix in (".png", ".jpg", ".jpeg") if (p := root / f"{name}{suffix}").exists()]
         if not files:
@@ -118,5 +152,5 @@ def _write_photos(folder: Path) -> None:
         image = read_image(files[0])
         top, left = (max(0, length - SIDE) // 2 for length in image.shape[:2])
         part = folder / ("train" if name in TRAIN else "val")
-        part.mkdir(parents=True, exist_ok=True)
+        make_folder(part)
         write_image(part / f"{name}.png", np.ascontiguousarray(image[top : top + SIDE, left : left + SIDE]))

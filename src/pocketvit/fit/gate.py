@@ -62,9 +62,12 @@ def judge(origin: Row, before: Row, step: Row, settings: CompressConfig, limits:
 
 
 def _gain(before: Row, step: Row, faster: float, spec: MetricSpec) -> str:
-    shrink = (before.bytes or 0) / (step.bytes or 1)
-    change = (step.metric or 0.0) - (before.metric or 0.0)
-    return f"{faster:.2f}x speed, {shrink:.2f}x smaller, {spec.name} {change:+.2f} {spec.unit}".rstrip()
+    """What a step changed, in words that say so where it changed nothing."""
+    shrink, change = (before.bytes or 0) / (step.bytes or 1), (step.metric or 0.0) - (before.metric or 0.0)
+    size = f"{shrink:.2f}x smaller" if shrink >= 1.005 else f"{1 / (shrink or 1):.2f}x larger"
+    size = "as large" if abs(shrink - 1) < 0.005 else size
+    metric = f"{change:+.2g} {spec.unit}".rstrip() if abs(change) > 1e-9 else "unchanged"
+    return f"{faster:.2f}x speed, {size}, {spec.name} {metric}"
 
 
 def float_metric(rows: Sequence[Row], row: Row) -> float | None:

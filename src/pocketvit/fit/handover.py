@@ -17,7 +17,8 @@ from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
 from pocketvit.models.trained import Trained
-from pocketvit.spec.artifact import Artifact, read_artifact
+from pocketvit.runtimes import RUNTIMES
+from pocketvit.spec.artifact import CANDIDATE, Artifact, read_artifact
 from pocketvit.spec.manifest import Licence, MetricRow
 from pocketvit.spec.target import Target
 from pocketvit.tasks.load import load_checkpoint
@@ -37,11 +38,24 @@ class OverBudget(Exception):
 
 
 def handed_over(chosen: Row, rows: Sequence[Row], limits: Limits) -> list[Row]:
-    """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network."""
+    """The chosen row, then those of the Pareto set that meet budget and floor and come from the same network.
+
+    There is always a file among them that the base install runs, where one holds the floor, be it too slow: a machine
+    without the chosen engine can run nothing else.
+    """
     same = [row for row in rows if row.origin == chosen.origin and row.model == chosen.model]
     others = pareto(usable_rows(same, replace(limits, precision="any")), limits)
     # Of two rows with one key the one further down the chain is the better one.
-    return [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
+    found = [chosen, *({row.key: row for row in others if row.key != chosen.key}).values()]
+    if any(_in_base_install(row) for row in found):
+        return found
+    patient = replace(limits, precision="any", budget=replace(limits.budget, latency_ms=None))
+    able = [row for row in usable_rows(same, patient) if _in_base_install(row)]
+    return [*found, *sorted(able, key=lambda row: row.latency(limits.budget.percent) or 0.0)[:1]]
+
+
+def _in_base_install(row: Row) -> bool:
+    return not RUNTIMES[row.runtime].extra
 
 
 def hand_over(
@@ -60,15 +74,18 @@ def hand_over(
     """
     trained = load_checkpoint(chosen.model) if chosen.model else measurer.trained
     kept, split = handed_over(chosen, rows, limits), measurer.splits.test
-    candidate, destination = folder / ".artifact.candidate", folder / "artifact"
+    candidate, destination = folder / CANDIDATE, folder / "artifact"
+    shutil.rmtree(candidate, ignore_errors=True)  # of a killed process; the name is ours alone
+    metrics = metric_rows(kept, measurer, measurer.trivial())
     try:
-        _write(candidate, trained, kept, rows, measurer, metric_rows(kept, measurer))
+        _write(candidate, trained, kept, rows, measurer, metrics)
+        _check_sizes(kept, read_artifact(candidate), limits)
         # Every variant must meet a limit; without one the chosen file's figure is enough.
         many = kept if limits.budget.memory_mb is not None else kept[:1]
         measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
         if split is not None and chosen.built is not None:  # only now it is sure that this file is handed over
             tested = test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
-            _write(candidate, trained, kept, rows, measurer, [*metric_rows(kept, measurer), *tested])
+            _write(candidate, trained, kept, rows, measurer, [*metrics, *tested])
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(candidate, destination)
     finally:
@@ -101,13 +118,21 @@ def _write(
         training={"recipe": recipe.name, **trained.info},
         replace=True,
     )
-    verify(str(folder))
+    verify(str(folder), trust=True)  # this run wrote all of it
+
+
+def _check_sizes(kept: Sequence[Row], artifact: Artifact, limits: Limits) -> None:
+    """Hold the files as they lie in the artifact, with the labels written into them, against the budget."""
+    for row in kept:
+        size_mb = artifact.variant_bytes(artifact.variant(row.key)) / 1e6
+        if misses := limits.budget.misses(latency_ms=None, size_mb=size_mb, memory_mb=None):
+            raise OverBudget(row, misses)
 
 
 def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -> Row:
     """The row with its peak memory in a fresh process, held against the budget."""
     target = Target(row.runtime, row.precision, measurer.recipe.target.threads, measurer.recipe.target.device)
-    peak = peak_rss_mb(artifact, target, measurer.image)
+    peak = peak_rss_mb(artifact, target, measurer.image, trust=True)
     if misses := limits.budget.misses(latency_ms=None, size_mb=0.0, memory_mb=peak):
         raise OverBudget(replace(row, memory_mb=peak), misses)
     return replace(row, memory_mb=peak)

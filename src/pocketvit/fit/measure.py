@@ -95,15 +95,19 @@ class Measurer:
         timings = self.interleave(calls, (built.runtime for built in files))
         return [timings[str(index)] for index in range(len(files))]
 
+    def trivial(self) -> Measure:
+        """The task's main metric of an answer that needs no learning, on the validation cases."""
+        condition = self.evaluator().main.partition("@")[2]
+        cases = (case for case in self.cases() if not condition or case.condition == condition)
+        return self.task.baseline(cases, self.evaluator())
+
     def not_learned(self, row: Row) -> str:
         """Why a float file is no better than an answer that needs no learning; empty where it is better."""
         main = self.evaluator().main
         reached = next((m for m in row.measures if m.name == main), None)
         if reached is None:
             return ""
-        condition = main.partition("@")[2]
-        cases = (case for case in self.cases() if not condition or case.condition == condition)
-        trivial, spec = self.task.baseline(cases, self.evaluator()), self.task.metric(main)
+        trivial, spec = self.trivial(), self.task.metric(main)
         # A rate must be above chance with its whole interval: with few photos some hits are luck.
         value = (reached.low if spec.higher_is_better else reached.high) if spec.rate else reached.value
         if spec.loss(value, trivial.value) < -(0.0 if spec.rate else spec.tie):

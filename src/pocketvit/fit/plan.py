@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from pocketvit.bench.timing import Timing
 from pocketvit.compress.table import Planned, leads_to, plan_steps
@@ -28,6 +31,16 @@ from pocketvit.tasks.start import new_model
 
 SLACK = 1.1
 """A candidate stays while its fastest random-weight timing is within this factor of the limit."""
+
+
+class TimedEntry(TypedDict, total=False):
+    """One timing in ``timing.json``."""
+
+    runtime: str
+    precision: str
+    times_ms: list[float]
+    bytes: int
+    image: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -138,13 +151,10 @@ def time_candidates(
         DataError: ``timing.json`` is damaged.
     """
     cache, found = folder / "timing.json", []
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{cache}: cannot be read ({error}).", "Delete it; the timings are taken again.") from error
+    known = _read_timings(cache)
     size = budget_size(recipe, splits)
     for candidate in candidates(recipe):
-        if not _is_timed(known.get(candidate.key), size):
+        if not _is_timed(known.get(candidate.key), size, wanted_runtimes(recipe)):
             notify(f"timing {candidate.key} with random weights")
             own = recipe_for(recipe, candidate)
             known[candidate.key] = _time_one(own, splits, size, folder / "timing" / candidate.key)
@@ -153,9 +163,27 @@ def time_candidates(
     return found
 
 
-def _is_timed(entries: Any, size: tuple[int, int]) -> bool:
-    """Whether these are timings of an image of this size; older versions kept less."""
-    return bool(entries) and all("times_ms" in entry and entry.get("image") == list(size) for entry in entries)
+def _read_timings(cache: Path) -> dict[str, list[dict[str, Any]]]:
+    """What ``timing.json`` holds; entries that lack something are of older versions. Raises DataError: damaged."""
+    if not cache.exists():
+        return {}
+    try:
+        known = TypeAdapter(dict[str, list[TimedEntry]]).validate_json(cache.read_bytes())
+        times = [x for entries in known.values() for entry in entries for x in entry.get("times_ms", [1.0])]
+        if not all(math.isfinite(x) and x > 0 for x in times):
+            raise ValueError("a time is none")
+        return known  # type: ignore[return-value]
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{cache}: cannot be read ({reason}).", "Delete it; the timings are taken again.") from error
+
+
+def _is_timed(entries: list[dict[str, Any]] | None, size: tuple[int, int], runtimes: Sequence[str]) -> bool:
+    """Whether these are timings of an image of this size in all runtimes; older versions kept less."""
+    if not entries or not all(TimedEntry.__annotations__.keys() <= entry.keys() for entry in entries):
+        return False
+    same = all(list(entry["image"]) == list(size) and entry["times_ms"] for entry in entries)
+    return same and {entry["runtime"] for entry in entries} >= set(runtimes)
 
 
 def _time_one(recipe: Recipe, splits: Splits, size: tuple[int, int], folder: Path) -> list[dict[str, Any]]:

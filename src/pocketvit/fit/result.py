@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from pocketvit.fit.rows import Row
 from pocketvit.fit.tables import candidate_rows
 from pocketvit.report.table import candidates_table
+from pocketvit.terminal import cell
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        table = [vars(row) for row in candidate_rows(self.rows)]
+        table = [vars(row) for row in candidate_rows(self.rows, self.why)]
         places = {"run": str(self.folder), "artifact": str(self.artifact), "report": str(self.folder / "report.html")}
         return {
             **places,
@@ -43,18 +44,16 @@ class FitReport:
 
     def render(self) -> RenderableType:
         """The table of candidates and where things lie."""
-        rows = candidate_rows(self.rows)
+        rows = candidate_rows(self.rows, self.why)
         table = candidates_table(rows, self.metric, self.unit)
         reasons = [
             f"{row.verdict}: {row.name}: {row.reason}"
             for row in rows
             if row.reason and not row.chosen and row.verdict != "fits"
         ]
-        return Group(
-            *self.notes,
-            table,
-            *reasons,
+        last = (
             f"chosen: {self.chosen}, {self.why}",
             f"artifact: {self.artifact}",
             f"report:   {self.folder / 'report.html'}",
         )
+        return Group(*map(cell, self.notes), table, *map(cell, (*reasons, *last)))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pocketvit.bench.timing import Timing
 from pocketvit.errors import DataError
 from pocketvit.export.built import Built
@@ -125,6 +127,6 @@ def load_row(folder: Path, rules: dict[str, Any]) -> Row | None:
         plain["image"] = plain["image"] and tuple(plain["image"])
         plain["model"] = plain["model"] and str(folder.parent / plain["model"])
         plain |= {"misses": tuple(plain["misses"]), "ranking": tuple(map(tuple, plain["ranking"]))}
-        return Row(**plain)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Row).validate_python(plain)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]}).", "Delete it.") from error

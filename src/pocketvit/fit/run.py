@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
 
 from pocketvit.data.cases import condition_name, main_condition
 from pocketvit.data.collections import Splits, load_splits
@@ -15,7 +14,16 @@ from pocketvit.fit.decide import decide, refuse, time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
 from pocketvit.fit.handover import ONLY_CHOSEN_ON
 from pocketvit.fit.measure import Measurer, make_measurer
-from pocketvit.fit.plan import Candidate, start_notes, surely_fast, time_candidates, wanted_runtimes, within_reach
+from pocketvit.fit.plan import (
+    Candidate,
+    candidates,
+    recipe_for,
+    start_notes,
+    surely_fast,
+    time_candidates,
+    wanted_runtimes,
+    within_reach,
+)
 from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
@@ -24,20 +32,30 @@ from pocketvit.fit.shrink import planned_steps, shrink
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint
-from pocketvit.train.runs import finish_run, open_run
+from pocketvit.train.checks import check_trainable, teller
+from pocketvit.train.runs import check_once, finish_run, run_folder
 
 
-def run(recipe: Recipe, name: str, runs: str, quiet: bool) -> FitReport:
-    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`."""
+def run(recipe: Recipe, name: str, runs: str, quiet: bool, said: Sequence[str] = ()) -> FitReport:
+    """Check the recipe against its data, open the run and fit; see :func:`pocketvit.fit.command.fit`.
+
+    ``said`` are notes on the recipe, which the terminal, the report and the answer show with those on the data.
+    """
+    # Which compiler there is concerns nobody here: torch warns of a CUDA_HOME without a GPU when NNCF looks for one.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     splits = load_splits(recipe.data, recipe.task.name)
     check_recipe(recipe, splits)
-    folder = open_run(recipe, name, runs)
-    console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
-    return run_fit(recipe, splits, folder, lambda line: console.print(line, markup=False), quiet)
+    notify, notes = teller(quiet), [*said, *splits.notes]
+    with run_folder(recipe, name, runs, splits, notify) as folder:
+        for note in notes:  # at once, and not only when all is done
+            notify(f"note: {note}")
+        check_once(folder, splits, quiet)
+        return run_fit(recipe, splits, folder, notify, quiet, notes)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
-    """Raise ``UsageError`` where the floor's metric or a step is none that there is, before anything is built."""
+    """Raise ``UsageError`` where nothing could be trained, or the floor's metric or a step is none that there is."""
+    check_trainable((recipe_for(recipe, candidate) for candidate in candidates(recipe)), splits)
     for runtime in wanted_runtimes(recipe):
         planned_steps(recipe, runtime)
     wanted = recipe.floor.metric
@@ -50,9 +68,11 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
         raise UsageError(f"floor.metric {wanted!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
 
 
-def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool) -> FitReport:
-    """The four steps of DESIGN section 5 in ``folder``."""
-    notes = [*splits.notes, *wait_for_quiet(recipe, notify)]
+def run_fit(
+    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool, said: Sequence[str] = ()
+) -> FitReport:
+    """The four steps of DESIGN section 5 in ``folder``; notes begin with what was ``said`` before."""
+    notes = [*said, *wait_for_quiet(recipe, notify)]
     survivors, sure, out = plan(recipe, splits, folder, notify, notes)
     for line in start_notes(recipe):
         notes.append(line)
@@ -80,8 +100,7 @@ def run_fit(recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str]
     if splits.test is None:
         notes.append(f"{metric} of {chosen.name}: {ONLY_CHOSEN_ON}")
     report = FitReport(folder, artifact.path, chosen.name, why, metric, measurer.spec.unit, (*rows, *out), tuple(notes))
-    said = [*notes, f"chosen: {why}"]
-    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, said, artifact)
+    write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, notes, artifact, why)
     finish_run(folder, report.to_dict())
     return report
 

@@ -7,7 +7,8 @@ with all that reached it: trials may run one after the other or at once, and a s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from pocketvit.data.collections import Splits
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, PocketvitError
+from pocketvit.files import writing
 from pocketvit.fit.plan import Candidate
 from pocketvit.fit.trial import TrialRow, load_trial, run_trial
 from pocketvit.spec.recipe import Recipe
@@ -58,20 +60,28 @@ def search(
         safe = [row.key for row in rows if row.complete and row.key in sure]
         left = [c.key for c in survivors[len(rows) :] if c.key in sure]
         last_sure = candidate.key in sure and not safe and left == [candidate.key]
-        trial, place = ask(study, candidate.key), folder / "trials" / candidate.key
-        if study.trials[trial.number].state.is_finished() and (known := load_trial(place)):
+        place = folder / "trials" / candidate.key
+        with _usable(folder):
+            trial = ask(study, candidate.key)
+            finished = study.trials[trial.number].state.is_finished()
+        if finished and (known := load_trial(place)):
             rows.append(known)
             continue
 
         def report(epoch: int, value: float, trial: optuna.Trial = trial, kept: bool = last_sure) -> bool:
-            if epoch not in study.trials[trial.number].intermediate_values:
-                trial.report(value, epoch)
-            return trial.should_prune() and not kept
+            with _usable(folder):
+                known = study.trials[trial.number]
+                if known.state.is_finished():  # its trial.json was lost: it ends where it ended before
+                    return known.state == TrialState.PRUNED and epoch >= max(known.intermediate_values, default=0)
+                if epoch not in known.intermediate_values:
+                    trial.report(value, epoch)
+                return trial.should_prune() and not kept
 
         notify(f"training {candidate.key}")
         told = report if len(survivors) > 1 else None  # alone there is nothing to compare it with
         row = run_trial(candidate, recipe, recipe.train.seed, place, splits=splits, report=told, quiet=quiet)
-        tell(study, trial, row)
+        with _usable(folder):
+            tell(study, trial, row)
         rows.append(row)
         if not row.complete:
             notify(f"{row.key}: {stopped(row)}")
@@ -95,12 +105,23 @@ def open_study(folder: Path, recipe: Recipe, higher_is_better: bool) -> optuna.S
     file = folder / STUDY
     pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=recipe.search.rung_epochs, reduction_factor=2)
     direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
-    try:
+    with _usable(folder):
         return optuna.create_study(
             storage=f"sqlite:///{file}", study_name="fit", direction=direction, load_if_exists=True, pruner=pruner
         )
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """What fails within is the fault of the study's file, or of its disk."""
+    file = folder / STUDY
+    try:
+        with writing(file):
+            yield
+    except PocketvitError:
+        raise
     except Exception as error:  # SQLAlchemy's errors have no common public base here
-        what = f"{file}: the study cannot be opened ({type(error).__name__})."
+        what = f"{file}: the study cannot be used ({type(error).__name__})."
         raise DataError(what, "Delete the file; trained trials are kept in their folders.") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pocketvit.data.collections import Collection
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
-from pocketvit.report.data import CandidateRow
+from pocketvit.report.data import CandidateRow, figure
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import BenchRow, LineageStep, MetricRow
 from pocketvit.spec.tasks.base import Measure
@@ -15,11 +15,18 @@ from pocketvit.spec.tasks.base import Measure
 INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
-def metric_rows(rows: Sequence[Row], measurer: Measurer) -> list[MetricRow]:
-    """Every metric of every row on the validation data, which was also used to choose among them."""
+def metric_rows(rows: Sequence[Row], measurer: Measurer, trivial: Measure | None = None) -> list[MetricRow]:
+    """Every metric of every row on the validation data, which was also used to choose among them.
+
+    ``trivial`` is what an answer without a model reaches there.
+    """
     part, limit = measurer.splits.val, measurer.recipe.search.eval_images
     count = len(part.items) if limit is None else min(limit, len(part.items))
-    return [_metric_row(row.key, m, part, count, measurer, chosen_on=True) for row in rows for m in row.measures]
+    found = [_metric_row(row.key, m, part, count, measurer, chosen_on=True) for row in rows for m in row.measures]
+    known = trivial.name if trivial else ""
+    return [
+        row.model_copy(update={"baseline": trivial.value}) if trivial and row.name == known else row for row in found
+    ]
 
 
 def test_rows(key: str, measures: Sequence[Measure], part: Collection, measurer: Measurer) -> list[MetricRow]:
@@ -106,9 +113,31 @@ def verdict(row: Row) -> str:
     return "misses" if row.misses else "fits"
 
 
-def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
-    """Rows as tables and reports show them."""
-    found = []
+def against(row: Row, chosen: Row | None) -> str:
+    """A file that fits beside the chosen one, in the figures that the choice was made by."""
+    if chosen is None:
+        return row.reason
+    unit = row.measure.unit if row.measure else ""
+    sides = [
+        (row.metric, chosen.metric, unit),
+        (row.latency(50), chosen.latency(50), "ms"),
+        (row.bytes and row.bytes / 1e6, chosen.bytes and chosen.bytes / 1e6, "MB"),
+    ]
+    return ", ".join(f"{figure(a)} against {figure(b)} {what}".rstrip() for a, b, what in sides)
+
+
+def why_of(row: Row, chosen: Row | None, why: str) -> str:
+    """Why a row was chosen (``why``), or was not."""
+    if row.chosen:
+        return f"{why}. Against the file it was made from: {row.reason}" if row.step and row.reason else why
+    if verdict(row) == "fits":
+        return against(row, chosen)
+    return "; ".join(row.misses) or row.reason
+
+
+def candidate_rows(rows: Sequence[Row], why: str = "") -> list[CandidateRow]:
+    """Rows as tables and reports show them; ``why`` says why the chosen one was chosen."""
+    found, chosen = [], next((row for row in rows if row.chosen), None)
     for row in rows:
         measure, timing = row.measure, row.timing
         found.append(
@@ -120,11 +149,12 @@ def candidate_rows(rows: Sequence[Row]) -> list[CandidateRow]:
                 size_mb=row.bytes / 1e6 if row.bytes else None,
                 memory_mb=row.memory_mb,
                 verdict=verdict(row),
-                reason="; ".join(row.misses) or row.reason,
+                reason=why_of(row, chosen, why),
                 chosen=row.chosen,
                 metric_interval=(measure.low, measure.high) if measure else None,
                 p50_interval=timing.interval(50) if timing else None,
                 image=row.image,
+                count=measure.count if measure else None,
             )
         )
     return found

@@ -7,9 +7,12 @@ killed goes on in its folder with the numbers of an uninterrupted one.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.files import write_json
@@ -91,7 +94,9 @@ def run_trial(
 def load_trial(folder: Path) -> TrialRow | None:
     """The row of a trial that came to its end in ``folder``; ``None`` where there is none that can be read."""
     try:
-        return TrialRow(**{**json.loads((folder / TRIAL).read_text(encoding="utf-8")), "folder": folder})
+        known = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
+        row = TypeAdapter(TrialRow).validate_python({**known, "folder": folder})
+        return row if math.isfinite(row.value) else None
     except (OSError, ValueError, TypeError):
         return None
 

@@ -10,15 +10,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.shapes import cut_like
 from pocketvit.models.variants import VARIANTS, Architecture
+from pocketvit.spec.typed import Range, check_range, short
 
 TIMM = "timm:"
+_WIDTH, _COUNT, _SIDE = Range(1, 8192), Range(1, 128), Range(1, 256)
+OPTIONS = {
+    **{"embed_dim": _WIDTH, "width": _WIDTH, "widths": _WIDTH, "image_size": _WIDTH, "channels": Range(1, 64)},
+    **{"depth": _COUNT, "num_heads": _COUNT, "layers": _COUNT, "encoder": Range(0, 64), "decoder": Range(0, 64)},
+    **{"patch_size": _SIDE, "window": _SIDE, "unshuffle": Range(1, 16)},
+    **{"mlp_ratio": Range(0, 32, above=True), "dropout": Range(0, 1, below=True)},
+}
+"""What numbers among ``model.options`` may be, by name; all but the last two are whole."""
+SHARES, FLAGS, NAMED = ("mlp_ratio", "dropout"), ("final_norm",), ("decoder",)
+"""Options that are no whole numbers; that are true or false; that some architectures have by name."""
+_ANY = Range(-100_000, 100_000)
+MAX_ENTRIES, MAX_PARAMETERS = 64, 2_000_000_000
+"""Of a list or text among the options; of a network that options change (8 GB in float)."""
 
 
 def architecture(name: str) -> Architecture:
@@ -30,7 +46,7 @@ def architecture(name: str) -> Architecture:
         return Architecture("features", partial(_build_timm, name.removeprefix(TIMM)), {}, True, "timm")
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-        what = f"model.name: unknown variant {name!r}."
+        what = f"model.name: unknown variant {short(name)}."
         raise UsageError(what, f"Did you mean {near[0]}?" if near else f"Known: {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
@@ -50,10 +66,57 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
     """
     row = architecture(name)
     given = row.options | ({"image_size": image_size} if row.sized else {}) | (options or {})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    for key, value in (options or {}).items():
+        check_option(key, value)
     try:
-        return row.build(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
-    except (TypeError, KeyError) as error:
-        raise UsageError(f"model.options for {name}: {error}.", "Correct model.options.") from error
+        if options and not name.startswith(TIMM):  # timm's constructors may look at values
+            with torch.device("meta"), _Uninitialised():  # too large is told by counting, not by allocating
+                count = sum(parameter.numel() for parameter in row.build(**given).parameters())
+            if count > MAX_PARAMETERS:
+                what = f"model.options {short(str(options))} make {count:.3g} parameters of {name}."
+                raise UsageError(what, f"Stay below {MAX_PARAMETERS:.0e}.")
+        return row.build(**given)
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UsageError(f"model.options for {name}: {reason}.", "Correct model.options.") from error
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what fills tensors: of shapes there is nothing to fill, and torch takes seconds to find that out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_REFUSALS = (TypeError, KeyError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError)
+"""What builders and torch say to values that make no network, or none that fits into memory."""
+
+
+def check_option(key: str, value: object) -> None:
+    """Hold one option against the table. Raises UsageError: the number is out of range or no number, or it is endless.
+
+    Options that are not in the table are left to the builder, but for numbers that nobody means.
+    """
+    name = f"model.options.{key}"
+    entries = value if isinstance(value, (list, tuple, str)) else (value,)
+    if len(entries) > MAX_ENTRIES:
+        raise UsageError(f"{name} has {len(entries)} entries.", f"Give at most {MAX_ENTRIES}.")
+    if key in FLAGS and not isinstance(value, bool):
+        raise UsageError(f"{name} must be true or false, not {short(value)}.", "Correct model.options.")
+    if isinstance(value, str) and (key not in OPTIONS or key in NAMED):
+        return
+    whole, allowed = key in OPTIONS and key not in SHARES, OPTIONS.get(key)
+    for entry in (value,) if isinstance(value, str) else entries:
+        number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+        if allowed and not (isinstance(entry, int) and number if whole else number):
+            word = "a whole number" if whole else "a number"
+            raise UsageError(f"{name} must be {word} {allowed}, not {short(value)}.", "Correct model.options.")
+        if number:
+            check_range(name, entry, allowed or _ANY)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

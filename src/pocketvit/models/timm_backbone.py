@@ -18,6 +18,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import FeatureKind, Size, State
 from pocketvit.models.layers.patch_embed import grid_of
 from pocketvit.models.layers.positions import fit_table
+from pocketvit.spec.typed import short
 
 NET = "net."
 
@@ -95,9 +96,9 @@ def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
             return timm.create_model(name, num_classes=0, img_size=image_size, **options)
         except TypeError:  # it has no such argument: convolutions take any size
             net: Any = timm.create_model(name, num_classes=0, **options)
-    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+    except Exception as error:  # hundreds of constructors: what they say to options has no common base
         reason = " ".join(str(error).split())[:200]
-        what = f"timm cannot build {name!r}: {reason}."
+        what = f"timm cannot build {short(name)}: {reason}."
         raise UsageError(what, "Correct model.options or preprocess.size.") from error
     fixed = tuple(net.pretrained_cfg["input_size"][1:])
     if net.pretrained_cfg.get("fixed_input_size") and fixed != tuple(image_size):
@@ -108,7 +109,7 @@ def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
 def _known(name: str) -> None:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:3]) or "see timm.list_models()"
-        raise UsageError(f"timm cannot build {name!r}: there is no such model.", f"Perhaps: {near}.")
+        raise UsageError(f"timm cannot build {short(name)}: there is no such model.", f"Perhaps: {near}.")
 
 
 def _accept_bare_names(module: nn.Module, state: State, prefix: str, *_: Any) -> None:

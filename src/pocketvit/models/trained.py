@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import replacing
+from pocketvit.files import make_folder, need_space, replacing
 from pocketvit.models.shapes import shapes_of
 from pocketvit.spec.artifact import shipped_names, shipped_root
 from pocketvit.spec.manifest import LevelSpec
@@ -67,6 +68,8 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
         "info": trained.info,
         "shapes": shapes_of(tensors),
     }
+    make_folder(folder)
+    need_space(folder, bytes_of(tensors))
     with replacing(folder / WEIGHTS) as weights, replacing(folder / META) as description:
         try:
             save_file(tensors, weights)
@@ -76,16 +79,23 @@ def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | N
         description.write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
+def bytes_of(tensors: Any) -> int:
+    """Bytes of all tensors in a state: dicts and lists of dicts, lists and tensors."""
+    if isinstance(tensors, Tensor):
+        return tensors.nbytes
+    inner = tensors.values() if isinstance(tensors, dict) else tensors if isinstance(tensors, (list, tuple)) else ()
+    return sum(map(bytes_of, inner))
+
+
 def find_checkpoint(source: str | Path) -> Path:
     """Folder of a checkpoint: itself, ``best`` or ``last`` of a run, or the one beside a shipped artifact.
 
     Raises UsageError: there is none.
     """
     path = Path(source)
-    if not path.exists() and str(source) in shipped_names():
-        path = shipped_root() / f"{source}-checkpoint"
-    for folder in (path, path / "best", path / "last"):
-        if (folder / META).is_file():
+    shipped = [shipped_root() / f"{source}-checkpoint"] if str(source) in shipped_names() else []
+    for folder in (path, path / "best", path / "last", *shipped):
+        if os.path.isfile(folder / META):
             return folder
     raise UsageError(f"{source}: no checkpoint there.", f"Give a run folder, or a folder with {WEIGHTS} and {META}.")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
-from pocketvit.spec.artifact import Artifact, Golden, read_artifact, read_golden
+from pocketvit.spec.artifact import GOLDEN, Artifact, read_artifact
+from pocketvit.spec.golden import Golden, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel
@@ -47,40 +49,49 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
         VerificationError: the artifact's manifest or goldens are damaged.
     """
     folder = Path(run)
-    is_run = (folder / REPORT_JSON).is_file() or (folder / METRICS_CSV).is_file()
-    if (folder / REPORT_JSON).is_file():
+    has_report = os.path.isfile(folder / REPORT_JSON)
+    is_run = has_report or os.path.isfile(folder / METRICS_CSV)
+    if has_report:
         data = load_report(folder)
-    elif is_run and not (folder / "artifact").is_dir():
+    elif is_run and not os.path.isdir(folder / "artifact"):
         data = ReportData(folder.resolve().name, "training run", "", "", curves=folder / METRICS_CSV)
     else:
         try:
             artifact = read_artifact(run)
         except UsageError as error:
-            what = f"{run}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
+            what = f"{run[:200]}: neither a run with {REPORT_JSON} or {METRICS_CSV} nor an artifact."
             raise UsageError(what, error.todo) from error
         data = replace(artifact_report(artifact), curves=folder / METRICS_CSV if is_run else None)
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
-    if destination.is_dir():
+    if os.path.isdir(destination):
         destination = destination / REPORT_HTML
     from pocketvit.report.html import write_report
 
-    return ReportResult(write_report(destination, data), data.verdict)
+    try:
+        return ReportResult(write_report(destination, data), data.verdict)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        if not is_run:
+            raise
+        what = f"{folder / REPORT_JSON}: holds what is no report ({' '.join(str(error).split())[:160]})."
+        raise DataError(what, "Delete it, and run the command that made it again.") from error
 
 
 def artifact_report(artifact: Artifact) -> ReportData:
     """What an artifact says about itself: its variants as candidates, its goldens as pictures.
 
     Raises:
-        VerificationError: the goldens are damaged.
+        VerificationError: the goldens are damaged or do not go with the manifest, or a model file is missing.
     """
-    manifest = artifact.manifest
+    manifest, golden = artifact.manifest, read_golden(artifact)
+    if faults := golden_faults(manifest, golden):
+        raise VerificationError(f"{artifact.path / GOLDEN}: {faults[0]}.", "Do not use it: export the artifact again.")
     return ReportData(
         title=f"{manifest.name} {manifest.version}",
         task=manifest.task,
         metric_name=manifest.main_metric,
         metric_unit=next((row.unit for row in manifest.metrics if row.name == manifest.main_metric), ""),
         candidates=[_candidate(artifact, variant) for variant in manifest.variants],
-        pictures=golden_pictures(manifest, read_golden(artifact)),
+        pictures=golden_pictures(manifest, golden),
         environment=manifest.benchmarks[0].environment if manifest.benchmarks else {},
         lineage=[step.model_dump() for step in manifest.lineage],
         notes=_notes(manifest),
@@ -101,7 +112,7 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
         size_mb=artifact.variant_bytes(variant) / 1e6,
         memory_mb=None,
         verdict="default" if is_default else "fits",
-        reason="The default: what `load` and `predict` take when no target is named." if is_default else "",
+        reason="The default: what was chosen when the artifact was made." if is_default else "",
         chosen=is_default,
         metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
         count=row.count if row else None,
@@ -113,7 +124,8 @@ def _notes(manifest: Manifest) -> list[str]:
     for row in manifest.metrics:
         how = "; ".join(filter(None, (row.protocol, "this data was also used to choose" if row.chosen_on else "")))
         value = f"{row.name} {manifest.text(row, row.count)} of {row.variant}"
-        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}.")
+        gain = f"; {gain}" if (gain := manifest.gain(row)) else ""
+        notes.append(f"{value} on {row.dataset}, {row.split}{f' ({how})' if how else ''}{gain}.")
     return notes
 
 

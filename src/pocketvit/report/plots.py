@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pocketvit.errors import DataError
 from pocketvit.report.data import CandidateRow
@@ -165,6 +166,7 @@ def curves_plot(path: Path, *, theme: Theme = LIGHT) -> str | None:
             color, marker = theme.lines[i % len(theme.lines)], "o" if len(x) < 25 else ""
             axes.plot(x, y, color=color, linewidth=1.6, marker=marker, markersize=3.5, label=name)
         axes.set_xlabel(x_name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
     return _svg(figure)
 

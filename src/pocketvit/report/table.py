@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from pocketvit.report.data import CandidateRow, figure
+from pocketvit.terminal import cell
 
 STYLES = {"chosen": "bold green", "fits": "", "dropped": "dim", "rejected": "yellow", "too": "dim"}
 
@@ -31,7 +31,7 @@ def candidates_table(
     sizes = {row.image for row in rows if row.image is not None}
     timed = "".join(f"\non {height}x{width}" for height, width in sizes) if len(sizes) == 1 else ""
     for name in (f"{metric_name} {metric_unit}".rstrip(), f"ms p50/p90{timed}", "MB", *memory):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(cell(name), justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     # All of one model: the run's title has its name, and narrow terminals need the room.
     heads = {row.name.partition(" ")[0] for row in rows}
@@ -50,5 +50,5 @@ def candidates_table(
             *([ram] if memory else []),
             verdict,
         ]
-        table.add_row(*map(Text, cells), style=style)  # Text: names and reasons are no rich markup
+        table.add_row(*map(cell, cells), style=style)
     return table

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from pocketvit.errors import DataError, MissingDependencyError, UsageError, within_memory
-from pocketvit.runtimes import Session, open_session, runtime_of
+from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
+from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
+from pocketvit.runtimes.order import load_order
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, prepare
-from pocketvit.spec.target import Target
+from pocketvit.spec.target import Target, most_threads
 from pocketvit.spec.tasks import TASKS
-from pocketvit.spec.tasks.base import Raw, Result
+from pocketvit.spec.tasks.base import Raw, Result, TensorSpec
 from pocketvit.spec.tiles import count_tiles, run_tiled
 
 log = logging.getLogger("pocketvit")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A model file in an engine together with what its manifest says about images and answers.
 
@@ -40,6 +41,11 @@ class Model:
     artifact: Artifact | None = None
     """The artifact the file belongs to; ``None`` for a candidate file that is not in one yet."""
     variant: Variant | None = None
+
+    def __repr__(self) -> str:
+        """One line: name, version, what it runs as, its input."""
+        m, (height, width) = self.manifest, self.manifest.preprocess.size
+        return f"<Model {m.name} {m.version}: {m.task}, {self.target}, {height}x{width} {m.preprocess.resize}>"
 
     @classmethod
     def from_file(cls, path: Path, target: Target, manifest: Manifest) -> Model:
@@ -62,23 +68,40 @@ class Model:
             The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
-            DataError: the image cannot be used, or there is not enough memory for it.
+            DataError: the image cannot be used, or the answer holds NaN.
+            VerificationError: the engine fails on the file, or the answer is not of the manifest's names and shapes.
         """
-        with within_memory(_called(image)):
-            return self.finish(self.infer(self.prepare(image), on_tile))
+        return self.finish(self.infer(self.prepare(image), on_tile))
 
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
         pixels = read_image(image)
-        return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
+        with _enough_memory(pixels):
+            return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
 
     def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
-        """Raw outputs by name, with a batch dimension of 1. Tiles are run here and blended to uint8."""
-        if not self.tiled:
-            return self.session.run({PIXELS: prepared[None]})
-        spec, name, run = self.manifest.preprocess, self.manifest.outputs[0].name, self.session.run
-        image = run_tiled(lambda t: run({PIXELS: t[None]})[name][0], prepared, spec.size, spec.overlap, on_tile)
-        return {name: image[None]}
+        """Raw outputs by name, with a batch dimension of 1: float32; uint8 where a tiled model's tiles were blended.
+
+        Raises:
+            DataError: an answer holds NaN or infinity, or there is too little memory for the image.
+            VerificationError: an answer is not what the manifest says.
+        """
+        with _enough_memory(prepared):
+            if not self.tiled:
+                return self._run(prepared)
+            spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
+            tiles = run_tiled(lambda tile: self._run(tile)[name][0], prepared, spec.size, spec.overlap, on_tile)
+            return {name: tiles[None]}
+
+    def _run(self, pixels: Pixels) -> Raw:
+        raw = self.session.run({PIXELS: pixels[None]})
+        for spec in self.manifest.outputs:  # files can declare one shape and answer with another
+            shape = raw[spec.name].shape if spec.name in raw else "missing"
+            if shape != tuple(spec.shape):
+                what = f"{self.file}: output {spec.name} is {shape}, the manifest says {tuple(spec.shape)}."
+                raise VerificationError(what, "Run `pocketvit verify`, or take another variant.")
+        _check_finite(raw)  # each tile: blending rounds to 8 bits, which would hide it
+        return raw
 
     def finish(self, raw: Raw) -> Result:
         """The typed answer of raw outputs with a batch dimension of 1, by the manifest's task.
@@ -86,10 +109,7 @@ class Model:
         Raises:
             DataError: an output holds NaN or infinity.
         """
-        for name, value in raw.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                todo = "Take another precision, and run `pocketvit verify`."
-                raise DataError(f"output {name} holds NaN or infinity.", todo)
+        _check_finite(raw)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
     @property
@@ -103,57 +123,116 @@ class Model:
         return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
 
 
-def _called(image: ImageLike) -> str:
-    if isinstance(image, np.ndarray | Image.Image):
-        height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
-        return f"an image of {width}x{height} pixels"
-    return str(image)
+@contextmanager
+def _enough_memory(image: Pixels) -> Iterator[None]:
+    """Too little memory is about this image and not about the run."""
+    try:
+        yield
+    except MemoryError as error:
+        what = f"an image of {image.shape[1]}x{image.shape[0]} pixels needs more memory than there is."
+        raise DataError(what, "Cut it into parts, or close other programs.") from error
 
 
-def load(path_or_name: str | PathLike[str], target: str | Target | None = None) -> Model:
+def _check_finite(raw: Raw) -> None:
+    for name, value in raw.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            todo = "Take another precision, and run `pocketvit verify`."
+            raise DataError(f"output {name} holds NaN or infinity.", todo)
+
+
+def load(path_or_name: str | PathLike[str], target: str | Target | None = None, *, trust: bool = False) -> Model:
     """Load an artifact as a callable model.
 
     Args:
         path_or_name: artifact folder, run folder, ``.pvit`` file, or the name of a shipped artifact.
-        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant; where this machine cannot
-            run it (engine not installed, no such instructions) the first other variant that it can, which is logged.
+        target: ``runtime[:precision[:threads]][@device]``. By default the manifest's variant, or one that is as good
+            and was timed as faster on such a processor; where this machine cannot run it (engine not installed, no such
+            instructions), or it needs trust, the first other variant that it can, which is logged. ``model.target``
+            says which it is.
+        trust: also open files that are programs and not data (TorchScript): they may do anything on this machine.
 
     Returns:
         A model that may be called from many threads at once.
 
     Raises:
-        UsageError: no artifact there, or no such variant in it, or this machine cannot run it.
+        UsageError: no artifact there, or no such variant in it, or this machine cannot run it, or it needs trust.
         MissingDependencyError: the engine of ``target`` is not installed.
-        VerificationError: manifest or model file are damaged.
+        VerificationError: manifest or model file are damaged, or do not go together.
     """
     artifact = read_artifact(path_or_name)
     if target is not None:
-        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target)
+        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target, trust=trust)
     default = artifact.variant()
-    first: UsageError | MissingDependencyError | None = None
-    for variant in (default, *(v for v in artifact.manifest.variants if v is not default)):
+    refused: dict[str, UsageError | MissingDependencyError] = {}
+    for variant in load_order(artifact.manifest):
         try:
-            model = open_variant(artifact, default_target(artifact.manifest, variant))
+            model = open_variant(artifact, default_target(artifact.manifest, variant), trust=trust)
         except (UsageError, MissingDependencyError) as error:
-            first = first or error
+            refused[variant.key] = error
             continue
-        if first is not None:
+        if why := refused.get(default.key):
             name, wanted = artifact.manifest.name, default.key
-            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, first.what)
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, why.what)
         return model
-    raise first or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
+    raise refused.get(default.key) or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 
 
 def default_target(manifest: Manifest, variant: Variant) -> Target:
-    """How a variant is run where nobody says: with the threads it was timed with."""
+    """How a variant is run where nobody says: with the threads it was timed with, where this machine has them."""
     threads = next((row.threads for row in manifest.benchmarks if row.variant == variant.key), Target.threads)
-    return Target(variant.runtime, variant.precision, threads, variant.device)
+    return Target(variant.runtime, variant.precision, min(threads, most_threads()), variant.device)
 
 
-def open_variant(artifact: Artifact, target: Target) -> Model:
-    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none."""
-    runtime_of(target.runtime)
-    variant = artifact.variant(target.key)
+def open_variant(artifact: Artifact, target: Target, *, trust: bool = False) -> Model:
+    """Open the variant of ``artifact`` that ``target`` names; the processor's file where the device has none.
+
+    Raises:
+        UsageError: there is no such variant, this machine cannot run it, or it is a program and ``trust`` is off.
+        MissingDependencyError: its engine is not installed.
+        VerificationError: a file that it reads is changed or not listed, or the file is not what the manifest says.
+    """
+    manifest, (variant, file) = artifact.manifest, proven_file(artifact, target, trust=trust)
+    session = open_session(file, target, manifest)
+    if wrong := port_faults(manifest, session):
+        raise VerificationError(f"{file}: {'; '.join(wrong)}.", "Do not use it: export the artifact again.")
+    return Model(manifest, session, target, file, artifact, variant)
+
+
+def proven_file(artifact: Artifact, target: Target, *, trust: bool = False) -> tuple[Variant, Path]:
+    """The variant that ``target`` names and its file, after all files that the engine reads were held against the
+    manifest; nothing is opened yet. Raises what :func:`open_variant` does."""
+    runtime, variant = runtime_of(target.runtime), artifact.variant(target.key)
+    if runtime.is_code and not trust:
+        raise _untrusted(artifact.manifest, variant)
     check_variant_files(artifact, variant)
     file = artifact.path / variant.path
-    return Model(artifact.manifest, open_session(file, target, artifact.manifest), target, file, artifact, variant)
+    for name in runtime.reads(file):
+        if name not in variant.companions:
+            what = f"{file}: reads {name!r}, which the manifest does not list as a companion of {variant.key}."
+            raise VerificationError(what, "Do not use it: nobody would notice if that file were changed.")
+    return variant, file
+
+
+def _untrusted(manifest: Manifest, variant: Variant) -> UsageError:
+    others = [v.key for v in manifest.variants if not (v.runtime in RUNTIMES and RUNTIMES[v.runtime].is_code)]
+    what = f"{manifest.name}: {variant.key} is a program, not only numbers: it may do anything on this machine."
+    instead = f", or take {', '.join(others)}, which need no trust" if others else ""
+    return UsageError(what, f"Give --trust (trust=True in Python) if you trust who made it{instead}.")
+
+
+def port_faults(manifest: Manifest, session: Session) -> list[str]:
+    """Where names, shapes and dtypes of an opened file are not those of the manifest, in a phrase each."""
+    return [
+        *_port_faults("input", session.inputs, manifest.inputs),
+        *_port_faults("output", session.outputs, manifest.outputs),
+    ]
+
+
+def _port_faults(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) -> list[str]:
+    if set(have) != {x.name for x in stated}:
+        return [f"the file has {kind}s {sorted(have)}, the manifest names {sorted(x.name for x in stated)}"]
+    return [
+        f"{kind} {x.name} of the file is {port.dtype} {port.shape}, the manifest says {x.dtype} {tuple(x.shape)}"
+        for x, port in ((x, have[x.name]) for x in stated)
+        if port != Port(tuple(x.shape), x.dtype) and port.shape is not None
+    ]

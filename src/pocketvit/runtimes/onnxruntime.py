@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import UsageError
-from pocketvit.runtimes.onnxfile import computes_in_half, damage
+from pocketvit.runtimes.onnxfile import computes_in_half, damage, external_files
 from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
@@ -77,11 +77,13 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     options.log_severity_level = 4  # errors arrive as exceptions; the engine would print them a second time
     # Threads that go on spinning after an answer would slow whatever runs next: another model, pre- and postprocessing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
     providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
     wanted, settings = list(providers), list(providers.values())
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
+        opened = OnnxRuntimeSession(session, SessionInfo.of(target, onnxruntime.__version__, _coverage(session)))
     except Exception as error:  # the engine's error classes share no base but Exception
         raise cannot_open(path, "ONNX Runtime", error) from error
     if session.get_providers()[0] != wanted[0]:  # the engine falls back to the processor without an error
@@ -89,7 +91,7 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
         raise UsageError(f"ONNX Runtime could not start {wanted[0]}.", todo)
     if target.device != CPU and target.precision == "fp16" and not computes_in_half(path):
         raise UsageError(f"{path}: computes in float32, not fp16.", f"Take onnxruntime:fp32@{target.device}.")
-    return OnnxRuntimeSession(session, SessionInfo.of(target, onnxruntime.__version__, _coverage(session)))
+    return opened
 
 
 def _coverage(session: Any) -> dict[str, float]:
@@ -114,4 +116,5 @@ RUNTIME = Runtime(
     devices=devices,
     precisions=lambda device: ("fp32", "fp16", "int8"),
     damage=damage,
+    reads=external_files,
 )

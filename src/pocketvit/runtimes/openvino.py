@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import VerificationError
+from pocketvit.runtimes.onnxfile import external_files
 from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs, zero_in_file
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
@@ -50,7 +51,7 @@ class OpenVinoSession:
             request = request or self._compiled.create_infer_request()
             results = request.infer(feed, share_inputs=True)
             return {name: np.array(results[port]) for name, port in self._ports}  # the request reuses its buffers
-        except RuntimeError as error:
+        except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
             raise cannot_run("OpenVINO", error) from error
         finally:
             self._idle.put(request)
@@ -102,20 +103,28 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
         config["INFERENCE_NUM_THREADS"] = target.threads
     try:
         compiled = _core().compile_model(_core().read_model(str(path)), target.device.upper(), config)
+        note = " (fp16 weights, float32 arithmetic)" if widened else ""
+        return OpenVinoSession(compiled, SessionInfo.of(target, openvino.__version__.split("-")[0], note=note))
     except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
         raise cannot_open(path, "OpenVINO", error) from error
-    note = " (fp16 weights, float32 arithmetic)" if widened else ""
-    return OpenVinoSession(compiled, SessionInfo.of(target, openvino.__version__.split("-")[0], note=note))
 
 
 def _check_complete(path: Path) -> None:
     """Refuse missing and cut-off files ourselves: the engine would try every other format it knows on them."""
+    if path.suffix not in (".onnx", ".xml"):
+        raise cannot_open(path, "OpenVINO", "neither .xml nor .onnx")
     parts = (path,) if path.suffix == ".onnx" else (path, path.with_suffix(".bin"))
     for part in parts:
         if not part.is_file():
             raise VerificationError(f"{part}: the file is missing.", "Export the artifact again, or copy it again.")
     if len(parts) > 1 and b"</net>" not in path.read_bytes()[-_TAIL_BYTES:]:
         raise cannot_open(path, "OpenVINO", "no complete IR document")
+
+
+def reads(path: Path) -> tuple[str, ...]:
+    """See :class:`pocketvit.runtimes.Runtime`."""
+    beside = (path.with_suffix(".bin").name,) if path.suffix == ".xml" else ()
+    return external_files(path) if path.suffix == ".onnx" else beside
 
 
 def damage(files: Sequence[Path]) -> None:
@@ -136,6 +145,7 @@ RUNTIME = Runtime(
     devices=devices,
     precisions=precisions,
     damage=damage,
+    reads=reads,
     engine_precisions=("bf16",),
     risky=True,
 )

@@ -92,6 +92,10 @@ class Runtime:
     """Whether files keep the names of their outputs; otherwise their order counts."""
     risky: bool = False
     """Seen to end the process on files that are valid: files are first run in a process of their own."""
+    reads: Callable[[Path], Sequence[str]] = lambda path: ()
+    """Names of the files that the engine reads beside a file, as the file itself states them; they may be anything."""
+    is_code: bool = False
+    """Its files are programs that may do anything: those of other people are opened only where the user says so."""
     thread_safe: bool = True
     """Whether its sessions may run from many threads at once; otherwise they are run one at a time."""
 
@@ -159,7 +163,7 @@ def zero_in_file(file: Path, regions: Sequence[tuple[int, int]]) -> None:
 
 def zero_middles(content: bytearray, regions: Sequence[tuple[int, int]]) -> None:
     """Zero the middle half of each region (first byte, end) in whole groups of 4 bytes; too short ones stay."""
-    for low, high in regions:
+    for low, high in ((low, min(high, len(content))) for low, high in regions):
         quarter = (high - low) // 16 * 4
-        if quarter:
+        if quarter > 0:
             content[low + quarter : high - quarter] = bytes(high - low - 2 * quarter)

@@ -43,7 +43,7 @@ class TorchScriptSession:
         with torch.inference_mode():
             try:
                 answer = self._module(*(torch.from_numpy(array).to(self._device) for array in arrays))
-            except RuntimeError as error:
+            except Exception as error:  # a program can raise anything
                 raise cannot_run("TorchScript", error) from error
         values = answer if isinstance(answer, tuple | list) else (answer,)
         names = self.outputs or [f"output{i}" for i in range(len(values))]
@@ -74,7 +74,7 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces that TorchScript is in maintenance
             module = load(str(path), map_location=target.device).eval()
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a program can raise anything
         raise cannot_open(path, "TorchScript", error) from error
     have = precision_of(module)
     if have not in (None, target.precision):
@@ -130,4 +130,5 @@ RUNTIME = Runtime(
     precisions=lambda device: ("fp32", "bf16", "fp16"),
     damage=damage,
     named_outputs=False,
+    is_code=True,
 )

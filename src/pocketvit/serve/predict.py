@@ -5,24 +5,28 @@ from __future__ import annotations
 import csv as csv_format
 import glob
 import io
+import itertools
 import os
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, UsageError, within_memory
-from pocketvit.files import make_folder, plain, write_json, write_text
+from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
+from pocketvit.files import make_folder, numbered, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.tasks import TASKS
+from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DEFAULT_OUT = "predictions"
+TABLE_SUFFIXES = (".csv", ".json")
 TABLE_ROWS = 50
 """Rows printed at most; the files hold all."""
 
@@ -68,6 +72,8 @@ class PredictReport:
     table: Path | None
     """The CSV or JSON file that was written."""
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What else there is to say: files in the folders that are no images."""
 
     @property
     def exit_code(self) -> int:
@@ -81,21 +87,19 @@ class PredictReport:
     def render(self) -> RenderableType:
         """A table of answers, then what was skipped."""
         from rich.console import Group
-        from rich.table import Column, Table
-        from rich.text import Text
+        from rich.table import Column
 
         columns = ("image", "written to" if any(row.output for row in self.predictions) else "answer", "ms")
-        table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
-        for row in self.predictions[:TABLE_ROWS]:
-            table.add_row(str(row.image), str(row.output or row.line), f"{row.ms:.1f}")
+        cells = [(shown(p.image), shown(p.output or p.line), f"{p.ms:.1f}") for p in self.predictions[:TABLE_ROWS]]
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
         written = f", all answers in {self.table}" if self.table else ""
         how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant})"
         lines.append(f"{len(self.predictions)} images in {how}{written}.")
         if self.failures:
             lines.append(f"{len(self.failures)} images were skipped:")
-            lines += [f"  {failure.reason}" for failure in self.failures]
-        return Group(table, Text("\n".join(lines)))
+            lines += [f"  {shown(failure.reason)}" for failure in self.failures]
+        lines += self.notes
+        return Group(table((Column(name, overflow="fold") for name in columns), cells), cell("\n".join(lines)))
 
 
 def predict(
@@ -106,12 +110,16 @@ def predict(
     target: str | None = None,
     csv: bool = False,
     top: int = 5,
+    overwrite: bool = False,
+    trust: bool = False,
 ) -> PredictReport:
     """Run an artifact on images.
 
     Tasks whose answer is a picture (restoration) write one for each image; others (classification) print the answers
     and write them to a JSON or CSV file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported
-    and skipped; the exit code is then 3. Input files are never overwritten.
+    and skipped; the exit code is then 3. Input files are never overwritten, and files that are there already only with
+    ``overwrite``: names that are taken get a number. In JSON and CSV a byte of a name that is no UTF-8 is an escape,
+    ``\\udce9`` for 0xE9.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -121,14 +129,17 @@ def predict(
         target: runtime:precision[:threads]; by default the artifact's own.
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).
+        overwrite: replace files of those names that were there before, but never an input.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
         UsageError: no such artifact or variant, or options that do not go together.
     """
-    model = load(artifact, target)
-    if top < 1:
-        raise UsageError(f"top must be at least 1, not {top}.", "5 is usual.")
+    model = load(artifact, target, trust=trust)
+    most = max((len(level.labels) for level in model.manifest.levels), default=0)
+    if not 1 <= top <= max(most, 5):
+        raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
     task = TASKS[model.manifest.task]
     if csv and task.writes == "picture":
         raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
@@ -138,17 +149,19 @@ def predict(
     alone = len(files) == 1 and not failures
     began = time.perf_counter()
     # Before the work: a wrong name should not cost hours.
-    places = plan_outputs(files, out) if task.writes == "picture" else {}
-    table = _table_path(out, csv) if task.writes == "table" else None
-    for folder in {path.parent for path in (*places.values(), *([table] if table else []))}:
+    places = plan_outputs(files, out, overwrite) if task.writes == "picture" else {}
+    answers = _table_path(files, out, csv, overwrite) if task.writes == "table" else None
+    for folder in {path.parent for path in (*places.values(), *([answers] if answers else []))}:
         make_folder(folder)
-    done, failed = _run_all(model, files, places, top, alone)
-    if table is not None and table.suffix.lower() == ".csv":
-        write_text(table, _to_csv(done))
-    elif table is not None:
-        write_json(table, plain(done))
+    done, failed = _run_all(model, files, places, top, alone, overwrite)
+    if answers is not None and answers.suffix.lower() == ".csv":
+        write_text(answers, _to_csv(done), overwrite=overwrite)
+    elif answers is not None:
+        write_json(answers, plain(done), overwrite=overwrite)
+    entries = [images] if isinstance(images, str | os.PathLike) else images
+    notes = tuple(f"{e}: {line}" for e in entries if os.path.isdir(e) for line in not_looked_at(Path(e)))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
-    return PredictReport(*who, tuple(done), (*failures, *failed), table, seconds)
+    return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
@@ -163,27 +176,33 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
         raise UsageError("no images are named.", "Name files, folders or globs.")
     files: dict[Path, None] = {}
     failures = []
-    for entry in images:
-        path = Path(entry)
+    for entry in map(os.fspath, images):
         try:
-            if path.is_dir():
-                files |= dict.fromkeys(list_images(path))
-            elif not path.exists() and glob.has_magic(str(entry)):
-                found = sorted(map(Path, glob.glob(str(entry), recursive=True)))
-                matches = [path for path in found if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+            if os.path.isdir(entry):
+                files |= dict.fromkeys(list_images(Path(entry)))
+            elif not os.path.lexists(entry) and glob.has_magic(entry):
+                found = sorted(map(Path, glob.glob(entry, recursive=True)))
+                matches = [
+                    path for path in found if os.path.isfile(path) and path.suffix.lower() in readable_suffixes()
+                ]
                 files |= dict.fromkeys(matches)
                 if not matches:
                     what = f"{entry}: matches no image files."
                     raise DataError(what, "Check the pattern; quote it so that the shell leaves it alone.")
             else:
-                files[path] = None
+                os.stat(entry)
+                files[Path(entry)] = None
+        except FileNotFoundError:
+            failures.append(Failure(entry, f"{entry}: no such file."))
+        except (OSError, ValueError) as error:  # a name too long, links in a circle, a NUL in a name
+            failures.append(Failure(entry, f"{entry}: cannot be read ({getattr(error, 'strerror', '') or error})."))
         except DataError as error:
-            failures.append(Failure(str(entry), error.what))
+            failures.append(Failure(entry, error.what))
     return list(files), failures
 
 
 def _run_all(
-    model: Model, files: Sequence[Path], places: dict[Path, Path], top: int, alone: bool
+    model: Model, files: Sequence[Path], places: dict[Path, Path], top: int, alone: bool, overwrite: bool
 ) -> tuple[list[Prediction], list[Failure]]:
     """Answer for every file; ``places`` says where a picture goes. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
@@ -192,62 +211,101 @@ def _run_all(
     with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
-                done.append(_answer(model, path, places.get(path), top, advance if by_tile else None))
-            except DataError as error:
-                what = error.what if str(path) in error.what else f"{path}: {error.what}"
+                on_tile = advance if by_tile else None
+                done.append(_answer(model, path, places.get(path), top, on_tile, overwrite))
+            # An engine may fail on one image and not on the next.
+            except (DataError, MissingDependencyError, VerificationError) as error:
                 if alone:
-                    raise type(error)(what, error.todo) from error
-                failed.append(Failure(str(path), what))
+                    raise
+                failed.append(Failure(str(path), error.what))
             if not by_tile:
                 advance()
     return done, failed
 
 
-def _answer(model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None) -> Prediction:
-    """Answer for one file. Its pixels live no longer than they are needed: of large photos every copy counts."""
-    with within_memory(str(path)):
+def _answer(
+    model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None, overwrite: bool
+) -> Prediction:
+    """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
+    try:
         pixels = read_image(path)
         start = time.perf_counter()
         result = model(pixels, on_tile)
         ms = (time.perf_counter() - start) * 1e3
-        row = Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
         if place is not None:
             picture = result.draw(pixels)
-            del pixels, result
-            write_image(place, picture)
-    return row
+            del pixels  # encoding needs a copy of the picture; the input is not needed any more
+            write_image(place, picture, overwrite=overwrite)
+    except MemoryError as error:
+        raise DataError(f"{path}: needs more memory than there is.", "Cut it into parts.") from error
+    except (DataError, VerificationError) as error:
+        known = str(path) in error.what or (place is not None and str(place) in error.what)
+        raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
+    return Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
 
 
-def plan_outputs(files: Sequence[Path], out: str | None) -> dict[Path, Path]:
-    """Where each picture goes: ``<out>/<stem>.png``, numbered where stems meet, never onto an input.
+def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False) -> dict[Path, Path]:
+    """Where each picture goes: ``<out>/<stem>.png``, numbered where names meet, the same for the same files each time.
+
+    Names meet also where only case or the form of an accent tells them apart: other file systems make one of them.
+    Inputs are never written to, and what is there already only with ``overwrite``.
 
     Raises:
-        UsageError: ``out`` is a file although there are several images, is an input, or has an unknown suffix.
+        UsageError: ``out`` is a file although there are several images, is an input or there already, or has the
+            suffix of a table.
     """
-    inputs = {path.resolve() for path in files}
     folder = Path(out or DEFAULT_OUT)
-    if folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
+    if os.path.isdir(folder):
+        return _plan_folder(files, folder, overwrite)
+    if folder.suffix.lower() in IMAGE_SUFFIXES:
         if len(files) != 1:
             raise UsageError(f"out {out} is one file, but there are {len(files)} images.", "Name a folder.")
-        if folder.resolve() in inputs:
-            raise UsageError(f"out {out} is the input itself.", "Name another file; inputs are never overwritten.")
-        return {files[0]: folder}
-    if folder.is_file():
+        return {files[0]: _named(folder, files, overwrite)}
+    if folder.suffix.lower() in TABLE_SUFFIXES or os.path.lexists(folder):
         raise UsageError(f"out {out} is a file without an image suffix.", "Name a folder, or a file ending in .png.")
-    taken: set[Path] = set()
-    plan = {}
+    return _plan_folder(files, folder, overwrite)
+
+
+def _named(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
+    """A file that ``out`` names: no input, and not there already unless ``overwrite``."""
+    if os.path.realpath(path) in map(os.path.realpath, files):
+        raise UsageError(f"out {path} is the input itself.", "Name another file; inputs are never overwritten.")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"out {path} is there already.", "Name another file, or replace it with --overwrite.")
+    return path
+
+
+def _plan_folder(files: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, Path]:
+    inputs = set(map(os.path.realpath, files))
+    taken = _names_in(folder) if not overwrite else set()
+    plan: dict[Path, Path] = {}
+    numbers: dict[str, int] = {}  # the number to begin with: a thousand equal stems should not take a million looks
     for path in files:
-        number, output = 1, folder / f"{path.stem}.png"
-        while output.resolve() in inputs or output in taken:
-            number += 1
-            output = folder / f"{path.stem}_{number}.png"
-        taken.add(output)
+        stem = _same(path.stem)
+        for number in itertools.count(numbers.get(stem, 1)):
+            output = numbered(folder / f"{path.stem}.png", number)
+            if _same(output.name) not in taken and os.path.realpath(output) not in inputs:
+                break
+        numbers[stem] = number + 1
+        taken.add(_same(output.name))
         plan[path] = output
     return plan
 
 
-def _table_path(out: str | None, csv: bool) -> Path | None:
-    """The file for the answers."""
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(map(_same, os.listdir(folder)))
+    except OSError:  # not there yet, or not to be listed: what cannot be written is said when it is
+        return set()
+
+
+def _same(name: str) -> str:
+    """What names have in common that are one file on some file system."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _table_path(files: Sequence[Path], out: str | None, csv: bool, overwrite: bool) -> Path | None:
+    """The file for the answers; in a folder it gets a number where one is there already."""
     if out is None and not csv:
         return None
     path = Path(out or DEFAULT_OUT)
@@ -257,9 +315,11 @@ def _table_path(out: str | None, csv: bool) -> Path | None:
         raise UsageError(what, "Name a folder, a .csv or a .json file.")
     if csv and suffix == ".json":
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
-    if suffix not in (".csv", ".json"):
-        path = path / f"predictions.{'csv' if csv else 'json'}"
-    return path
+    if suffix in TABLE_SUFFIXES and not os.path.isdir(path):
+        return _named(path, files, overwrite)
+    taken = set() if overwrite else _names_in(path)
+    names = (numbered(path / f"predictions.{'csv' if csv else 'json'}", number) for number in itertools.count(1))
+    return next(name for name in names if _same(name.name) not in taken)
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

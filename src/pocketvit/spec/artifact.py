@@ -7,7 +7,6 @@ the folder, archives may not unpack to more than they should, and NumPy files ar
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 import os
 import re
@@ -15,47 +14,32 @@ import shutil
 import struct
 import tempfile
 import time
-import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import ValidationError
-
-from pocketvit.errors import UsageError, VerificationError
-from pocketvit.files import replacing, write_text, writing
+from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.files import names_in, replacing, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
-from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
-MAX_GOLDEN_BYTES = 1_000_000_000
+MAX_RATIO, FREE_BYTES = 100, 10_000_000
+"""An archive may unpack to so many times its size and these bytes: weights and goldens hardly pack."""
+CACHE_VARIABLE = "POCKETVIT_CACHE"
+REFUSED = "Do not use this file; ask for it again."
+_CACHE_TODO = f"Set {CACHE_VARIABLE} to a folder that can be written, or unzip the file and name the folder."
+CANDIDATE = ".artifact.candidate"
+"""Where a run writes its artifact before it is proven."""
 LEFTOVER_SECONDS = 3600.0
-_BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
-_BROKEN_ZIP = (*_BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
+BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
+BROKEN_ZIP = (*BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
 """What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Real inputs with the trained float model's outputs, and what they were made with."""
-
-    inputs: NDArray[np.uint8]
-    """(N, H, W, 3) uint8: model inputs after preprocessing."""
-    outputs: Mapping[str, NDArray[np.float32]]
-    """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
-    sources: tuple[NDArray[np.uint8], ...]
-    """A few images before preprocessing, (h, w, 3) uint8 each; preprocessing them gives the first inputs."""
-    truth: NDArray[np.generic]
-    """(N, H, W, 3) uint8 clean images, or (N, levels) int64 classes: what the metric is computed against."""
-    preprocess: Preprocess
 
 
 @dataclass(frozen=True)
@@ -80,8 +64,16 @@ class Artifact:
         raise UsageError(f"{self.manifest.name} holds no variant {wanted}.", f"It holds: {have}.")
 
     def variant_bytes(self, variant: Variant) -> int:
-        """Bytes on disk of the files that ``variant`` needs, as measured now."""
-        return sum((self.path / name).stat().st_size for name in (variant.path, *variant.companions))
+        """Bytes on disk of the files that ``variant`` needs, as measured now.
+
+        Raises:
+            VerificationError: one is missing.
+        """
+        files = [self.path / name for name in (variant.path, *variant.companions)]
+        for file in files:
+            if not file.is_file():
+                raise VerificationError(f"{file}: the file is missing.", "Copy the whole folder again.")
+        return sum(file.stat().st_size for file in files)
 
 
 def shipped_root() -> Path:
@@ -102,16 +94,16 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
         UsageError: there is no such thing.
     """
     path = Path(path_or_name)
-    if not path.exists() and str(path_or_name) in shipped_names():
-        return shipped_root() / str(path_or_name)
-    if path.is_file() and path.suffix == ".pvit":
+    if path.suffix == ".pvit" and os.path.isfile(path):
         return _unpack(path)
     for folder in (path, path / "artifact"):
-        if (folder / MANIFEST).is_file():
+        if os.path.isfile(folder / MANIFEST):
             return folder
+    if str(path_or_name) in shipped_names():  # also where a folder of that name holds something else
+        return shipped_root() / str(path_or_name)
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
-    raise UsageError(f"{path_or_name}: no artifact there.", todo)
+    raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
@@ -122,59 +114,23 @@ def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:
         VerificationError: the manifest is damaged, of another version, or names files outside the folder.
     """
     folder = find_artifact(path_or_name)
-    todo = "Export it again, or copy the whole folder again."
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{folder / MANIFEST}: {'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}."
-        raise VerificationError(what, todo) from error
+        large = (folder / MANIFEST).stat().st_size > MAX_BYTES
+        content = b"" if large else (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise VerificationError(f"{folder / MANIFEST}: cannot be read ({error.strerror or error}).", todo) from error
-    except UsageError as error:  # Preprocess checks its own values
-        raise VerificationError(f"{folder / MANIFEST}: {error.what}", todo) from error
-    names = [entry.path for entry in manifest.files] + [n for v in manifest.variants for n in (v.path, *v.companions)]
-    for name in names:
-        if PurePosixPath(name).name != name or "\\" in name:
-            what = f"{folder / MANIFEST}: file name {name!r} leaves the artifact folder."
-            raise VerificationError(what, "Do not use this artifact.")
-    return Artifact(folder, manifest)
+        what = f"{folder / MANIFEST}: cannot be read ({error.strerror or error})."
+        raise VerificationError(what, "Copy the whole folder again.") from error
+    if large:
+        raise VerificationError(f"{folder / MANIFEST}: is larger than a manifest may be.", REFUSED)
+    return Artifact(folder, _parse(folder / MANIFEST, content))
 
 
-def read_golden(artifact: Artifact) -> Golden:
-    """The goldens of ``artifact``.
-
-    Raises:
-        VerificationError: the file is missing, damaged, incomplete or unpacks to more than 1 GB.
-    """
-    path = artifact.path / GOLDEN
+def _parse(where: Path, content: bytes) -> Manifest:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_GOLDEN_BYTES:
-                raise VerificationError(f"{path}: unpacks to more than goldens may hold.", "Do not use this artifact.")
-        with np.load(path, allow_pickle=False) as file:
-            data: dict[str, NDArray[Any]] = {key: file[key] for key in file.files}
-        if not all(isinstance(value, np.ndarray) for value in data.values()):  # NumPy hands out the others as bytes
-            raise ValueError("a member is no array")
-        outputs = {key.removeprefix("output."): value for key, value in data.items() if key.startswith("output.")}
-        sources = tuple(data[f"source.{i}"] for i in range(sum(key.startswith("source.") for key in data)))
-        preprocess = json.loads(str(data["preprocess"]))
-        preprocess |= {key: tuple(preprocess[key]) for key in ("size", "mean", "std")}
-        return Golden(data["inputs"], outputs, sources, data["truth"], Preprocess(**preprocess))
-    except (*_BROKEN_ZIP, MemoryError, KeyError, TypeError, SyntaxError, tokenize.TokenError, UsageError) as error:
-        raise VerificationError(f"{path}: cannot be read ({error}).", "Export the artifact again.") from error
-
-
-def write_golden(folder: Path, golden: Golden) -> None:
-    """Write ``golden.npz`` (compressed, no pickle) into ``folder``."""
-    arrays: dict[str, NDArray[np.generic]] = {
-        "inputs": golden.inputs,
-        "truth": golden.truth,
-        "preprocess": np.array(json.dumps(golden.preprocess.to_dict())),
-    }
-    arrays |= {f"output.{name}": value for name, value in golden.outputs.items()}
-    arrays |= {f"source.{i}": value for i, value in enumerate(golden.sources)}
-    np.savez_compressed(folder / GOLDEN, **arrays)  # type: ignore[arg-type]
+        return parse_manifest(content)
+    except ValueError as error:
+        todo = "Do not use it: export the artifact again, or copy it again from where it was verified."
+        raise VerificationError(f"{where}: {error}.", todo) from error
 
 
 def sha256(path: Path) -> str:
@@ -245,11 +201,43 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         with writing(destination):
             yield temporary
             temporary.chmod(0o755)
-            if destination.exists():
-                shutil.rmtree(destination)
-            os.rename(temporary, destination)
+            aside = temporary.with_name(f"{temporary.name}.old")
+            if destination.exists():  # deleted last: where the new folder cannot take its place, it goes back
+                os.rename(destination, aside)
+            try:
+                os.rename(temporary, destination)
+            except OSError:
+                if aside.exists():
+                    os.rename(aside, destination)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(destination: Path) -> None:
+    """Hold what lies at ``destination`` against what may be deleted: nothing, an empty folder, or an artifact alone.
+
+    Raises:
+        UsageError: anything else lies there, or there too; nothing was touched.
+    """
+    if not os.path.lexists(destination):
+        return
+    todo = "Choose another folder, or delete it yourself."
+    if destination.is_symlink() or not destination.is_dir():
+        raise UsageError(f"{destination} is no folder of an artifact and is not replaced.", todo)
+    there = set(names_in(destination))
+    if not there:
+        return
+    if MANIFEST not in there:
+        raise UsageError(f"{destination} holds no artifact and is not replaced.", todo)
+    try:
+        manifest = read_artifact(destination).manifest
+    except VerificationError as error:
+        raise UsageError(f"{destination} is not replaced: {error.what}", todo) from error
+    if strange := sorted(there - {MANIFEST, *(entry.path for entry in manifest.files)}):
+        what = f"{destination} is not replaced: {strange[0]} in it is no part of the artifact."
+        raise UsageError(what, "Move it elsewhere, or choose another folder.")
 
 
 def _sweep(destination: Path) -> None:
@@ -264,36 +252,84 @@ def _sweep(destination: Path) -> None:
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:
-    """Zip an artifact into one ``.pvit`` file and return its path."""
-    with replacing(destination) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in [MANIFEST, *(entry.path for entry in artifact.manifest.files)]:
-            archive.write(artifact.path / name, name)
+    """Zip an artifact into one ``.pvit`` file, the manifest first, read it back, and return its path.
+
+    The same artifact gives the same bytes on every day.
+
+    Raises:
+        VerificationError: the archive does not hold what the manifest lists; ``destination`` is as it was.
+        DataError: ``destination`` cannot be written.
+    """
+    document = (artifact.path / MANIFEST).read_bytes()
+    wanted = {MANIFEST: hashlib.sha256(document).hexdigest()}
+    wanted |= {entry.path: entry.sha256 for entry in sorted(artifact.manifest.files, key=lambda entry: entry.path)}
+    with replacing(destination) as partial:
+        with zipfile.ZipFile(partial, "w") as archive:
+            for name in wanted:
+                member = zipfile.ZipInfo(name)  # of 1980
+                member.compress_type, member.external_attr, member.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
+                archive.writestr(member, document if name == MANIFEST else (artifact.path / name).read_bytes())
+        with zipfile.ZipFile(partial) as archive:
+            read = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+        if wrong := [name for name in wanted if read.get(name) != wanted[name]]:
+            raise VerificationError(f"{destination}: {wrong[0]} does not read back.", "Write it again, elsewhere.")
     return destination
 
 
 def _unpack(path: Path) -> Path:
-    """Unpack a ``.pvit`` into a cache folder named after its checksum, once."""
+    """Unpack a ``.pvit`` into a cache folder named after its checksum, once, and only what its manifest lists."""
     try:
-        root = Path(os.environ.get("POCKETVIT_CACHE", Path.home() / ".cache" / "pocketvit"))
-        cache = root / "unpacked" / sha256(path)[:32]
-        if not (cache / MANIFEST).is_file():
+        cache = _cache_root(path) / "unpacked" / sha256(path)[:32]
+        with writing(cache, "read"):
+            ready = (cache / MANIFEST).is_file()
+        if not ready:
             with zipfile.ZipFile(path) as archive:
-                _check_members(path, archive)
+                entries = _check_members(path, archive)
                 with new_folder(cache, replace=True) as folder:
                     archive.extractall(folder)
-    except _BROKEN_ZIP as error:
+                    for fault in filter(None, (file_fault(folder, entry) for entry in entries)):
+                        raise VerificationError(f"{path}: {fault}.", REFUSED)
+    except DataError as error:
+        raise DataError(error.what, _CACHE_TODO) from error
+    except BROKEN_ZIP as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raise ``VerificationError`` unless the members are as many, as large and so named as those of an artifact."""
-    refuse = "Do not use this file; ask for it again."
-    members = archive.infolist()
-    if len(members) > MAX_ARCHIVE_FILES or sum(m.file_size for m in members) > MAX_ARCHIVE_BYTES:
-        raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", refuse)
-    for name in archive.namelist():
-        if not name or PurePosixPath(name).name != name or "\\" in name or name.startswith("."):
-            raise VerificationError(f"{path}: member {name!r} would leave the folder.", refuse)
-    if MANIFEST not in archive.namelist():
-        raise VerificationError(f"{path}: holds no {MANIFEST}.", refuse)
+def _cache_root(path: Path) -> Path:
+    """Folder that archives are unpacked below.
+
+    Raises:
+        DataError: there is no home folder, and none is named.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "pocketvit"
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no home folder to unpack it in.", _CACHE_TODO) from error
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> list[FileEntry]:
+    """What the manifest lists, where the members are just that in name, number and size; nothing is unpacked yet.
+
+    Raises:
+        VerificationError: they are not, or the manifest is damaged.
+    """
+    members = {member.filename: member.file_size for member in archive.infolist()}
+    total, most = sum(members.values()), FREE_BYTES + MAX_RATIO * path.stat().st_size
+    if len(archive.infolist()) > MAX_ARCHIVE_FILES or total > min(most, MAX_ARCHIVE_BYTES):
+        raise VerificationError(f"{path}: the archive unpacks to more than an artifact may hold.", REFUSED)
+    for name in members:
+        if not plain_name(name) or name.startswith("."):
+            raise VerificationError(f"{path}: member {name!r} would leave the folder.", REFUSED)
+    if MANIFEST not in members:
+        raise VerificationError(f"{path}: holds no {MANIFEST}.", REFUSED)
+    if members[MANIFEST] > MAX_BYTES:
+        raise VerificationError(f"{path}: its {MANIFEST} is larger than one may be.", REFUSED)
+    entries = _parse(path / MANIFEST, archive.read(MANIFEST)).files
+    listed = {entry.path: entry.bytes for entry in entries} | {MANIFEST: members[MANIFEST]}
+    if len(members) != len(archive.infolist()) or members != listed:
+        odd = sorted(name for name in {*members, *listed} if members.get(name) != listed.get(name)) or ["a name twice"]
+        raise VerificationError(f"{path}: its members are not those of its manifest ({odd[0]}).", REFUSED)
+    return entries

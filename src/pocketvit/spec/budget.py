@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pocketvit.errors import UsageError
+from pocketvit.spec.typed import Range, check_ranges
 
 if TYPE_CHECKING:
     from pocketvit.spec.tasks.base import MetricSpec
@@ -27,12 +27,8 @@ class Budget:
     """Height and width of the image that is timed; default: the model's input, for tiled models the data's median."""
 
     def __post_init__(self) -> None:
-        for name in ("latency_ms", "size_mb", "memory_mb"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"budget.{name} must be positive, not {value}.", "Leave it out for no limit.")
-        if self.image is not None and min(self.image) < 1:
-            raise UsageError(f"budget.image {self.image} must be positive.", "Give height and width in pixels.")
+        limits = dict.fromkeys(("latency_ms", "size_mb", "memory_mb"), Range(0, 1e9, above=True))
+        check_ranges("budget", self, {**limits, "image": Range(1, 8192)})
 
     @property
     def percent(self) -> int:
@@ -62,11 +58,7 @@ class Floor:
     """Largest accepted loss against the float model, in the metric's unit (percentage points, dB)."""
 
     def __post_init__(self) -> None:
-        if self.value is not None and self.value != self.value:
-            raise UsageError("floor.value must be a number, not nan.", "Leave it out for no floor.")
-        if self.max_drop is not None and not self.max_drop >= 0:
-            what = f"floor.max_drop must not be negative, not {self.max_drop}."
-            raise UsageError(what, "Give the largest accepted loss, e.g. 0.5, or leave it out.")
+        check_ranges("floor", self, {"value": Range(-1e9, 1e9), "max_drop": Range(0, 1e9)})
 
     def misses(self, value: float, reference: float | None, spec: MetricSpec) -> list[str]:
         """One sentence for each limit that ``value`` is worse than, in the metric's direction."""

@@ -21,10 +21,8 @@ LIBRARIES = ("pocketvit", "numpy", "pillow", "onnxruntime", "openvino", "torch",
 
 def environment() -> dict[str, Any]:
     """Processor, GPU, instruction sets of interest, cores, operating system, versions, git commit; plain JSON types."""
-    cpu, flags = _cpu()
     return {
-        "cpu": cpu,
-        "flags": [flag for flag in FLAGS if flag in flags],
+        **processor(),
         "cores": available_cores(),
         "gpu": _gpu(),
         "os": platform.platform(),
@@ -32,6 +30,12 @@ def environment() -> dict[str, Any]:
         "versions": _versions(),
         "git": _commit(),
     }
+
+
+def processor() -> dict[str, Any]:
+    """Name and instruction sets of interest: what timings on one machine and on another one must share to compare."""
+    cpu, flags = _cpu()
+    return {"cpu": cpu, "flags": [flag for flag in FLAGS if flag in flags]}
 
 
 def available_cores() -> int:

@@ -1,29 +1,53 @@
 """Reading images: any file, PIL image or array becomes one (H, W, 3) uint8 sRGB array, or one clear ``DataError``.
 
-EXIF orientation is honoured, alpha is composited over white, 16-bit grey is scaled to 8 bit, CMYK is converted, and of
-an animation the first frame is taken. Colour profiles are not applied: cameras and phones write sRGB or close to it.
+EXIF orientation is honoured, alpha is composited over white, deeper samples are scaled to 8 bit by the range that the
+file declares, colours are converted to sRGB, and of an animation the first frame is taken (:mod:`.pixels`).
 """
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import os
+import stat
 import threading
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
-from pocketvit.errors import DataError, within_memory
+from pocketvit.errors import DataError, MissingDependencyError, PocketvitError
 from pocketvit.files import replacing
+from pocketvit.spec.pixels import to_pixels
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+FORMATS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
+    **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",), ".gif": ("GIF",)},
+    **({".avif": ("AVIF",)} if features.check("avif") else {}),
+}
+"""Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg).
+
+Nothing else is decoded: some of Pillow's other formats start external programs.
+"""
+IMAGE_SUFFIXES = frozenset(FORMATS)
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+OWN_LIST = "pocketvit-quarantine.txt"
+"""The doctor's list of files that readers leave out; it is no photo that somebody misses."""
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 MAX_PIXELS = 200_000_000
 """Images larger than this are refused before they are decoded (a decompression bomb of a few kB can ask for 100 GB)."""
+MAX_BYTES = 2 << 30
+"""Larger files are refused: no image of ``MAX_PIXELS`` needs them, and some decoders read a file whole."""
 
-_BAND = 1 << 20  # pixels converted at once: whole copies of a large photo, in wider types, are many times its size
+_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _OPENING = threading.Lock()  # Pillow's pixel limit and the warning filters are global
 
 ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -48,67 +72,85 @@ def read_image(source: ImageLike) -> NDArray[np.uint8]:
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
-    if not path.exists():
-        raise DataError(f"{path}: no such file.", "Check the path.")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not an image.", "Name an image file.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty (0 bytes).", "Copy it again or leave it out.")
-    try:
-        with within_memory(str(path)), open_image(path) as image:
-            return _from_pil(image, str(path), own=True)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        what = f"{path}: cannot be decoded ({reason})."
-        raise DataError(what, "Run `pocketvit doctor` on its folder to list damaged files.") from error
+    with open_image(path) as image:
+        return _from_pil(image, str(path))
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open a file lazily with Pillow, without Pillow's own pixel limit (ours gives a better message); safe in threads.
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open a file lazily with Pillow; safe in threads. Whatever fails in the block is a ``DataError`` of this file.
 
     Raises:
-        OSError, ValueError, SyntaxError: Pillow's errors for files that are not images.
+        DataError: no such file, no regular file, empty, not an image of ``FORMATS``, damaged, or too large for memory.
+        MissingDependencyError: HEIC without the extra ``heif``.
     """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe may wait for ever
+            kind = "is a folder" if stat.S_ISDIR(status.st_mode) else "is a device or pipe"
+            raise DataError(f"{path} {kind}, not an image.", "Name an image file.")
+        if status.st_size == 0:
+            raise DataError(f"{path}: the file is empty (0 bytes).", "Copy it again or leave it out.")
+        if status.st_size > MAX_BYTES:
+            raise DataError(f"{path}: {status.st_size / 1e9:.1f} GB are too large for an image.", "Leave it out.")
+        # By handle and not by name: Pillow maps raw TIFFs that it opens by name, and scrambles turned ones.
+        with path.open("rb") as file, _open_quietly(file, str(path)) as image:
+            yield image
+    except PocketvitError:
+        raise
+    except Exception as error:  # decoders raise nearly everything for damaged files
+        if isinstance(error, OSError) and error.errno in _NOWHERE:
+            raise DataError(f"{path}: no such file.", "Check the path.") from error
+        raise _undecodable(str(path), error) from error
+
+
+def _undecodable(name: str, error: Exception) -> DataError:
+    text = "too little memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else text or type(error).__name__
+    todo = "Run `pocketvit doctor` on its folder to list damaged files."
+    return DataError(f"{name}: cannot be decoded ({reason}).", todo)
+
+
+def _open_quietly(file: Any, name: str) -> Image.Image:
+    """Open without Pillow's own pixel limit (ours gives a better message) and without its warnings."""
+    head = file.read(64)
+    file.seek(0)
+    formats = sorted({kind for kinds in FORMATS.values() for kind in kinds} - {"MPO"})  # JPEG's reader opens it
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[8:]:
+        formats.append(_heif(name))
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(file, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _from_pil(image: Image.Image, name: str, own: bool = False) -> NDArray[np.uint8]:
-    """Only an image of our ``own`` may be changed: another one is copied."""
+def _heif(name: str) -> str:
+    """Teach Pillow to read HEIC; the name that the format has there."""
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        missing = MissingDependencyError.of("pillow-heif", "heif")
+        raise MissingDependencyError(f"{name}: is a HEIC photo, and {missing.what}", missing.todo) from error
+    pillow_heif.register_heif_opener()
+    return "HEIF"
+
+
+def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     width, height = image.size
     if width * height > MAX_PIXELS:
         what = f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, above {MAX_PIXELS // 1_000_000}."
         raise DataError(what, "Cut it into parts first.")
     if width == 0 or height == 0:
         raise DataError(f"{name}: the image has no pixels ({width}x{height}).", "Leave it out.")
-    image.load()
-    image = (ImageOps.exif_transpose(image, in_place=True) or image) if own else ImageOps.exif_transpose(image)
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    step = max(1, _BAND // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        whole = bottom - top == image.height
-        pixels[top:bottom] = _to_rgb(image if whole else image.crop((0, top, image.width, bottom)))
-    return pixels
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Each pixel by itself, so that an image can be converted in bands; the array may be read-only."""
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        grey = np.asarray(image).astype(np.float64)[:, :, None] / 257.0
-        return np.clip(np.round(grey), 0, 255).astype(np.uint8).repeat(3, axis=2)
-    if image.mode == "F":
-        return _from_array(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    try:
+        return to_pixels(image, name)
+    except PocketvitError:
+        raise
+    except Exception as error:
+        raise _undecodable(name, error) from error
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -137,35 +179,90 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an (H, W, 3) uint8 array; the suffix names the format. A failed write leaves no half file.
+def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True) -> None:
+    """Write an (H, W, 3) uint8 sRGB array (PNG says so, elsewhere it is understood); the suffix names the format.
+
+    A failed write leaves no half file.
+
+    Without ``overwrite`` a file that is there already is left alone.
 
     Raises:
-        DataError: an unknown suffix, or a folder that cannot be made or written.
+        DataError: an unknown suffix, a folder that cannot be made or written, or a file that is there already.
     """
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    if path.suffix.lower() == ".png":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add(b"sRGB", b"\0")
     try:
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             Image.fromarray(image).save(partial, **options)
     except ValueError as error:
         raise DataError(f"{path}: cannot be written ({error}).", "Check the suffix.") from error
 
 
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes that this installation decodes: HEIC with the extra ``heif`` only."""
+    return IMAGE_SUFFIXES | (HEIF_SUFFIXES if importlib.util.find_spec("pillow_heif") else frozenset())
+
+
 def list_images(folder: Path) -> list[Path]:
-    """All image files below ``folder`` by suffix, sorted; hidden files and folders are skipped.
+    """All image files below ``folder`` by suffix, sorted; hidden files and folders are skipped, links are followed.
 
     Raises:
         DataError: the folder is missing or holds no image.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"{folder}: no such folder.", "Check the path.")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    files, suffixes = _files(folder), readable_suffixes()
+    images = sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
+    if not images:
+        what = " ".join([f"{folder}: holds no image files.", *not_looked_at(files)])
+        raise DataError(what, f"Known suffixes: {', '.join(sorted(suffixes))}.")
+    return images
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """``folder`` and the folders below it that are not hidden; linked ones too, but none twice (links may be loops)."""
+    found, seen, links = list[Path](), set[Path](), [folder]
+    while links:  # folders keep the name that they have without links, if they have one
+        for name, inner, _ in os.walk(links.pop(0)):
+            here = Path(name)
+            real = here.resolve()
+            if real in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            found.append(here)
+            visible = sorted(each for each in inner if not each.startswith("."))
+            links += [here / each for each in visible if (here / each).is_symlink()]
+            inner[:] = [each for each in visible if not (here / each).is_symlink()]
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    entries = (path for inside in folders_below(folder) for path in _listed(inside))
+    return [path for path in entries if not path.name.startswith(".") and not path.is_dir()]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def not_looked_at(source: Path | Sequence[Path]) -> list[str]:
+    """One line that counts by type the files of a folder (or among ``source``) that are no images; or none."""
+    suffixes = readable_suffixes()
+    files = _files(source) if isinstance(source, Path) else source
+    others = Counter(
+        p.suffix.lower() or "without suffix" for p in files if p.suffix.lower() not in suffixes and p.name != OWN_LIST
     )
-    if not files:
-        raise DataError(f"{folder}: holds no image files.", f"Known suffixes: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return files
+    if not others:
+        return []
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items(), key=lambda each: (-each[1], each[0])))
+    count = others.total()
+    line = f"{count} {'file was' if count == 1 else 'files were'} not looked at: {kinds}"
+    if HEIF_SUFFIXES & others.keys():
+        line += f" ({MissingDependencyError.of('pillow-heif', 'heif').todo.removeprefix('Run: ')})"
+    return [line]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
@@ -14,6 +15,7 @@ from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 
 SCHEMA_VERSION: Literal[1] = 1
+VERSION_PATTERN = r"^\d+\.\d+\.\d+$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -25,7 +27,7 @@ class FileEntry(_Strict):
     """One file of the artifact beside the manifest."""
 
     path: str = Field(description="Name inside the artifact folder, no folders above it.")
-    bytes: int
+    bytes: int = Field(ge=0)
     sha256: str
 
 
@@ -78,6 +80,10 @@ class MetricRow(_Strict):
     protocol: str = ""
     low: FiniteFloat | None = Field(default=None, description="Lower end of the 95 % interval of `value`.")
     high: FiniteFloat | None = None
+    baseline: FiniteFloat | None = Field(
+        default=None,
+        description="The same metric of the best answer without a model: the input itself, the most frequent class.",
+    )
     chosen_on: bool = Field(default=False, description="This data was also used to choose, so the value flatters.")
 
 
@@ -85,7 +91,7 @@ class BenchRow(_Strict):
     """A timing of one variant with its environment."""
 
     variant: str
-    threads: int
+    threads: int = Field(ge=1, le=4096)
     p50_ms: FiniteFloat
     p90_ms: FiniteFloat
     runs: int
@@ -104,6 +110,16 @@ class Verification(_Strict):
     checks: list[dict[str, Any]] = []
     tool_version: str
 
+    @field_validator("checks")
+    @classmethod
+    def _checks_can_be_shown(cls, checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        kinds = {"name": str, "passed": bool, "detail": str}
+        for row in checks:
+            for key, kind in kinds.items():
+                if not isinstance(row.get(key), kind):
+                    raise ValueError(f"every check needs {key} as {kind.__name__}")
+        return checks
+
 
 class Licence(_Strict):
     """Terms of the weights and of the data they were trained on."""
@@ -117,7 +133,7 @@ class Manifest(_Strict):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str = Field(pattern=NAME_PATTERN)
-    version: str = Field(default="0.1.0", pattern=r"^\d+\.\d+\.\d+$")
+    version: str = Field(default="0.1.0", pattern=VERSION_PATTERN)
     task: str = Field(description="A row of the table of tasks: " + ", ".join(TASKS) + ".")
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
     levels: list[LevelSpec] = Field(default=[], validate_default=True)
@@ -126,7 +142,10 @@ class Manifest(_Strict):
     outputs: list[TensorSpec]
     files: list[FileEntry]
     variants: list[Variant]
-    default: str = Field(description="runtime:precision that `load` takes when no target is named.")
+    default: str = Field(
+        description="runtime:precision that was chosen. `load` takes it, or where `benchmarks` know this kind of "
+        "processor a variant as good and faster, or the first one that the machine can run."
+    )
     main_metric: str
     tolerances: dict[str, dict[str, float]] = Field(
         default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop."
@@ -148,6 +167,26 @@ class Manifest(_Strict):
             return f"{row.value:.4g} {row.unit}".rstrip()
         return spec.text(row.value, row.low, row.high, count)
 
+    def contract(self) -> str:
+        """What the answers mean, as canonical JSON: task, labels with their tree, inputs and outputs with their units.
+
+        ``golden.npz`` keeps it, so that ``verify`` notices where any of it was changed in the manifest.
+        """
+        fields = self.model_dump(mode="json", include={"task", "levels", "inputs", "outputs"})
+        return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
+    def gain(self, row: MetricRow) -> str:
+        """What a metric gains over an answer without a model, for people; empty where that was not measured."""
+        try:
+            spec = TASKS[self.task].metric(row.name)
+        except KeyError:
+            return ""
+        if row.baseline is None:
+            return ""
+        better = spec.loss(row.baseline, row.value)
+        text = f"{spec.text(row.baseline)} without the model, gain {spec.text(better)}"
+        return text if better > spec.default_drop else f"{text}. Warning: next to nothing is gained"
+
     # Checks of one field against those before it, not of the whole model, so that the error names the field.
     @field_validator("task")
     @classmethod
@@ -155,6 +194,15 @@ class Manifest(_Strict):
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}; this version knows {', '.join(TASKS)}")
         return task
+
+    @field_validator("architecture")
+    @classmethod
+    def _sizes_are_numbers(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        for key in ("macs", "parameters"):
+            value = architecture.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ValueError(f"{key} is no count")
+        return architecture
 
     @field_validator("levels")
     @classmethod
@@ -177,11 +225,14 @@ class Manifest(_Strict):
         if not {"task", "levels", "preprocess"} <= set(info.data):
             return outputs  # one of them is wrong, and that is what the error is about
         specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
-        wanted = {x.name: x.shape for x in specs}
+        wanted = {x.name: x for x in specs}
         for output in outputs:
-            if output.name in wanted and output.shape != wanted[output.name]:
-                raise ValueError(f"output {output.name} has shape {output.shape}, not {wanted[output.name]}")
-        if {x.name for x in outputs} != set(wanted):
+            spec = wanted.get(output.name, output)
+            if output.shape != spec.shape:
+                raise ValueError(f"output {output.name} has shape {output.shape}, not {spec.shape}")
+            if output.dtype != spec.dtype:
+                raise ValueError(f"output {output.name} is {output.dtype}, not {spec.dtype}")
+        if sorted(x.name for x in outputs) != sorted(wanted):
             raise ValueError(f"the outputs are {sorted(x.name for x in outputs)}, not {sorted(wanted)}")
         return outputs
 

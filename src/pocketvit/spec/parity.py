@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import VerificationError
-from pocketvit.spec.artifact import Golden
+from pocketvit.spec.golden import Golden
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.preprocess import PIXELS, Pixels
@@ -34,22 +34,33 @@ class Runs(Protocol):
 
 
 def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
-    """Limits of one precision: what the manifest states, or the task's where it states nothing.
+    """Limits of one precision: the task's, and what the manifest states where that is as tight or tighter.
 
     Raises:
-        VerificationError: the manifest states a limit that does not exist, which would be a limit nobody checks.
+        VerificationError: the manifest states a limit that does not exist, which would be a limit nobody checks, or
+            one that is looser than the task's, which would let another model pass.
     """
-    stated = manifest.tolerances.get(precision, {})
+    stated, table = manifest.tolerances.get(precision, {}), TASKS[manifest.task].tolerances.get(precision, {})
     unknown = sorted(set(stated) - {*UPPER, *LOWER})
     if unknown:
         what = f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit."
         raise VerificationError(what, f"Known limits: {', '.join((*UPPER, *LOWER))}.")
-    return stated or TASKS[manifest.task].tolerances[precision]
+    for name in sorted(set(stated) & set(table)):
+        if not (stated[name] <= table[name] if name in UPPER else stated[name] >= table[name]):
+            what = f"tolerances.{precision}.{name} in the manifest is {stated[name]:g}, looser than {table[name]:g}."
+            raise VerificationError(what, f"{table[name]:g} is what this version allows at most; export it again.")
+    return {**table, **stated}
 
 
 def run_goldens(session: Runs, inputs: Pixels) -> dict[str, NDArray[np.float32]]:
-    """Answers to (N, H, W, 3) uint8, one image at a time, joined along the first axis."""
+    """Answers to (N, H, W, 3) uint8, one image at a time, joined along the first axis.
+
+    Raises:
+        VerificationError: the engine fails on the file, or answers differ in shape.
+    """
     rows = [session.run({PIXELS: image[None]}) for image in inputs]
+    if len({tuple((name, value.shape) for name, value in row.items()) for row in rows}) > 1:
+        raise VerificationError("the answers change their shape from image to image.", "Export the artifact again.")
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 

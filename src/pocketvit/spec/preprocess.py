@@ -10,21 +10,27 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.typed import Range, check_ranges
 
 Pixels = NDArray[np.uint8]
+MAX_GROWTH = 32
+"""A photo that is resized to more than this many times the model's input is cut first."""
 PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
-MAX_SIDE, MAX_AREA = 8192, 4096 * 4096
+_RANGES = {
+    **{"size": Range(1, 8192), "crop_pct": Range(0.05, 1), "overlap": Range(0, 4096)},
+    **{"mean": Range(-1000, 1000), "std": Range(0, 1000, above=True)},
+}
+MAX_AREA = 4096 * 4096
 """Pixels of a model's input: far above any model, and still memory that a machine has."""
-MIN_CROP_PCT = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,18 @@ class Preprocess:
     ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with such tiles.
     """
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True}  # for the manifest's schema
+
     size: tuple[int, int] = (224, 224)
     """Height and width of the model's input in pixels."""
     resize: Literal["crop", "stretch", "tile"] = "crop"
+    """``crop`` scales the short side and cuts the centre, ``stretch`` scales both sides, ``tile`` keeps the size."""
     crop_pct: float = 0.9
-    """Share of the resized short side that the centre crop keeps (``crop`` only)."""
+    """Share of the resized short side that the centre crop keeps (``crop`` only).
+
+    The scale is the larger one of floor(size / crop_pct) / (the photo's height or width), each side is multiplied by it
+    and rounded down, but never below ``size``, and the crop begins at half of what is too much, rounded half to even.
+    """
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """Filter, always antialiased when shrinking (Pillow's definition)."""
     overlap: int = 0
@@ -47,26 +60,17 @@ class Preprocess:
     color: Literal["RGB", "BGR"] = "RGB"
     """Channel order that the model itself sees; the exported graph always takes RGB."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Subtracted per channel after scaling to [0, 1]; baked into the graph."""
+    """Subtracted per channel after scaling to [0, 1]. It is in the graph: not to be subtracted again."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Divisor per channel; baked into the graph."""
+    """Divisor per channel. It is in the graph: not to be divided by again."""
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise UsageError(f"preprocess.size {self.size} must be positive.", "Give height and width in pixels.")
-        if max(self.size) > MAX_SIDE or math.prod(self.size) > MAX_AREA:
-            todo = f"Take at most {MAX_SIDE} pixels a side and {MAX_AREA} in all."
-            raise UsageError(f"preprocess.size {self.size} is too large.", todo)
-        if not MIN_CROP_PCT <= self.crop_pct <= 1:
-            what = f"preprocess.crop_pct {self.crop_pct} must lie in [{MIN_CROP_PCT}, 1]."
-            raise UsageError(what, "0.9 is usual.")
+        check_ranges("preprocess", self, _RANGES)
+        if math.prod(self.size) > MAX_AREA:
+            raise UsageError(f"preprocess.size {self.size} is too large.", f"Take at most {MAX_AREA} pixels in all.")
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
-        if not all(map(math.isfinite, (*self.mean, *self.std))):
-            raise UsageError(f"preprocess.mean {self.mean} and std {self.std} must be finite.", "0.5 is usual.")
-        if min(self.std) <= 0:
-            raise UsageError(f"preprocess.std {self.std} must be positive.", "Give the divisors used in training.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -109,7 +113,7 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     scale = max(np.floor(target_h / spec.crop_pct) / height, np.floor(target_w / spec.crop_pct) / width)
     resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
     top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
-    if resized_h * resized_w > MAX_AREA:
+    if resized_h * resized_w > MAX_GROWTH * target_h * target_w:
         return _resize_part(image, (resized_h, resized_w), (top, left), spec)
     image = resize(image, (resized_h, resized_w), spec.interpolation)
     return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
@@ -118,7 +122,9 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
 def _resize_part(image: Pixels, whole: tuple[int, int], start: tuple[int, int], spec: Preprocess) -> Pixels:
     """What ``prepare`` would cut of the image resized to ``whole`` at ``start``, at no more cost than that part.
 
-    Not for ordinary pictures: Pillow rounds a box to single precision, so that some values differ by a level or two.
+    A line of pixels would become gigabytes, of which a corner is kept. Pillow rounds the box to float32, which is why
+    ordinary photos do not go this way, some of their values would differ by a level or two, and why the array is cut
+    to the surroundings of the box before: far from zero float32 has no fractions.
     """
     cut, box = [], []
     for side, full, first, size in zip(image.shape, whole, start, spec.size, strict=False):

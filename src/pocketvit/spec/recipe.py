@@ -15,16 +15,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
-from pocketvit.spec.target import Target
+from pocketvit.spec.target import THREADS, Target
 from pocketvit.spec.tasks import TASKS, config_document, config_of
 from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
+from pocketvit.spec.typed import Range, check_finite, check_ranges, short, strict
+from pocketvit.spec.yamlfile import read_yaml
 
 Prefer = Literal["quality", "speed", "size"]
 
@@ -32,19 +33,35 @@ Prefer = Literal["quality", "speed", "size"]
 def _require(ok: bool, key: str, value: object, rule: str) -> None:
     """Raise the ``UsageError`` that names ``key`` unless ``ok``; conditions are written so that nan fails them."""
     if not ok:
-        raise UsageError(f"{key} must {rule}, not {value}.", "Correct the recipe or the option.")
+        raise UsageError(f"{key} must {rule}, not {short(value)}.", "Correct the recipe or the option.")
 
 
-def _at_least(section: str, settings: object, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _require(value is None or value >= least, f"{section}.{name}", value, f"be at least {least}")
-
-
-def _positive(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        _require(value is None or value > 0, f"{section}.{name}", value, "be positive")
+MANY, YEAR = 1_000_000, 525_600
+"""More than anybody means: of things counted; of minutes."""
+_SHARE, _BELOW_ONE, _INSIDE = Range(0, 1), Range(0, 1, below=True), Range(0, 1, above=True, below=True)
+SIDE = Range(1, 8192)
+"""Of pictures that are made whole in memory, in pixels."""
+_DATA = {
+    **{"val_share": _INSIDE, "sigma": Range(0, 255), "eval_sigma": Range(0, 255), "shot": _SHARE},
+    **{"patch": Range(8, 4096), "patches_per_image": Range(1, 100_000), "workers": Range(0, 256)},
+}
+_TRAIN = {
+    **{"epochs": Range(0, MANY), "batch_size": Range(1, 65_536), "accumulate": Range(1, 65_536)},
+    **{"lr": Range(0, 100, above=True), "weight_decay": Range(0, 100), "betas": _BELOW_ONE, "warmup": _BELOW_ONE},
+    **{"min_lr": _SHARE, "clip_norm": Range(0, 1e6, above=True), "ema": _INSIDE, "jitter": _BELOW_ONE},
+    **{"crop_scale": Range(0, 1, above=True), "randaugment_magnitude": Range(0, 30), "patience": Range(1, MANY)},
+    **{"validate_every": Range(1, MANY), "checkpoint_minutes": Range(0, YEAR, above=True)},
+    **{"checkpoint_steps": Range(1, 1e9), "minutes": Range(0, YEAR, above=True), "distill_weight": _SHARE},
+    **{"distill_temperature": Range(0, 1000, above=True), "threads": THREADS, "seed": Range(0, 2**32 - 1)},
+}
+_COMPRESS = {
+    **{"calibration_images": Range(1, MANY), "max_float_layers": Range(0, MANY)},
+    **{"min_speedup": Range(0, 1000, above=True), "min_shrink": Range(0, 1000, above=True)},
+}
+_SEARCH = {
+    **{"sizes": SIDE, "trials": Range(1, 1000), "rung_epochs": Range(1, MANY), "eval_images": Range(1, 1e9)},
+    **{"timing_seconds": Range(0, 3600, above=True), "quiet_seconds": Range(0, 86_400)},
+}
 
 
 @dataclass(frozen=True)
@@ -83,18 +100,11 @@ class DataConfig:
         layouts = list(dict.fromkeys(layout for task in TASKS.values() for layout in task.layouts))
         if self.layout not in layouts:
             todo = did_you_mean(self.layout, layouts, f"Take one of {', '.join(layouts)}.")
-            raise UsageError(f"data.layout {self.layout!r} is unknown.", todo)
-        if not 0 < self.val_share < 1:
-            raise UsageError(f"data.val_share {self.val_share} must lie between 0 and 1.", "0.1 is usual.")
+            raise UsageError(f"data.layout {short(self.layout)} is unknown.", todo)
+        check_ranges("data", self, _DATA)
         for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
-            if not 0 <= low <= high:
-                raise UsageError(f"data.{name} {(low, high)} is no range.", "Give low and high, 0 <= low <= high.")
-        defined = bool(self.eval_sigma) and all(sigma >= 0 for sigma in self.eval_sigma)
-        rule = "hold at least one noise level and none below 0"
-        _require(defined, "data.eval_sigma", self.eval_sigma, rule)
-        if self.patch < 8 or self.patches_per_image < 1 or self.workers < 0:
-            what = "data.patch must be at least 8, data.patches_per_image 1 and data.workers 0."
-            raise UsageError(what, "Correct the recipe.")
+            _require(low <= high, f"data.{name}", (low, high), "be low and high, low <= high")
+        _require(bool(self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level")
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,9 @@ class ModelConfig:
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
     """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
+
+    def __post_init__(self) -> None:
+        check_finite("model.options", self.options)
 
 
 @dataclass(frozen=True)
@@ -161,23 +174,9 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            what = f"train.epochs must not be negative, not {self.epochs}."
-            raise UsageError(what, "0 takes the start weights as they are.")
-        _at_least("train", self, 1, "batch_size", "accumulate", "validate_every")
-        _at_least("train", self, 1, "patience", "checkpoint_steps", "threads")
-        _at_least("train", self, 0, "seed", "randaugment_magnitude", "weight_decay")
-        _positive("train", self, "clip_norm", "checkpoint_minutes", "minutes", "distill_temperature")
-        _require(all(0 <= beta < 1 for beta in self.betas), "train.betas", self.betas, "lie in [0, 1)")
-        _require(0 <= self.min_lr <= 1, "train.min_lr", self.min_lr, "lie in [0, 1]")
-        _require(0 <= self.jitter < 1, "train.jitter", self.jitter, "lie in [0, 1)")
+        check_ranges("train", self, _TRAIN)
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, "train.crop_scale", (low, high), "be low and high with 0 < low <= high <= 1")
-        if not self.lr > 0 or not 0 <= self.warmup < 1 or not 0 <= self.distill_weight <= 1:
-            what = "train.lr must be positive, train.warmup in [0, 1), train.distill_weight in [0, 1]."
-            raise UsageError(what, "Correct the recipe.")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UsageError(f"train.ema {self.ema} must lie between 0 and 1.", "0.999 is usual.")
+        _require(low <= high, "train.crop_scale", (low, high), "be low and high, low <= high")
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,8 @@ class CompressConfig:
         return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
 
     def __post_init__(self) -> None:
-        _at_least("compress", self, 1, "calibration_images")
-        _at_least("compress", self, 0, "max_float_layers")
-        _positive("compress", self, "min_speedup", "min_shrink")
+        check_ranges("compress", self, _COMPRESS)
+        check_finite("compress.steps", self.steps)
 
 
 @dataclass(frozen=True)
@@ -230,10 +228,7 @@ class SearchConfig:
     """Validation images used to score exported files; ``None`` takes all."""
 
     def __post_init__(self) -> None:
-        _at_least("search", self, 1, "trials", "rung_epochs", "eval_images")
-        _positive("search", self, "timing_seconds")
-        _at_least("search", self, 0, "quiet_seconds")
-        _require(all(size >= 1 for size in self.sizes), "search.sizes", self.sizes, "be positive")
+        check_ranges("search", self, _SEARCH)
         _require(bool(self.runtimes), "search.runtimes", self.runtimes, "name at least one runtime")
 
 
@@ -260,11 +255,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
-            what = f"name {self.name!r} cannot name an artifact."
+            what = f"name {short(self.name)} cannot name an artifact."
             raise UsageError(what, "Take letters, digits, dots, dashes and underscores, with a letter or digit first.")
         wanted = self.target.precision
         if wanted not in ("any", "fp32", *self.compress.names):
-            what = f"target.precision {wanted} is not among compress.steps {list(self.compress.names)}."
+            what = f"target.precision {wanted} is not among compress.steps {short(self.compress.names)}."
             raise UsageError(what, f"Add {wanted} to compress.steps, or leave target.precision at any.")
 
     def to_dict(self) -> dict[str, Any]:
@@ -273,11 +268,11 @@ class Recipe:
         return document | {"task": config_document(self.task)}
 
 
-def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(source: str | Path | Recipe | dict[str, Any] | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe and override fields.
 
     Args:
-        source: YAML file, a recipe, or ``None`` for the defaults.
+        source: YAML file, its content, a recipe, or ``None`` for the defaults.
         overrides: nested (``{"budget": {"latency_ms": 33}}``) or dotted (``{"budget.latency_ms": 33}``) fields;
             dataclasses too.
 
@@ -285,8 +280,10 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
         UsageError: file missing, no YAML, an unknown key, a value of the wrong type, an impossible combination.
     """
     document: dict[str, Any] = {}
-    if source is not None:
-        document = source.to_dict() if isinstance(source, Recipe) else _read_yaml(Path(source))
+    if isinstance(source, Recipe):
+        document = source.to_dict()
+    elif source is not None:
+        document = copy.deepcopy(source) if isinstance(source, dict) else read_yaml(Path(source))
     for key, value in (overrides or {}).items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = asdict(value)
@@ -295,27 +292,18 @@ def load_recipe(source: str | Path | Recipe | None, overrides: dict[str, Any] | 
         _merge(document, value)
     task = config_of(document.pop("task", None) or {})
     _check_keys(document, Recipe, "")
-    try:
-        return TypeAdapter(Recipe).validate_python(document | {"task": task})
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {first['input']!r})."
-        raise UsageError(what, "Correct the recipe or the option.") from error
+    return dataclasses.replace(strict(Recipe, document), task=task)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        what = f"{path}: cannot be read ({error.strerror})."
-        raise UsageError(what, "Name a recipe, e.g. recipes/denoise_color.yaml.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = f"{path}: is not valid YAML ({' '.join(str(error).split())[:200]})."
-        raise UsageError(what, "Correct the file.") from error
-    if document is not None and not isinstance(document, dict):
-        what = f"{path}: a recipe is a mapping of sections, not a {type(document).__name__}."
-        raise UsageError(what, "See recipes/ for examples.")
-    return document or {}
+def flat(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The fields that overrides give, by dotted name, however they are written."""
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        nested = isinstance(value, dict) and "." not in key
+        found |= {f"{key}.{field}": each for field, each in value.items()} if nested else {key: value}
+    return found
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
@@ -336,7 +324,7 @@ def _check_keys(document: dict[str, Any], schema: type, prefix: str) -> None:
     for key, value in document.items():
         if key not in hints:
             todo = did_you_mean(key, hints, f"Known keys: {', '.join(hints)}.", prefix + "{}")
-            raise UsageError(f"unknown key {prefix}{key}.", todo)
+            raise UsageError(f"unknown key {prefix}{str(key)[:60]}.", todo)
         nested = _dataclass_of(hints[key])
         if nested is not None and isinstance(value, dict):
             _check_keys(value, nested, f"{prefix}{key}.")

@@ -6,13 +6,22 @@ import re
 from dataclasses import dataclass
 
 from pocketvit.errors import UsageError
+from pocketvit.spec.environment import available_cores
+from pocketvit.spec.typed import Range, check_range
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ANY = "any"
 """In a recipe: fit chooses."""
 CPU = "cpu"
+THREADS = Range(1, 1024)
+"""Processor threads; each costs memory before it works."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _FORM = "Write runtime[:precision[:threads]][@device], e.g. onnxruntime:int8:2 or onnxruntime:fp32@cuda."
+
+
+def most_threads() -> int:
+    """More threads than this serve nothing on this machine, and engines die of far too many."""
+    return 4 * available_cores()
 
 
 def variant_key(runtime: str, precision: str, device: str = CPU) -> str:
@@ -41,15 +50,15 @@ class Target:
                 raise UsageError(f"target: {name} {getattr(self, name)!r} is no plain word.", _FORM)
         if self.precision not in (*PRECISIONS, ANY):
             raise UsageError(f"unknown precision {self.precision!r}.", f"Take one of {', '.join(PRECISIONS)}.")
-        if self.threads < 1:
-            raise UsageError(f"threads must be at least 1, not {self.threads}.", "Give the cores the model may use.")
+        check_range("target.threads", self.threads, THREADS)
 
     @classmethod
     def parse(cls, text: str) -> Target:
         """``runtime[:precision[:threads]][@device]``; the inverse of ``str``.
 
         Raises:
-            UsageError: too many parts, no thread count, an unknown precision, or no plain words.
+            UsageError: too many parts, no thread count or one far above this machine's, an unknown precision, or no
+                plain words.
         """
         engine, at, device = text.partition("@")
         parts = engine.split(":")
@@ -58,7 +67,10 @@ class Target:
         try:
             threads = int(parts[2]) if len(parts) > 2 else cls.threads
         except ValueError:
-            raise UsageError(f"target {text!r}: {parts[2]!r} is no thread count.", _FORM) from None
+            raise UsageError(f"target {text!r}: {parts[2][:40]!r} is no thread count.", _FORM) from None
+        if threads > most_threads():
+            what = f"target {text!r}: {threads} threads are too many for {available_cores()} cores."
+            raise UsageError(what, f"Take at most {most_threads()}.")
         return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads, device if at else CPU)
 
     @property

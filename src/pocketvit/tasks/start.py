@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocketvit.errors import UsageError
+from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
 from pocketvit.models.build import architecture, build, load_weights, read_safetensors
 from pocketvit.models.pixels import normalise
@@ -21,6 +22,7 @@ from pocketvit.spec.artifact import shipped_names
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import ModelConfig, Recipe
 from pocketvit.spec.tasks import task_of
+from pocketvit.spec.typed import short
 from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, load_checkpoint
 
@@ -58,6 +60,10 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     """
     weights, past, original = str(spec.weights), {}, None
     file = weights
+    if weights != "timm" and weights not in shipped_names() and not os.path.exists(weights):
+        what = f"model.weights {short(weights)}: no such file or folder."
+        known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm"
+        raise DataError(what, f"Give {known}; other names are fetched from nowhere.")
     if weights != "timm" and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
         meta = read_meta(folder)

@@ -39,7 +39,7 @@ def train(
     """Train the recipe's model; killed and started again it goes on.
 
     Args:
-        recipe: YAML file, or a recipe made in Python.
+        recipe: YAML file, a recipe made in Python, or a folder of photos to make one for.
         name: name of the run and of what is exported from it; by default the recipe's file name and the name that the
             recipe states.
         runs: folder that holds the runs.
@@ -48,19 +48,29 @@ def train(
             fields by dotted name (``**{"train.epochs": 3}``).
 
     Raises:
-        UsageError: the recipe is wrong, or the run is finished.
-        DataError: data that cannot be used.
+        UsageError: the recipe is wrong, or the run is finished or in use.
+        DataError: data that cannot be used, or others than the run began with; or the disk is full.
     """
+    from pocketvit.data.begin import begin
+
+    source, said = begin(recipe, overrides)
+    # A wrong recipe is told before anything heavy is imported.
+    resolved, run_name, notes = resolve_recipe(source, name, overrides)
     from pocketvit.data.collections import load_splits
     from pocketvit.tasks.start import new_model
+    from pocketvit.train.checks import check_trainable, teller
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
-    from pocketvit.train.runs import finish_run, open_run
+    from pocketvit.train.runs import check_once, finish_run, run_folder
 
-    resolved, run_name = resolve_recipe(recipe, name, overrides)
     splits = load_splits(resolved.data, resolved.task.name)
-    trained = new_model(resolved, splits.train.levels)
-    folder = open_run(resolved, run_name, runs)
-    best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
-    finish_run(folder, best.info)
-    return TrainReport(folder, best.info, splits.notes)
+    check_trainable([resolved], splits)
+    trained, notify = new_model(resolved, splits.train.levels), teller(quiet)
+    told = (*said, *notes, *splits.notes)
+    with run_folder(resolved, run_name, runs, splits, notify) as folder:
+        for note in told:
+            notify(f"note: {note}")
+        check_once(folder, splits, quiet)
+        best = train_model(trained, splits, resolved, folder, reporter=Reporter(quiet=quiet))
+        finish_run(folder, best.info)
+    return TrainReport(folder, best.info, told)

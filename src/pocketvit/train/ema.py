@@ -35,6 +35,8 @@ class Ema:
     def load(self, state: dict[str, Any]) -> None:
         """Restore a saved average."""
         self.updates = int(state["updates"])
+        if {n: v.shape for n, v in state["shadow"].items()} != {n: v.shape for n, v in self.shadow.items()}:
+            raise ValueError("the average is one of another model")
         for name, value in state["shadow"].items():
             self.shadow[name].copy_(value)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from lightning.fabric import Fabric
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import Splits
 from pocketvit.data.loader import Batch, Loader, batches_per_epoch
-from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.errors import DataError, PocketvitError, UsageError
+from pocketvit.interrupts import Interrupted, deferred
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.progress import track
@@ -35,7 +36,7 @@ from pocketvit.train.ema import Ema
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
-from pocketvit.train.state import Run, resume, save_state
+from pocketvit.train.state import STATE, Position, Run, resume, save_state, usable_state
 from pocketvit.train.validate import validate
 
 
@@ -83,6 +84,7 @@ def train_model(
         model = model.to(memory_format=torch.channels_last)
     folder.mkdir(parents=True, exist_ok=True)
     if settings.epochs == 0:  # the start weights are the model
+        trained = replace(trained, info=trained.info | _noted(splits))
         save_checkpoint(folder / "best", trained)
         return trained
     average = Ema(model, settings.ema) if settings.ema else None
@@ -95,12 +97,36 @@ def train_model(
             teacher.model.to(fabric.device)
         step = _make_step(fabric, forward, optimizer, run, task_state, teacher)
         end = min(settings.epochs, stop_epoch or settings.epochs)
+        run.position.batch_size = settings.batch_size
         run.start()
-        with closing(Loader(splits.train, recipe.data, recipe.preprocess, settings)) as loader:
+        loader = Loader(splits.train, recipe.data, recipe.preprocess, settings)
+        with closing(loader), _stoppable(run, fabric):
             while run.position.epoch < end and not run.position.done:
                 _epoch(run, splits, loader, step, fabric, reporter or Reporter(quiet=True), end)
     best = load_checkpoint(folder / "best")
     return replace(best, info={**best.info, "minutes": run.position.elapsed / 60})
+
+
+@contextmanager
+def _stoppable(run: Run, fabric: Fabric) -> Iterator[None]:
+    """Save what has been done where the process is asked to end, or an image or a loader process fails."""
+    with deferred() as check:
+        run.check = check
+        try:
+            yield
+        except (Interrupted, DataError):
+            with suppress(DataError):  # of a full disk: what was written before is intact, and the first error counts
+                if run.sound:
+                    save_state(run, fabric)
+            try:
+                check()  # a signal to the whole group may have ended the loader processes first
+            except Interrupted as asked:
+                at = run.position
+                where = (
+                    f"the state is saved at epoch {at.epoch + 1}, step {at.step}" if run.sound else "training stopped"
+                )
+                raise Interrupted(asked.number, f"{asked.what.rstrip('.')}; {where}.") from None
+            raise
 
 
 def _fabric(settings: TrainConfig) -> Fabric:
@@ -136,7 +162,7 @@ def _make_step(
             fabric.backward(loss / len(batches))
             total += float(loss.detach())
         if math.isnan(total):
-            todo = "Lower train.lr, set train.clip_norm, or train in fp32; the last checkpoint is intact."
+            todo = "Lower train.lr, set train.clip_norm, or set train.precision to fp32; the last checkpoint is intact."
             raise PocketvitError(f"the loss became NaN at step {run.position.step}.", todo)
         if settings.clip_norm:
             fabric.clip_gradients(forward, optimizer, max_norm=settings.clip_norm)
@@ -156,30 +182,54 @@ def _epoch(run: Run, splits: Splits, loader: Loader, step: Step, fabric: Fabric,
     run.trained.model.train()
     pending: list[Batch] = []
     epochs = None if settings.minutes else settings.epochs
-    with reporter.epoch(at.epoch, epochs, per_epoch, at.batch, run.share_done(per_epoch)) as advance:
+    with (
+        reporter.epoch(at.epoch, epochs, per_epoch, at.batch, run.share_done(per_epoch)) as advance,
+        _whole_steps(at, pending),
+    ):
         for batch in loader.epoch(at.epoch, at.batch):
+            run.check()
             pending.append(batch)
             share = run.share_done(per_epoch)
             at.batch += 1
             if len(pending) < settings.accumulate and at.batch < per_epoch:
                 continue
             set_lr(run.optimizer, settings.lr * lr_scale(settings, share))
-            try:
-                loss = step(pending)
-            except RuntimeError as error:
-                raise _explain_memory(error, settings) from error
+            run.sound = False
+            loss = _checked_step(run, step, pending)
             seen = sum(len(x) for x, _ in pending)
             at.step, at.images = at.step + 1, at.images + seen
             at.loss_sum, at.loss_count = at.loss_sum + loss, at.loss_count + 1
+            run.sound = True
             share = run.share_done(per_epoch)
             advance(len(pending), seen, at.loss_sum / at.loss_count, share)
-            pending = []
+            pending.clear()
             if settings.minutes and share >= 1:
                 break
             if at.batch < per_epoch and _save_due(run):
                 save_state(run, fabric)
                 run.saved_at = time.monotonic()
+            run.check()
     _end_epoch(run, splits, fabric, reporter, end, per_epoch)
+
+
+@contextmanager
+def _whole_steps(at: Position, pending: list[Batch]) -> Iterator[None]:
+    """Batches that were fetched for a step that was not done are not behind the run."""
+    try:
+        yield
+    finally:
+        at.batch -= len(pending)
+
+
+def _checked_step(run: Run, step: Step, pending: list[Batch]) -> float:
+    """The step's loss; the first one also finds out whether a state that was taken up can be used."""
+    with usable_state(run.folder / "last" / STATE) if run.resumed else nullcontext():
+        try:
+            loss = step(pending)
+        except RuntimeError as error:
+            raise _explain_memory(error, run.recipe.train) from error
+    run.resumed = False
+    return loss
 
 
 def _save_due(run: Run) -> bool:
@@ -192,6 +242,7 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
     settings, at = run.recipe.train, run.position
     rate, loss = run.optimizer.param_groups[0]["lr"], at.loss_sum / max(at.loss_count, 1)
     row: dict[str, Any] = {"epoch": at.epoch + 1, "step": at.step, "images": at.images, "lr": rate, "train_loss": loss}
+    whole = (at.loss_sum, at.loss_count)
     at.epoch, at.batch, at.loss_sum, at.loss_count = at.epoch + 1, 0, 0.0, 0
 
     def out_of_time() -> bool:
@@ -203,7 +254,13 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
         record, began = task_of(run.recipe.task.name), time.monotonic()
         evaluator = record.evaluator(splits.val.levels, main_condition(run.recipe.data, record.name))
         metric = evaluator.main
-        row |= _validate(run, splits, evaluator, reporter)
+        started = replace(at, epoch=at.epoch - 1, batch=per_epoch, loss_sum=whole[0], loss_count=whole[1])
+        try:
+            row |= _validate(run, splits, evaluator, reporter)
+        except BaseException:
+            vars(at).update(vars(started))  # the epoch is not closed: going on begins with its validation
+            raise
+        run.sound = False
         at.validation = time.monotonic() - began
         _judge(run, splits, row, record.metric(metric), row.get(metric), scheduled)
         last = last or out_of_time()
@@ -213,6 +270,7 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
     run.rows.append(row)
     write_rows(run.folder / "metrics.csv", run.rows)
     save_state(run, fabric)
+    run.sound = True
     reporter.end_epoch(row, metric)
     if metric:
         draw_curves(run.rows, run.folder / "curves.png", metric)
@@ -241,7 +299,12 @@ def _validate(run: Run, splits: Splits, evaluator: Evaluator, reporter: Reporter
     count = len(splits.val.items) * (len(run.recipe.data.eval_sigma) if splits.val.degraded else 1)
     average = run.ema.applied(run.trained.model) if run.ema else nullcontext()
     with track("validate", count, quiet=reporter.quiet) as advance, average:
-        return validate(run.trained, eval_cases(splits.val, run.recipe.data), evaluator, advance)
+
+        def told(images: int) -> None:
+            run.check()
+            advance(images)
+
+        return validate(run.trained, eval_cases(splits.val, run.recipe.data), evaluator, told)
 
 
 def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
@@ -255,8 +318,13 @@ def _save_best(run: Run, splits: Splits, row: dict[str, Any]) -> None:
         "val_data": splits.val.name,
         "best_value": run.position.best,
         "metrics": {key: value for key, value in row.items() if key not in ("epoch", "step", "images", "lr")},
-    }
+    } | _noted(splits)
     save_checkpoint(run.folder / "best", replace(run.trained, info=info), run.ema.shadow if run.ema else None)
+
+
+def _noted(splits: Splits) -> dict[str, Any]:
+    """What is odd in the data goes with the weights, into the card of what is made of them."""
+    return {"data_notes": list(splits.notes)} if splits.notes else {}
 
 
 def _explain_memory(error: RuntimeError, settings: TrainConfig) -> Exception:

@@ -59,4 +59,5 @@ class Reporter:
             f"{self.label} epoch {row['epoch']} ({clock(row['seconds'])}): {self._rate:.0f} images/s, "
             f"loss {row['train_loss']:.4f}, lr {row['lr']:.2e}{score}",
             soft_wrap=True,
+            markup=False,
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import pickle  # only for the name of the error that torch's safe loader raises
+import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from pydantic import TypeAdapter
+from torch import Tensor
 
-from pocketvit.errors import DataError
-from pocketvit.files import replacing
-from pocketvit.models.trained import Trained, save_checkpoint
+from pocketvit.errors import DataError, PocketvitError
+from pocketvit.files import make_folder, need_space, replacing
+from pocketvit.models.trained import Trained, bytes_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import read_rows
@@ -27,6 +31,7 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
+    batch_size: int = 0
     step: int = 0
     images: int = 0
     elapsed: float = 0.0
@@ -56,6 +61,12 @@ class Run:
     began: float = 0.0
     """When this run would have begun without pauses, on the monotonic clock."""
     saved_at: float = 0.0
+    check: Callable[[], None] = lambda: None
+    """Raises where the process was asked to end."""
+    sound: bool = True
+    """Weights and position belong together: not in the middle of a step, nor while an epoch is being closed."""
+    resumed: bool = False
+    """The state of an earlier sitting was taken up, and no step has been done with it yet."""
 
     def start(self) -> None:
         """Let the clock run on from where the position stands."""
@@ -84,12 +95,10 @@ def save_state(run: Run, fabric: Fabric) -> None:
         "precision": fabric.strategy.precision.state_dict(),  # the gradient scale of fp16; empty otherwise
         "position": vars(run.position),
     }
-    try:
-        with replacing(target / STATE) as partial:
-            torch.save(state, partial)
-    except (DataError, RuntimeError) as error:  # torch's writer has no OSError for a full disk
-        what = f"{target}: the training state cannot be written ({error})."
-        raise DataError(what, "Free some space and start again; the run resumes from the state before.") from error
+    make_folder(target)
+    need_space(target, bytes_of(state))
+    with replacing(target / STATE) as partial:
+        torch.save(state, partial)
     average, info = run.ema.shadow if run.ema else None, {"images_seen": run.position.images}
     save_checkpoint(target, replace(run.trained, info=info), average)
 
@@ -102,18 +111,47 @@ def resume(run: Run, fabric: Fabric) -> None:
     path = run.folder / "last" / STATE
     if not path.exists():
         return
-    try:
+    with usable_state(path):
         state = torch.load(path, weights_only=True, map_location="cpu")
-        run.trained.model.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.ema and state["ema"]:
-            run.ema.load(state["ema"])
+        _take_up(run, state)
         if scaler := state.get("precision"):
             fabric.strategy.precision.load_state_dict(scaler)
-        run.position = Position(**state["position"])
-    except (RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        what = f"{path}: the training state cannot be used ({' '.join(str(error).split())[:160]})."
-        raise DataError(what, "Undo the change of the recipe, or choose another --name.") from error
-    at = run.position
+    at, run.resumed = run.position, True
     rows = read_rows(run.folder / "metrics.csv")
     run.rows = [row for row in rows if row["step"] <= at.step and row["epoch"] <= at.epoch]
+
+
+@contextmanager
+def usable_state(path: Path) -> Iterator[None]:
+    """Whatever fails within is the fault of the state in ``path``, which is written whole or not at all by us."""
+    try:
+        yield
+    except PocketvitError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        what = f"{path}: the training state cannot be used ({reason})."
+        todo = f"Delete {path.parent} to train this run from its start, or choose another --name."
+        raise DataError(what, todo) from error
+
+
+def _take_up(run: Run, state: dict[str, Any]) -> None:
+    """Raises whatever torch or pydantic raise, and ValueError, where the state is not one of this run."""
+    run.trained.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    if run.ema:
+        run.ema.load(state["ema"])
+    kept = run.ema.shadow if run.ema else {}
+    if not all(value.isfinite().all() for value in (*run.trained.model.state_dict().values(), *kept.values())):
+        raise ValueError("a weight is NaN or infinite")
+    for parameter, moments in run.optimizer.state.items():
+        if any(value.shape not in (parameter.shape, ()) for value in moments.values() if isinstance(value, Tensor)):
+            raise ValueError("the optimiser is one of another model")
+    at = TypeAdapter(Position).validate_python(state["position"])
+    if min(at.epoch, at.batch, at.step, at.images, at.stale) < 0 or not (
+        math.isfinite(at.elapsed) and math.isfinite(at.loss_sum) and at.elapsed >= 0
+    ):
+        raise ValueError("its position is none")
+    size = run.recipe.train.batch_size  # changed after advice: as many images of the epoch stay behind it
+    at.batch, at.batch_size = at.batch * (at.batch_size or size) // size, size
+    run.position = at

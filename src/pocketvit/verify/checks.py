@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.files import plain
-from pocketvit.runtimes import Port, check_target, open_session
-from pocketvit.runtimes.model import Model, default_target, open_variant
+from pocketvit.files import plain, scratch
+from pocketvit.runtimes import check_target, open_session
+from pocketvit.runtimes.model import Model, default_target, open_variant, proven_file
 from pocketvit.runtimes.probe import probe
 from pocketvit.spec import parity
-from pocketvit.spec.artifact import GOLDEN, Artifact, Golden, file_fault, read_golden
-from pocketvit.spec.manifest import TensorSpec, Variant
+from pocketvit.spec.artifact import GOLDEN, Artifact, file_fault
+from pocketvit.spec.golden import Golden, contract_difference, golden_faults, read_golden
+from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
 from pocketvit.verify import perturb
@@ -49,6 +48,7 @@ def run_checks(
     target: Target | None = None,
     *,
     negative_controls: bool = True,
+    trust: bool = False,
     on_check: Callable[[], None] = lambda: None,
 ) -> list[Check]:
     """Run all checks; where the files themselves are damaged, nothing behind that is tried.
@@ -57,6 +57,7 @@ def run_checks(
         artifact: from :func:`pocketvit.spec.artifact.read_artifact`.
         target: the one variant to check; ``None`` takes all, and skips those this machine cannot run.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
+        trust: also run files that are programs (TorchScript).
         on_check: called after each check.
 
     Raises:
@@ -64,7 +65,8 @@ def run_checks(
     """
     done: list[Check] = []
     # Generators: a stage does nothing before the ones ahead of it have passed.
-    for stage in (check_files(artifact), _golden_stage(artifact), check_variants(artifact, target, negative_controls)):
+    variants = check_variants(artifact, target, negative_controls, trust)
+    for stage in (check_files(artifact), check_limits(artifact), _golden_stage(artifact), variants):
         for check in stage:
             done.append(check)
             on_check()
@@ -84,6 +86,17 @@ def check_files(artifact: Artifact) -> Iterator[Check]:
         yield Check(f"file {name}", False, f"{name} is needed but not listed in the manifest")
 
 
+def check_limits(artifact: Artifact) -> Iterator[Check]:
+    """The limits of the manifest are none that would let another model pass."""
+    for precision in dict.fromkeys(variant.precision for variant in artifact.manifest.variants):
+        name = f"limits of {precision}"
+        try:
+            limits = parity.tolerances(artifact.manifest, precision)
+            yield Check(name, True, ", ".join(f"{key} {value:g}" for key, value in limits.items()))
+        except VerificationError as error:
+            yield Check(name, False, error.what.rstrip("."))
+
+
 def _golden_stage(artifact: Artifact) -> Iterator[Check]:
     try:
         golden = read_golden(artifact)
@@ -91,8 +104,11 @@ def _golden_stage(artifact: Artifact) -> Iterator[Check]:
         yield Check("goldens", False, error.what.rstrip("."))
         return
     yield check_preprocess(artifact.manifest.preprocess, golden.preprocess)
-    yield check_golden_shapes(artifact, golden)
-    yield check_sources(artifact.manifest.preprocess, golden)
+    yield check_contract(artifact.manifest, golden)
+    fits = check_goldens(artifact.manifest, golden)
+    yield fits
+    if fits.passed:
+        yield check_sources(artifact.manifest.preprocess, golden)
 
 
 def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
@@ -105,24 +121,20 @@ def check_preprocess(stated: Preprocess, used: Preprocess) -> Check:
     return Check("preprocessing", True, "the manifest's is the one the goldens were made with")
 
 
-def check_golden_shapes(artifact: Artifact, golden: Golden) -> Check:
-    """Names, shapes and dtypes of the goldens fit the manifest, and they hold no NaN."""
-    manifest, count, have = artifact.manifest, len(golden.inputs), golden.inputs
-    (height, width), names = manifest.preprocess.size, sorted(x.name for x in manifest.outputs)
-    wrong = []
-    if count == 0 or have.dtype != np.uint8 or have.shape[1:] != (height, width, 3):
-        wrong.append(f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {height}, {width}, 3)")
-    if sorted(golden.outputs) != names:
-        wrong.append(f"the goldens hold outputs {sorted(golden.outputs)}, the manifest names {names}")
-    for spec in manifest.outputs:
-        value = golden.outputs.get(spec.name)
-        if value is not None and value.shape != (count, *spec.shape[1:]):
-            wrong.append(f"golden output {spec.name} is {value.shape}, not {(count, *spec.shape[1:])}")
-        elif value is not None and not np.isfinite(value).all():
-            wrong.append(f"golden output {spec.name} holds NaN or infinity")
-    if len(golden.truth) != count:
-        wrong.append(f"{len(golden.truth)} ground truths for {count} golden inputs")
-    return Check("goldens", not wrong, "; ".join(wrong) or f"{count} inputs with ground truth")
+def check_contract(manifest: Manifest, golden: Golden) -> Check:
+    """Task, labels, inputs and outputs are those that the goldens were made with."""
+    name = "labels and outputs"
+    if not golden.contract:
+        unbound = "not bound to the goldens (made by an older version): a change of the labels would not be noticed"
+        return Check(name, True, unbound, skipped=True)
+    wrong = contract_difference(manifest, golden)
+    return Check(name, not wrong, wrong or "the manifest's are those the goldens were made with")
+
+
+def check_goldens(manifest: Manifest, golden: Golden) -> Check:
+    """Names, shapes, dtypes and ranges of the goldens fit the manifest, and they hold no NaN."""
+    wrong = "; ".join(golden_faults(manifest, golden))
+    return Check("goldens", not wrong, wrong or f"{len(golden.inputs)} inputs with ground truth")
 
 
 def check_sources(spec: Preprocess, golden: Golden) -> Check:
@@ -147,15 +159,17 @@ def check_sources(spec: Preprocess, golden: Golden) -> Check:
     return Check(name, True, f"{len(golden.sources)} source images give the stored inputs exactly")
 
 
-def check_variants(artifact: Artifact, target: Target | None, negative_controls: bool) -> Iterator[Check]:
+def check_variants(
+    artifact: Artifact, target: Target | None, negative_controls: bool, trust: bool = False
+) -> Iterator[Check]:
     """Open and check each variant, or the one of ``target``."""
     if target is not None:
-        yield from check_variant(artifact, target, negative_controls)
+        yield from check_variant(artifact, target, negative_controls, trust)
         return
     refusals: list[UsageError | MissingDependencyError] = []
     for variant in artifact.manifest.variants:
         try:
-            yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls)
+            yield from check_variant(artifact, default_target(artifact.manifest, variant), negative_controls, trust)
         except (UsageError, MissingDependencyError) as error:
             refusals.append(error)
             yield Check("opens", True, f"not checked: {error.what.rstrip('.')}", variant.key, skipped=True)
@@ -165,49 +179,35 @@ def check_variants(artifact: Artifact, target: Target | None, negative_controls:
         raise refusals[0]
 
 
-def check_variant(artifact: Artifact, target: Target, negative_controls: bool) -> Iterator[Check]:
+def check_variant(artifact: Artifact, target: Target, negative_controls: bool, trust: bool = False) -> Iterator[Check]:
     """All checks of one variant.
 
     Raises:
-        UsageError, MissingDependencyError: this machine cannot run it.
+        UsageError: this machine cannot run it, or it is a program and ``trust`` is off.
+        MissingDependencyError: its engine is not installed.
     """
-    key = target.key
+    stage, key = "opens", target.key
     try:
-        if check_target(target).risky:
-            probe(artifact.path / artifact.variant(key).path, target, artifact.manifest.preprocess.size)
-        model = open_variant(artifact, target)
-        limits = parity.tolerances(artifact.manifest, target.precision)
+        model = _open(artifact, target, trust)
+        info = model.session.info
+        found = f"{info.engine} {info.version}, {target.threads} threads, inputs and outputs as in the manifest"
+        yield Check(stage, True, found, key)
+        stage = "answers"
+        limits, golden = parity.tolerances(artifact.manifest, target.precision), read_golden(artifact)
+        answers = list(check_answers(model, golden, limits, key))
+        yield from answers
+        if negative_controls and all(check.passed for check in answers):
+            yield from check_controls(artifact, model, golden, limits, key)
     except VerificationError as error:
-        yield Check("opens", False, error.what.rstrip("."), key)
-        return
-    info = model.session.info
-    yield Check("opens", True, f"{info.engine} {info.version}, {target.threads} threads", key)
-    ports = check_ports(model, key)
-    yield ports
-    if not ports.passed:
-        return
-    golden = read_golden(artifact)
-    answers = list(check_answers(model, golden, limits, key))
-    yield from answers
-    if negative_controls and all(check.passed for check in answers):
-        yield from check_controls(artifact, model, golden, limits, key)
+        yield Check(stage, False, error.what.rstrip("."), key)
 
 
-def check_ports(model: Model, key: str) -> Check:
-    """Names, shapes and dtypes of the opened file are those of the manifest."""
-    wrong = _differences("input", model.session.inputs, model.manifest.inputs)
-    wrong += _differences("output", model.session.outputs, model.manifest.outputs)
-    return Check("inputs and outputs", not wrong, "; ".join(wrong) or "as in the manifest", key)
-
-
-def _differences(kind: str, have: Mapping[str, Port], stated: list[TensorSpec]) -> list[str]:
-    if set(have) != {x.name for x in stated}:
-        return [f"the file has {kind}s {sorted(have)}, the manifest names {sorted(x.name for x in stated)}"]
-    return [
-        f"{kind} {x.name} of the file is {port.dtype} {port.shape}, the manifest says {x.dtype} {tuple(x.shape)}"
-        for x, port in ((x, have[x.name]) for x in stated)
-        if port != Port(tuple(x.shape), x.dtype) and port.shape is not None
-    ]
+def _open(artifact: Artifact, target: Target, trust: bool) -> Model:
+    """Open a variant, after a try in a process of its own where the engine may end the process."""
+    if check_target(target).risky:
+        _, file = proven_file(artifact, target, trust=trust)
+        probe(file, target, artifact.manifest.preprocess.size)
+    return open_variant(artifact, target, trust=trust)
 
 
 def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
@@ -261,8 +261,8 @@ def _damaged_outcome(
 ) -> str:
     """Why a copy with damaged weights is refused; empty if it is not. Only engines refuse, our errors get through."""
     files = [artifact.path / name for name in (variant.path, *variant.companions)]
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = perturb.damaged_copy(variant.runtime, files, Path(scratch))
+    with scratch() as temporary:
+        copy = perturb.damaged_copy(variant.runtime, files, temporary)
         try:
             outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
         except VerificationError as error:

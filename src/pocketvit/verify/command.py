@@ -16,7 +16,9 @@ from pocketvit.spec.artifact import Artifact, read_artifact, shipped_root, write
 from pocketvit.spec.manifest import Verification
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS
+from pocketvit.terminal import shown, table
 from pocketvit.verify.checks import Check, run_checks
+from pocketvit.verify.evaluate import check_limit
 from pocketvit.verify.evaluate import eval as evaluate
 
 if TYPE_CHECKING:
@@ -52,18 +54,24 @@ class VerifyReport:
         """Plain JSON types."""
         return {"passed": self.passed, **plain(vars(self))}
 
-    def render(self) -> RenderableType:
-        """A table with one row for each check."""
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table("variant", "check", "", "found", box=None, pad_edge=False)
-        for check in self.checks:
-            outcome = "ok" if check.passed else "FAILED"
-            table.add_row(check.variant, check.name, "skipped" if check.skipped else outcome, check.detail)
+    def render(self) -> str:
+        """The verdict, then a line for each variant and for each check that was skipped."""
         record = "recorded in the manifest" if self.recorded else "not recorded: the folder is read-only"
-        return Group(table, Text(f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."))
+        lines = [f"{self.name}: {'verified' if self.passed else 'FAILED'}, {record}."]
+        for variant in dict.fromkeys(check.variant for check in self.checks):
+            mine = [check for check in self.checks if check.variant == variant and not check.skipped]
+            passed = sum(check.passed for check in mine)
+            lines += [f"  {variant or 'the whole':20s} {passed} of {len(mine)} checks passed"] if mine else []
+        for check in self.checks:
+            if check.skipped:
+                lines.append(f"  skipped: {check.variant} {check.name}: {check.detail}".replace(":  ", ": "))
+        return "\n".join(map(shown, [*lines, "`-v` lists every check."]))
+
+    def details(self) -> RenderableType:
+        """A table with one row for each check."""
+        outcomes = ["skipped" if check.skipped else "ok" if check.passed else "FAILED" for check in self.checks]
+        rows = [(c.variant, c.name, outcome, c.detail) for c, outcome in zip(self.checks, outcomes, strict=True)]
+        return table(("variant", "check", "", "found"), rows)
 
 
 class ChecksFailed(VerificationError):
@@ -87,11 +95,13 @@ def verify(
     class_names: str | None = None,
     limit: int | None = None,
     negative_controls: bool = True,
+    trust: bool = False,
 ) -> VerifyReport:
     """Check that an artifact is complete, unchanged and does what the trained model did.
 
-    Checked are the manifest, sizes and checksums, the preprocessing, names and shapes, every variant's answers to the
-    golden inputs, and that damaged weights and a wrong preprocessing are noticed. The manifest records the result.
+    Checked are the manifest, sizes and checksums, limits, preprocessing and labels, names and shapes, every variant's
+    answers to the golden inputs, and that damaged weights and a wrong preprocessing are noticed.
+    The manifest records the result.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -101,20 +111,23 @@ def verify(
         class_names: CSV with class names for list files.
         limit: at most so many images of ``data``.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         VerificationError: a check failed; the message names the reason.
         UsageError: there is no such artifact or variant.
         MissingDependencyError: the engine of ``target`` is not installed.
     """
+    check_limit(limit)
     found = read_artifact(artifact)
     wanted = Target.parse(target) if target is not None else None
     if wanted is not None:
         found.variant(wanted.key)
     with track(f"verify {found.manifest.name}", None) as advance:
-        checks = run_checks(found, wanted, negative_controls=negative_controls, on_check=advance)
+        checks = run_checks(found, wanted, negative_controls=negative_controls, trust=trust, on_check=advance)
     if data is not None and all(check.passed for check in checks):
-        checks.append(_check_data(found, wanted, data, layout=layout, class_names=class_names, limit=limit))
+        options = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
+        checks.append(_check_data(found, wanted, data, **options))
     report = VerifyReport(found.manifest.name, found.path, tuple(checks), record(found, checks))
     if not report.passed:
         raise ChecksFailed(report)

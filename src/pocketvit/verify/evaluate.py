@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, UsageError
 from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.runtimes.model import load
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import TASKS
-from pocketvit.spec.tasks.base import Case, Evaluator, Measure
+from pocketvit.spec.tasks.base import Case, Evaluator, Measure, Study
+from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
 def measure(
-    model: Callable[[Any], Any], cases: Iterable[Case], evaluator: Evaluator, progress: Callable[[], None] | None = None
+    model: Callable[[Any], Any],
+    cases: Iterable[Case],
+    evaluator: Evaluator,
+    progress: Callable[[], None] | None = None,
+    study: Study | None = None,
 ) -> tuple[list[Measure], int]:
     """Run ``model`` on every case and return all metrics, and the number of cases.
 
@@ -31,13 +36,17 @@ def measure(
         cases: images with ground truth.
         evaluator: a fresh evaluator of the task.
         progress: called after each case.
+        study: a fresh study of the task, which gets every case too.
 
     Raises:
         DataError: there is no case, or an image and its ground truth do not go together.
     """
     count = 0
     for case in cases:
-        evaluator.update(model(case.image), case.truth, case.condition)
+        result = model(case.image)
+        evaluator.update(result, case.truth, case.condition)
+        if study is not None:
+            study.add(case, result)
         count += 1
         if progress is not None:
             progress()
@@ -60,6 +69,10 @@ class EvalReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What was left out of the data."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the task shows beside its metrics: input and gain of a restorer, confusions of a classifier."""
+    lines: tuple[str, ...] = ()
+    """The same for people."""
     exit_code: ClassVar[int] = 0
 
     @property
@@ -75,16 +88,31 @@ class EvalReport:
     def render(self) -> RenderableType:
         """A table with one row for each metric."""
         from rich.console import Group
-        from rich.table import Column, Table
-        from rich.text import Text
+        from rich.table import Column
 
-        table = Table("metric", Column("value", justify="right"), "unit", "95 % interval", box=None, pad_edge=False)
+        made = table(("metric", Column("value", justify="right"), "unit", "95 % interval"))
         for row in self.rows:
             style = "bold" if row.name == self.main_metric else ""
             value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
-            table.add_row(row.name, value, row.unit, f"{low} to {high}", style=style)
-        caption = "\n".join((f"{self.count} answers in {self.seconds:.1f} s", *self.notes))
-        return Group(Text(f"{self.artifact} ({self.variant}) on {self.dataset}"), table, Text(caption))
+            made.add_row(*map(cell, (row.name, value, row.unit, f"{low} to {high}")), style=style)
+        caption = "\n".join((*self.lines, f"{self.count} answers in {self.seconds:.1f} s", *self.notes))
+        title = f"{self.artifact} ({self.variant}) on {shown(self.dataset)}{self._headline}"
+        return Group(cell(title), made, cell(caption))
+
+    @property
+    def _headline(self) -> str:
+        """The main metric with its interval and the number of photos."""
+        row = next((row for row in self.rows if row.name == self.main_metric), None)
+        if row is None:
+            return ""
+        value, low, high = (f"{x:.2f}" if row.unit else f"{x:.4f}" for x in (row.value, row.low, row.high))
+        return f": {row.name} {value} {row.unit} ({low} to {high}, {row.count} photos)".replace("  ", " ")
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ``UsageError`` unless ``limit`` is a number of images."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, not {limit}.", "Leave it out to take all images.")
 
 
 def eval(
@@ -96,6 +124,7 @@ def eval(
     class_names: str | None = None,
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0),
     limit: int | None = None,
+    trust: bool = False,
 ) -> EvalReport:
     """Measure an artifact on a data set, with the very file that would be used.
 
@@ -110,20 +139,24 @@ def eval(
         class_names: CSV with class names for list files.
         eval_sigma: noise levels for clean photos, 0 to 255.
         limit: at most so many images, evenly spread.
+        trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
     Raises:
         UsageError: no such artifact or variant, or the layout does not go with its task.
         DataError: the data cannot be used, or names classes that the artifact does not know.
     """
-    model = load(artifact, target)
+    check_limit(limit)
+    model = load(artifact, target, trust=trust)
     task = TASKS[model.manifest.task]
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
     collection = load_collection([data], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if collection.degraded else 1)
     evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
+    study = task.study(model.manifest.levels) if task.study is not None else None
     began = time.perf_counter()
     with track(f"eval {model.manifest.name}", total) as advance:
-        rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance)
+        rows, count = measure(model, eval_cases(collection, section, limit), evaluator, advance, study)
     who, seconds = (model.manifest.name, model.target.key, collection.name), time.perf_counter() - began
-    return EvalReport(*who, evaluator.main, tuple(rows), count, seconds, collection.notes)
+    shown = (study.to_dict(), tuple(study.lines())) if study is not None else ({}, ())
+    return EvalReport(*who, evaluator.main, tuple(rows), count, seconds, collection.notes, *shown)

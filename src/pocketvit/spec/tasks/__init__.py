@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.tasks.base import Task, TaskConfig
 from pocketvit.spec.tasks.classify import CLASSIFY
 from pocketvit.spec.tasks.restore import RESTORE
+from pocketvit.spec.typed import short, strict
 
 TASKS: dict[str, Task] = {CLASSIFY.name: CLASSIFY, RESTORE.name: RESTORE}
 """By name; the first one is what a recipe that names none means."""
@@ -23,9 +24,9 @@ def task_of(name: str) -> Task:
     Raises:
         UsageError: there is no such task; the nearest name is proposed.
     """
-    if name in TASKS:
+    if isinstance(name, str) and name in TASKS:
         return TASKS[name]
-    raise UsageError(f"unknown task {name!r}.", did_you_mean(name, TASKS, f"Take one of {', '.join(TASKS)}."))
+    raise UsageError(f"unknown task {short(name)}.", did_you_mean(name, TASKS, f"Take one of {', '.join(TASKS)}."))
 
 
 def config_of(document: Mapping[str, Any]) -> TaskConfig:
@@ -38,7 +39,9 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
         UsageError: an unknown task or key (the nearest is proposed), or a value that the task refuses.
     """
     if not isinstance(document, Mapping):
-        raise UsageError(f"task must be a mapping, not {document!r}.", f"Write task: {{name: {next(iter(TASKS))}}}.")
+        raise UsageError(
+            f"task must be a mapping, not {short(document)}.", f"Write task: {{name: {next(iter(TASKS))}}}."
+        )
     task = task_of(document.get("name", next(iter(TASKS))))
     known = {item.name for item in dataclasses.fields(task.config)}
     foreign = {
@@ -52,17 +55,14 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
             continue
         if key not in foreign:
             todo = did_you_mean(key, known, f"Known keys: {', '.join(sorted(known))}.", "task.{}")
-            raise UsageError(f"unknown key task.{key}.", todo)
+            raise UsageError(f"unknown key task.{str(key)[:60]}.", todo)
         owner, default = foreign[key]
         if _plain(value) != default:
             raise UsageError(f"task.{key} does not go with task.name {task.name}.", f"Leave it out; it is for {owner}.")
     try:
-        return TypeAdapter(task.config).validate_python({key: document[key] for key in document if key in known})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("task", *first["loc"])))
-        what = f"{key} {first['input']!r} does not go with task.name {task.name}."
-        raise UsageError(what, f"{first['msg']}.") from error
+        return strict(task.config, {key: document[key] for key in document if key in known}, "task")
+    except UsageError as error:
+        raise UsageError(error.what, f"{error.todo} The task is task.name {task.name}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
 
 Raw = Mapping[str, NDArray[Any]]
-"""Outputs by name: float32, or uint8 where tiles were blended to an image."""
+"""Outputs by name, with a batch dimension: float32, or uint8 where tiles were blended to pixels."""
 Panel = tuple[str, Pixels]
 """A label and an (H, W, 3) uint8 RGB picture."""
 
@@ -160,6 +160,22 @@ class Case(Protocol):
         """Which averages it belongs to."""
 
 
+class Study(Protocol):
+    """What an evaluation shows beside its metrics; it collects case by case."""
+
+    def add(self, case: Case, result: Any) -> None:
+        """Take in one case with its answer."""
+
+    def lines(self) -> list[str]:
+        """Sentences for people; warnings begin with ``Warning:``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+
+    def pictures(self) -> list[tuple[str, list[Panel]]]:
+        """Captions and the panels that are shown side by side."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One task on the device side."""
@@ -189,8 +205,7 @@ class Task:
     outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
     """What every file answers, in order; of a task with ``pixels`` the first has the input's height and width."""
     finish: Callable[[Raw, Sequence[LevelSpec]], Result]
-    """Raw outputs, each with a batch dimension of 1, to the typed answer. Where images are tiled, the one output is the
-    blended image, (1, H, W, 3) uint8; a golden's is one tile as the file gives it, float32."""
+    """Raw outputs, each with a batch dimension of 1, to the typed answer."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
     """For a label hierarchy and the main condition (``sigma25``, or empty)."""
     truth: Callable[[Pixels, Pixels | None, tuple[int, ...]], NDArray[Any]]
@@ -207,10 +222,18 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    plain: str = ""
+    """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
+    dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
+    study: Callable[[Sequence[LevelSpec]], Study] | None = None
+    """Collects what is shown beside the metrics."""
     agreement: Callable[[Raw, Raw], float] | None = None
     """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
+
+    start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).

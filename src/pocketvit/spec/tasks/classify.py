@@ -16,9 +16,12 @@ from pocketvit.errors import UsageError
 from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths, mistake_distance
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
+from pocketvit.spec.tasks.confusion import ClassifyStudy
+from pocketvit.spec.typed import Range, check_ranges
 
 TOP1 = base.MetricSpec("top1", "%", default_drop=1.0, rate=True)
 TOP5 = base.MetricSpec("top5", "%", default_drop=1.0, rate=True)
+FEWEST_FOR_TOP5 = 10
 MISTAKE = base.MetricSpec("mistake_distance", "levels", default_drop=0.02, tie=0.005, higher_is_better=False)
 
 
@@ -35,11 +38,9 @@ class ClassifyConfig(base.TaskConfig):
     """Weight of each level's loss, coarsest first; empty weighs all alike."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"task.label_smoothing {self.label_smoothing} must lie in [0, 1).", "0.1 is usual.")
-        weights = self.level_weights
-        if weights and not (min(weights) >= 0 and sum(weights) > 0):
-            what = f"task.level_weights must have no negative entry and a positive sum, not {weights}."
+        check_ranges("task", self, {"label_smoothing": Range(0, 1, below=True), "level_weights": Range(0, 1e6)})
+        if self.level_weights and not sum(self.level_weights) > 0:
+            what = f"task.level_weights must have a positive sum, not {self.level_weights}."
             raise UsageError(what, "Correct the recipe or the option.")
 
 
@@ -77,11 +78,14 @@ class Level:
         return {"name": self.name, "label": self.label, "score": self.score, "top": best}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification:
     """A path through the label hierarchy, coarsest level first."""
 
     levels: tuple[Level, ...]
+
+    def __repr__(self) -> str:
+        return f"<Classification {self.line}>"
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -117,13 +121,17 @@ class Classification:
 
 
 class ClassifyEvaluator:
-    """Top-1 (``fine.top1``) of each level along the consistent path, top-5 of the finest, mean mistake distance."""
+    """Top-1 (``fine.top1``) of each level along the consistent path, top-5 of the finest, mean mistake distance.
+
+    There is no top-5 of fewer than ten classes.
+    """
 
     def __init__(self, levels: Sequence[LevelSpec]) -> None:
         self.levels = [level.name for level in levels]
         self.main = f"{self.levels[-1]}.{TOP1.name}"
         self._paths: list[tuple[list[int], list[int]]] = []
         self._top5: list[bool] = []
+        self._with_top5 = _with_top5(levels)
 
     def update(self, result: Classification, truth: Any, condition: str = "") -> None:
         """``truth`` holds one class per level, coarsest first."""
@@ -138,15 +146,22 @@ class ClassifyEvaluator:
         hits = predicted == truth
         for k, name in enumerate(self.levels):
             yield base.rate_measure(f"{name}.{TOP1.name}", hits[:, k])
-        yield base.rate_measure(f"{self.levels[-1]}.{TOP5.name}", self._top5)
+        if self._with_top5:
+            yield base.rate_measure(f"{self.levels[-1]}.{TOP5.name}", self._top5)
         if len(self.levels) > 1:
             yield base.mean_measure(MISTAKE.name, mistake_distance(predicted, truth).tolist(), MISTAKE.unit)
 
 
 def _names(levels: Sequence[LevelSpec]) -> list[str]:
     """As :meth:`ClassifyEvaluator.metrics` yields them."""
-    finest = [f"{levels[-1].name}.{TOP5.name}", *([MISTAKE.name] if len(levels) > 1 else [])]
+    finest = [f"{levels[-1].name}.{TOP5.name}"] if _with_top5(levels) else []
+    finest += [MISTAKE.name] if len(levels) > 1 else []
     return [*(f"{level.name}.{TOP1.name}" for level in levels), *finest]
+
+
+def _with_top5(levels: Sequence[LevelSpec]) -> bool:
+    """Of few classes five answers are most of them: the figure would flatter."""
+    return len(levels[-1].labels) >= FEWEST_FOR_TOP5
 
 
 def output_name(level: str) -> str:
@@ -197,6 +212,16 @@ def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Seq
     return [(f"truth: {path}", result.draw(image))]
 
 
+_PLAIN = """\
+labels, parents = json.loads(about["labels"]), json.loads(about["parents"])  # levels, coarsest first
+path, total = np.arange(outputs[-1].shape[1]), 0
+for level, scores in reversed(list(zip(labels, outputs))):  # one path that is consistent over the levels
+    total = total + np.log(np.maximum(scores[0].astype(float), 1e-12))[path]
+    path = np.array(parents[level])[path] if level in parents else path
+best = int(total.argmax())
+print(list(labels.values())[-1][best], outputs[-1][0][best])
+"""
+
 CLASSIFY = base.Task(
     name="classify",
     purpose="classifies photographs",
@@ -228,5 +253,12 @@ CLASSIFY = base.Task(
     panels=_panels,
     writes="table",
     example="model(image).path  # labels, coarsest level first",
+    plain=_PLAIN,
+    study=ClassifyStudy,
     agreement=_agreement,
+    start={
+        "model": {"name": "vit_micro_patch16_224"},
+        "preprocess": {"size": [128, 128], "resize": "crop"},
+        "train": {"minutes": 20.0, "epochs": 100, "lr": 5e-4, "ema": 0.99},
+    },
 )

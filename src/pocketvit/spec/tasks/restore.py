@@ -33,12 +33,15 @@ class RestoreConfig(base.TaskConfig):
     """``auto`` is log_mse: it weighs all noise levels alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Restored:
     """A restored photograph."""
 
     image: Pixels
     """(H, W, 3) uint8, RGB."""
+
+    def __repr__(self) -> str:
+        return f"<Restored {self.line}>"
 
     def to_dict(self, top: int = 5) -> dict[str, Any]:
         """JSON summary (the pixels go to a file)."""
@@ -87,6 +90,39 @@ class RestoreEvaluator:
                 yield base.mean_measure(f"{SSIM.name}{suffix}", defined, SSIM.unit)
 
 
+class RestoreStudy:
+    """PSNR of the inputs beside that of the answers; see :class:`pocketvit.spec.tasks.base.Study`."""
+
+    def __init__(self) -> None:
+        self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def add(self, case: base.Case, result: Restored) -> None:
+        """Score input and answer, each capped as the metric is."""
+        pair = [min(psnr(image, case.truth), MAX_PSNR) for image in (case.image, result.image)]
+        self._scores[f"{PSNR.name}@{case.condition}" if case.condition else PSNR.name].append((pair[0], pair[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """``input``, ``output`` and ``gain`` in dB for each PSNR."""
+        means = {name: np.mean(scores, axis=0) for name, scores in self._scores.items()}
+        return {name: {"input": float(x), "output": float(y), "gain": float(y - x)} for name, (x, y) in means.items()}
+
+    def lines(self) -> list[str]:
+        """One for each PSNR, with a warning where next to nothing is gained."""
+        found = []
+        for name, row in self.to_dict().items():
+            found.append(
+                f"{name}: input {row['input']:.2f} dB, output {row['output']:.2f} dB, gain {row['gain']:+.2f} dB"
+            )
+            if row["gain"] <= PSNR.default_drop:
+                less = "makes photos worse" if row["gain"] < 0 else "does next to nothing"
+                found.append(f"Warning: {name}: the model {less} here.")
+        return found
+
+    def pictures(self) -> list[tuple[str, list[base.Panel]]]:
+        """None."""
+        return []
+
+
 def _check(preprocess: Preprocess) -> None:
     if preprocess.mean != (0.0, 0.0, 0.0) or preprocess.std != (1.0, 1.0, 1.0) or preprocess.resize != "tile":
         what = "restore needs preprocess.resize tile, mean [0, 0, 0] and std [1, 1, 1]."
@@ -99,8 +135,9 @@ def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.T
 
 
 def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
-    image = raw[OUTPUT][0]
-    return Restored(image if image.dtype == np.uint8 else to_pixels(image))
+    if raw[OUTPUT].dtype == np.uint8:  # blended tiles: whole pictures are not copied as float
+        return Restored(raw[OUTPUT][0])
+    return Restored(to_pixels(raw[OUTPUT][0]))
 
 
 def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
@@ -150,4 +187,14 @@ RESTORE = base.Task(
     panels=_panels,
     writes="picture",
     example="model(image).image  # (H, W, 3) uint8",
+    study=lambda levels: RestoreStudy(),
+    plain='Image.fromarray(np.clip(np.rint(answer), 0, 255).astype(np.uint8)).save("restored.png")\n',
+    start={
+        "model": {"name": "restorer_s", "weights": "denoise-color"},
+        "preprocess": {
+            **{"resize": "tile", "size": [256, 256], "overlap": 16},
+            **{"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+        },
+        "train": {"minutes": 10.0, "epochs": 100, "lr": 5e-4, "weight_decay": 1e-4, "ema": 0.99},
+    },
 )

@@ -1,0 +1,1 @@
+"""Seeded mutations of files, and what must hold whatever they do."""
