@@ -10,7 +10,6 @@ import pytest
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import RUNTIMES, Port, check_inputs, installed, open_session
 from pocketvit.runtimes import openvino as openvino_module
-from pocketvit.runtimes.session import cannot_run
 from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.target import PRECISIONS, Target
 from tests.tiny import SIZE, TILE, classify_onnx, make_tiny_artifact, noisy, photo, restore_onnx, run_onnx
@@ -24,26 +23,6 @@ def restorer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("sessions") / "classify", "classify", openvino=True)
-
-
-@pytest.mark.parametrize(
-    ("error", "memory"),
-    [
-        (MemoryError(), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (
-            RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 9"),
-            True,
-        ),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
-        (RuntimeError("CUDA failure 2: out of memory"), True),
-        (RuntimeError("Non-zero status code returned while running Conv node"), False),
-    ],
-)
-def test_an_engine_without_memory_does_not_blame_the_file(error: Exception, memory: bool) -> None:
-    told = cannot_run("Engine", error)
-    assert isinstance(told, DataError if memory else VerificationError)
-    assert ("not enough memory" in told.what) == memory
 
 
 def has_bf16() -> bool:

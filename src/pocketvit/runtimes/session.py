@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from numpy.typing import NDArray
 from pocketvit.errors import DataError, VerificationError
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import Target
-
-_NO_MEMORY = re.compile(r"bad_?alloc|bad allocation|out of memory|(failed to|can't|cannot|could not) allocate", re.I)
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,8 @@ def cannot_open(path: Path, engine: str, why: BaseException | str) -> Verificati
     return VerificationError(f"{path}: {engine} cannot open it ({_first_line(why)}).", todo)
 
 
-def cannot_run(engine: str, error: BaseException) -> VerificationError | DataError:
-    """The error for an engine that fails on a file it has opened; that memory ran out is not the file's fault."""
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return DataError(
-            f"not enough memory for {engine} ({_first_line(error)}).", "Free memory, or take a smaller image."
-        )
+def cannot_run(engine: str, error: BaseException) -> VerificationError:
+    """The error for an engine that fails on a file it has opened."""
     todo = "Run `pocketvit verify`, or take another variant."
     return VerificationError(f"{engine} fails on its file ({_first_line(error)}).", todo)
 
