@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.spec.preprocess import Preprocess, prepare, resize
+from pocketvit.spec import preprocess
+from pocketvit.spec.preprocess import MAX_GROWTH, Preprocess, prepare, resize
 from tests.bad_images import photo
 
 
@@ -61,6 +64,54 @@ def test_resize_box_cuts_first() -> None:
     np.testing.assert_array_equal(resize(image, (20, 30), box=(10, 5, 40, 25)), image[5:25, 10:40])
 
 
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+def resized_then_cut(image: np.ndarray, whole: tuple[int, int], spec: Preprocess) -> np.ndarray:
+    top, left = (round((full - size) / 2) for full, size in zip(whole, spec.size, strict=True))
+    return resize(image, whole, spec.interpolation)[top : top + spec.size[0], left : left + spec.size[1]]
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(
+    ("shape", "whole"), [((200, 300), (71, 106)), ((300, 200), (106, 71)), ((30, 41), (71, 97)), ((30, 400), (71, 946))]
+)
+def test_ordinary_pictures_are_resized_whole_to_the_bit(
+    shape: tuple[int, int], whole: tuple[int, int], interpolation: str
+) -> None:
+    spec = Preprocess(size=(64, 64), interpolation=interpolation)
+    np.testing.assert_array_equal(prepare(photo(*shape), spec), resized_then_cut(photo(*shape), whole, spec))
+
+
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(("shape", "whole"), [((3, 900), (248, 74400)), ((1000, 3), (82666, 248))])
+def test_thin_pictures_are_cut_first_and_look_the_same(
+    shape: tuple[int, int], whole: tuple[int, int], interpolation: str
+) -> None:
+    spec = Preprocess(size=(224, 224), interpolation=interpolation)
+    made = prepare(photo(*shape), spec).astype(int)
+    assert np.abs(made - resized_then_cut(photo(*shape), whole, spec)).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (1, 40_000_000), (300, 300), (1, 1)])
+@pytest.mark.parametrize("crop_pct", [0.9, 0.05])
+def test_what_is_resized_is_bounded_whatever_the_shape(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], crop_pct: float
+) -> None:
+    areas = []
+
+    def watch(image: np.ndarray, size: tuple[int, int], *rest: object) -> np.ndarray:
+        areas.append(max(math.prod(image.shape[:2]), math.prod(size)))
+        assert areas[-1] <= MAX_GROWTH * 224 * 224  # before it is allocated
+        return resize(image, size, *rest)
+
+    monkeypatch.setattr(preprocess, "resize", watch)
+    made = prepare(np.full((*shape, 3), 90, np.uint8), Preprocess(crop_pct=crop_pct))
+    assert areas
+    assert made.shape == (224, 224, 3)
+    assert (made == 90).all()
+
+
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
@@ -68,6 +119,9 @@ def test_resize_box_cuts_first() -> None:
         ({"crop_pct": 0.0}, "crop_pct"),
         ({"crop_pct": 1e-9}, "crop_pct"),
         ({"crop_pct": 1.5}, "crop_pct"),
+        ({"crop_pct": 1e-300}, "crop_pct"),
+        ({"size": (20_000, 3)}, "size"),
+        ({"size": (8000, 8000)}, "size"),
         ({"resize": "tile", "overlap": 120}, "overlap"),
         ({"std": (1, 0, 1)}, "std"),
     ],
@@ -117,7 +171,7 @@ def test_a_line_of_pixels_costs_little(shape: tuple[int, int], monkeypatch: pyte
 
     monkeypatch.setattr(Image.Image, "resize", spy)
     image = np.full((*shape, 3), 77, np.uint8)
-    for spec in (Preprocess(), Preprocess(crop_pct=0.01), Preprocess(resize="stretch")):
+    for spec in (Preprocess(), Preprocess(crop_pct=0.05), Preprocess(resize="stretch")):
         assert (prepare(image, spec) == 77).all()
     assert max(made) <= 32 * 224 * 224
 

@@ -111,6 +111,37 @@ def test_peak_memory_does_not_grow_with_the_height() -> None:
     assert peak(2048) < peak(512) + 300_000
 
 
+@pytest.mark.parametrize("shape", [(8192, 200), (200, 8192), (8192, 1), (1, 8192)])
+def test_peak_memory_is_bounded_by_the_picture_whatever_its_shape(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    tracemalloc.start()
+    run_tiled(identity, image, (64, 64), 16)
+    top = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The output, the rows that tiles share (16 or more of 64, 4 bytes a value), weights, and a few tiles.
+    assert top <= 2.5 * image.nbytes + 800_000
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (47, 64), (48, 65), (70, 90), (131, 203)])
+@pytest.mark.parametrize(("size", "overlap"), [((48, 64), 0), ((48, 64), 7), ((24, 32), 12), ((64, 16), 8)])
+def test_blending_is_the_weighted_sum_in_order_to_the_bit(
+    shape: tuple[int, int], size: tuple[int, int], overlap: int
+) -> None:
+    image = photo(*shape)
+    lack = [max(0, tile - side) for tile, side in zip(size, shape, strict=True)]
+    padded = np.pad(image, ((0, lack[0]), (0, lack[1]), (0, 0)), mode="reflect")
+    rows, columns = (starts(side, tile, overlap) for side, tile in zip(padded.shape, size, strict=False))
+    total = np.zeros(padded.shape, np.float32)
+    for top, weight in zip(rows, axis_weights(rows, size[0]), strict=True):
+        band = np.zeros((size[0], padded.shape[1], 3), np.float32)
+        for left, ramp in zip(columns, axis_weights(columns, size[1]), strict=True):
+            tile = padded[top : top + size[0], left : left + size[1]]
+            band[:, left : left + size[1]] += box_blur(tile) * ramp[None, :, None]
+        total[top : top + size[0]] += band * weight[:, None, None]
+    expected = np.clip(np.rint(total), 0, 255).astype(np.uint8)[: shape[0], : shape[1]]
+    np.testing.assert_array_equal(run_tiled(box_blur, image, size, overlap), expected)
+
+
 def test_wrong_arrays_are_refused() -> None:
     with pytest.raises(DataError, match="expected"):
         run_tiled(identity, np.zeros((8, 8, 3), np.float32), (8, 8), 0)

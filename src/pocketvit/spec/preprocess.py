@@ -114,13 +114,28 @@ def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     resized_h, resized_w = max(target_h, int(height * scale + 1e-6)), max(target_w, int(width * scale + 1e-6))
     top, left = round((resized_h - target_h) / 2.0), round((resized_w - target_w) / 2.0)
     if resized_h * resized_w > MAX_GROWTH * target_h * target_w:
-        # Cut first: a line of pixels would become hundreds of megabytes of which a corner is kept. Pillow rounds the
-        # box to float32, which is why ordinary photos do not go this way: their pixels would differ a little.
-        y, x = height / resized_h, width / resized_w
-        box = (left * x, top * y, min(width, (left + target_w) * x), min(height, (top + target_h) * y))
-        return resize(image, spec.size, spec.interpolation, box)
+        return _resize_part(image, (resized_h, resized_w), (top, left), spec)
     image = resize(image, (resized_h, resized_w), spec.interpolation)
     return np.ascontiguousarray(image[top : top + target_h, left : left + target_w])
+
+
+def _resize_part(image: Pixels, whole: tuple[int, int], start: tuple[int, int], spec: Preprocess) -> Pixels:
+    """What ``prepare`` would cut of the image resized to ``whole`` at ``start``, at no more cost than that part.
+
+    A line of pixels would become gigabytes, of which a corner is kept. Pillow rounds the box to float32, which is why
+    ordinary photos do not go this way, some of their values would differ by a level or two, and why the array is cut
+    to the surroundings of the box before: far from zero float32 has no fractions.
+    """
+    cut, box = [], []
+    for side, full, first, size in zip(image.shape, whole, start, spec.size, strict=False):
+        scale = side / full
+        # The widest filter reaches three pixels, of the smaller picture where it shrinks; one more for rounding.
+        reach = math.ceil(3 * max(scale, 1)) + 1
+        low, high = max(0, math.floor(first * scale) - reach), min(side, math.ceil((first + size) * scale) + reach)
+        cut.append(slice(low, high))
+        box.append((first * scale - low, min((first + size) * scale, side) - low))
+    (upper, lower), (left, right) = box
+    return resize(image[cut[0], cut[1]], spec.size, spec.interpolation, (left, upper, right, lower))
 
 
 def check_pixels(image: NDArray[Any]) -> None:

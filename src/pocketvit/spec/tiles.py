@@ -1,13 +1,14 @@
 """Covering a large image with overlapping tiles of one fixed size, with bounded memory and no visible seams.
 
 Tiles are equally sized and evenly spread, so that the last one ends at the image's edge. In each overlap neighbouring
-answers are mixed with linear weights. Rows of tiles are finished one after the other: the peak is the 8-bit output
-plus two bands of one tile's height in float32, whatever the height of the image.
+answers are mixed with linear weights. Tiles are finished one after the other: the peak is the 8-bit output plus, in
+float32, a few tiles and the rows that two rows of tiles share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,23 +67,39 @@ def run_tiled(
     check_pixels(image)
     height, width = image.shape[:2]
     tile_h, tile_w = size
-    if height < tile_h or width < tile_w:
-        image = np.pad(image, ((0, max(0, tile_h - height)), (0, max(0, tile_w - width)), (0, 0)), mode="reflect")
-    full_h, full_w = image.shape[:2]
-    rows, columns = starts(full_h, tile_h, overlap), starts(full_w, tile_w, overlap)
+    rows, columns = starts(height, tile_h, overlap), starts(width, tile_w, overlap)
     row_weights, column_weights = axis_weights(rows, tile_h), axis_weights(columns, tile_w)
     output = np.empty(image.shape, np.uint8)
-    carry = np.zeros((0, full_w, 3), np.float32)  # weighted sum of the rows shared with the next band
-    for i, top in enumerate(rows):
-        band = np.zeros((tile_h, full_w, 3), np.float32)
-        for j, left in enumerate(columns):
-            answer = run(np.ascontiguousarray(image[top : top + tile_h, left : left + tile_w]))
-            band[:, left : left + tile_w] += answer * column_weights[j][None, :, None]
+    # Weighted sums of the pixels that the next row of tiles has a share in; ``kept`` rows of it are in use.
+    shared, kept = max((a + tile_h - b for a, b in pairwise(rows)), default=0), 0
+    carry = np.empty((shared, width, 3), np.float32)
+    for top, end, weight in zip(rows, [*rows[1:], height], row_weights, strict=True):
+        after = max(0, top + tile_h - end) if end < height else 0
+        strip = np.zeros((tile_h, tile_w, 3), np.float32)  # sums below the present tile, whose left part it completes
+        for left, right, ramp in zip(columns, [*columns[1:], width], column_weights, strict=True):
+            strip += run(_cut(image, top, left, size)) * ramp[None, :, None]
             if on_tile is not None:
                 on_tile()
-        band *= row_weights[i][:, None, None]
-        band[: len(carry)] += carry
-        end = rows[i + 1] if i + 1 < len(rows) else full_h
-        output[top:end] = np.clip(np.rint(band[: end - top]), 0, 255)
-        carry = band[end - top :]
-    return np.ascontiguousarray(output[:height, :width])
+            done = strip[:, : right - left] * weight[:, None, None]
+            done[:kept] += carry[:kept, left:right]
+            carry[:after, left:right] = done[end - top : end - top + after]
+            output[top:end, left:right] = to_pixels(done[: end - top])
+            strip[:, : left + tile_w - right] = strip[:, right - left :]
+            strip[:, left + tile_w - right :] = 0
+        kept = after
+    return output
+
+
+def to_pixels(values: NDArray[np.float32]) -> Pixels:
+    """Round and clip values of 0 to 255 to uint8."""
+    rounded = np.rint(values)
+    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
+
+
+def _cut(image: Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
+    """One tile of the image, contiguous; what the image lacks is its reflection."""
+    tile = image[top : top + size[0], left : left + size[1]]
+    below, beside = size[0] - tile.shape[0], size[1] - tile.shape[1]
+    if below or beside:
+        return np.pad(tile, ((0, below), (0, beside), (0, 0)), mode="reflect")
+    return np.ascontiguousarray(tile)

@@ -37,8 +37,8 @@ def answer(trained: Trained, images: Sequence[Pixels]) -> list[Result]:
         return run_batch(trained, tile[None])[0][0]
 
     if spec.resize == "tile":
-        outputs = [np.stack([run_tiled(one, image, spec.size, spec.overlap).astype(np.float32)]) for image in images]
-        return [record.finish({names[0]: output}, trained.levels) for output in outputs]
+        blended = (run_tiled(one, image, spec.size, spec.overlap) for image in images)
+        return [record.finish({names[0]: image[None]}, trained.levels) for image in blended]
     outputs = run_batch(trained, np.stack([prepare(image, spec) for image in images]))
     rows = (dict(zip(names, (each[i : i + 1] for each in outputs), strict=True)) for i in range(len(images)))
     return [record.finish(row, trained.levels) for row in rows]

@@ -15,6 +15,7 @@ from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
+from pocketvit.spec.tiles import to_pixels
 
 OUTPUT = "restored"
 MAX_PSNR = 100.0
@@ -136,7 +137,7 @@ def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.T
 def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
     if raw[OUTPUT].dtype == np.uint8:  # blended tiles: whole pictures are not copied as float
         return Restored(raw[OUTPUT][0])
-    return Restored(np.clip(np.rint(raw[OUTPUT][0]), 0, 255).astype(np.uint8))
+    return Restored(to_pixels(raw[OUTPUT][0]))
 
 
 def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
