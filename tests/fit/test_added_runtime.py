@@ -25,7 +25,7 @@ FIELDS = {
 def _runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RUNTIMES, "numpy", numpy_runtime.RUNTIME)
     # Memory is measured in a fresh process, which does not know a record from test code.
-    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image: 100.0)
+    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image, **_: 100.0)
 
 
 @pytest.mark.slow

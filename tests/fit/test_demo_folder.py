@@ -11,5 +11,5 @@ from pocketvit.fit import demo
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="file/demo-photos"):
+    with pytest.raises(DataError, match="file/demo"):
         demo.demo(runs=str(tmp_path / "file"))

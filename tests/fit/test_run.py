@@ -276,7 +276,9 @@ def test_a_restorer_no_better_than_its_input_has_learned_nothing(tmp_path: Path)
 @pytest.mark.slow
 def test_every_variant_in_the_artifact_meets_the_memory_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = {"onnxruntime:fp16": 900.0}
-    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image: peaks.get(target.key, 100.0))
+    monkeypatch.setattr(
+        "pocketvit.fit.handover.peak_rss_mb", lambda path, target, image, **_: peaks.get(target.key, 100.0)
+    )
     fields = {**FAST, "budget.memory_mb": 500, "search.runtimes": ["onnxruntime"], "compress.steps": ["fp16"]}
     fields |= {"compress.min_shrink": 1.1, "search.prefer": "quality"}
     report = pocketvit.fit(

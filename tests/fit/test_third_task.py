@@ -20,7 +20,7 @@ from tests import third_task
 def _task(monkeypatch: pytest.MonkeyPatch) -> None:
     third_task.add(monkeypatch)
     # Memory is measured in a fresh process, which does not know a record from test code.
-    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image: 100.0)
+    monkeypatch.setattr("pocketvit.fit.handover.peak_rss_mb", lambda path, target, image, **_: 100.0)
 
 
 def photos(folder: Path, count: int, seed: int) -> Path:

@@ -309,15 +309,10 @@ def test_out_of_memory_says_which_batch_size_to_take(tmp_path: Path, monkeypatch
     assert "--train.batch_size 4 --train.accumulate 2" in caught.value.todo
 
 
-def test_a_loss_of_nan_stops_with_advice(tmp_path: Path) -> None:
+def test_a_loss_of_nan_stops_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverge(monkeypatch)
     with pytest.raises(PocketvitError, match="NaN"):
-        run(
-            restore_recipe(
-                write_photos(tmp_path / "d"),
-                **{"train.lr": 1e30, "train.clip_norm": None, "train.warmup": 0.0, "task.loss": "mse"},
-            ),
-            tmp_path / "run",
-        )
+        run(restore_recipe(write_photos(tmp_path / "d")), tmp_path / "run")
 
 
 def test_damaged_state_images_and_settings_are_explained(tmp_path: Path) -> None:

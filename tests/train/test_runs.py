@@ -124,6 +124,12 @@ def test_what_kills_have_left_is_gone_when_the_run_has_finished(tmp_path: Path, 
     (folder / "trials" / ".state.partial.pt").write_text("x")
     finish_run(folder, {})
     left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    assert left == {"recipe.yaml", "environment.json", "finished.json", "trials", "trials/a", "trials/a/best"} | {
-        *("trials/a/best/half", ".ipynb_checkpoints", ".ipynb_checkpoints/half")
-    }
+    assert left == {
+        "recipe.yaml",
+        "environment.json",
+        "run.log",
+        "finished.json",
+        "trials",
+        "trials/a",
+        "trials/a/best",
+    } | {*("trials/a/best/half", ".ipynb_checkpoints", ".ipynb_checkpoints/half")}
