@@ -28,7 +28,7 @@ from pocketvit.train.history import read_rows
 from pocketvit.train.loop import resolve_precision, train_model
 from pocketvit.train.state import STATE
 
-from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
+from .helpers import classify_recipe, diverge, restore_recipe, write_classes, write_photos
 
 
 def run(recipe, folder: Path, **options):

@@ -14,7 +14,7 @@ from pocketvit.errors import DataError, PocketvitError, UsageError
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.train.state import STATE
 
-from .helpers import classify_recipe, restore_recipe, write_classes, write_photos
+from .helpers import classify_recipe, diverge, restore_recipe, write_classes, write_photos
 
 
 def train(recipe: Recipe, runs: Path) -> Any:
