@@ -141,7 +141,9 @@ def test_what_a_classifier_confuses_is_shown(tmp_path: Path) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "classify")
     for name, label in (("warm/yellow", 1), ("cold/blue", 3), ("cold/green", 1)):
         (tmp_path / "data" / name).mkdir(parents=True)
-        write_image(tmp_path / "data" / name / "x.png", coloured(label))
+        picture = coloured(label)
+        picture[0, 0] = 0 if name == "cold/green" else 255  # no copies
+        write_image(tmp_path / "data" / name / "x.png", picture)
     report = evaluate(str(artifact.path), str(tmp_path / "data"))
     details = report.to_dict()["details"]
     assert details["confusion"]["counts"] == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
