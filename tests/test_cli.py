@@ -20,7 +20,7 @@ from PIL import Image
 
 import pocketvit
 from pocketvit import __version__, cli
-from pocketvit.commands import COMMANDS, Command
+from pocketvit.commands import COMMANDS, ELSEWHERE, Command
 from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
 from pocketvit.spec.budget import Budget
 from pocketvit.spec.overrides import resolve_recipe
@@ -296,6 +296,16 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == "unknown command 'verfy'.\nDid you mean `pocketvit verify`?\n"
     assert cli.main(["xyzzy"]) == 2
     assert "fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_commands_that_there_are_not_say_what_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert name not in COMMANDS
+    assert cli.main([name]) == 2
+    what, todo = capsys.readouterr().err.splitlines()
+    assert what == f"unknown command {name!r}."
+    assert todo == ELSEWHERE[name]
+    assert "pocketvit" in todo
 
 
 def test_version_help_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
