@@ -10,7 +10,7 @@ from PIL import Image
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export import command
-from pocketvit.export.command import export
+from pocketvit.export.command import export, recipe_of
 from pocketvit.models.trained import save_checkpoint
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.golden import read_golden
@@ -159,3 +159,15 @@ def test_a_folder_of_somebody_else_is_not_replaced(checkpoints: Path, photos: Pa
     with pytest.raises(UsageError, match="holds no artifact"):
         export(**arguments, data=str(photos / "clean"), goldens=1)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("place", ["best", "trials/a-64x64/best"])
+def test_the_recipe_of_a_run_is_found_from_the_run(place: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    save_checkpoint(run / place, restorer())
+    assert recipe_of(str(run)) is None
+    (run / "recipe.yaml").write_text("licence_data: mine")
+    for given in (run, run / place):
+        recipe = recipe_of(str(given))
+        assert recipe is not None
+        assert recipe.licence_data == "mine"

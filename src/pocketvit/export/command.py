@@ -148,7 +148,8 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     from pocketvit.models.trained import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    files = (folder / "recipe.yaml", folder.parent / "recipe.yaml")
+    run = folder.parents[2] if folder.parent.parent.name == "trials" else folder.parent  # of a fit, or of a training
+    files = (folder / "recipe.yaml", run / "recipe.yaml")
     return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
