@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "predictions"
 TABLE_SUFFIXES = (".csv", ".json")
+NOT_WRITTEN = frozenset(
+    f".{kind}"
+    for kind in "gif heic heif hif jp2 jxl svg pdf tga dng txt tsv jsonl xls xlsx html xml yaml npy npz zip mp4".split()
+)
+"""Kinds of files that somebody may ask for by the name of ``out``; a folder of such a name would be a surprise.
+
+GIF is read only: it holds 256 colours, and an answer would lose the others.
+"""
 TABLE_ROWS = 50
 """Rows printed at most; the files hold all."""
 
@@ -264,11 +272,12 @@ def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False
 
     Raises:
         UsageError: ``out`` is a file although there are several images, is an input or there already, or has the
-            suffix of a table.
+            suffix of a table or of ``NOT_WRITTEN``.
     """
     folder = Path(out or DEFAULT_OUT)
     if os.path.isdir(folder):
         return _plan_folder(files, folder, overwrite)
+    _check_kind(folder)
     if folder.suffix.lower() in IMAGE_SUFFIXES:
         if len(files) != 1:
             raise UsageError(f"out {out} is one file, but there are {len(files)} images.", "Name a folder.")
@@ -276,6 +285,12 @@ def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False
     if folder.suffix.lower() in TABLE_SUFFIXES or os.path.lexists(folder):
         raise UsageError(f"out {out} is a file without an image suffix.", "Name a folder, or a file ending in .png.")
     return _plan_folder(files, folder, overwrite)
+
+
+def _check_kind(out: Path) -> None:
+    if out.suffix.lower() in NOT_WRITTEN:
+        todo = "Name a folder, a .png file for a picture, or a .csv or .json file for answers."
+        raise UsageError(f"out {out}: {out.suffix} files are not written.", todo)
 
 
 def _named(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
@@ -329,6 +344,8 @@ def _table_path(files: Sequence[Path], out: str | None, csv: bool, overwrite: bo
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix in TABLE_SUFFIXES and not os.path.isdir(path):
         return _named(path, files, overwrite)
+    if not os.path.isdir(path):
+        _check_kind(path)
     taken = set() if overwrite else _names_in(path)
     names = (numbered(path / f"predictions.{'csv' if csv else 'json'}", number) for number in itertools.count(1))
     return next(name for name in names if _same(name.name) not in taken)
