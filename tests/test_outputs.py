@@ -12,8 +12,10 @@ from pocketvit.data.doctor import doctor
 from pocketvit.errors import DataError, PocketvitError, UsageError
 from pocketvit.files import write_text
 from pocketvit.report.command import report
+from pocketvit.runtimes.model import load
 from pocketvit.serve.predict import predict
 from pocketvit.spec.images import write_image
+from pocketvit.verify.evaluate import eval as evaluate
 from tests.tiny import make_tiny_artifact, photo
 
 
@@ -60,3 +62,18 @@ def test_a_file_that_is_not_written_is_no_folder_either(tmp_path: Path, task: st
         assert not (tmp_path / name).exists()
     (tmp_path / "a.txt").mkdir()  # one that the user made is one
     predict(str(artifact.path), [str(tmp_path / "a.png")], out=str(tmp_path / "a.txt"))
+
+
+def test_names_may_be_text_paths_or_bytes(tmp_path: Path) -> None:
+    artifact, file = str(make_tiny_artifact(tmp_path / "art", "restore").path), tmp_path / "in" / "a.png"
+    write_image(file, photo(40, 50))
+    for images in ([str(file)], str(file), file, [file], os.fsencode(file), iter([file])):
+        assert [row.image for row in predict(artifact, images, out=str(tmp_path / "o")).predictions] == [file]  # type: ignore[arg-type]
+    for wrong in ([photo(4, 4)], 5, [None]):
+        with pytest.raises(UsageError, match="named by text or paths"):
+            predict(artifact, wrong)  # type: ignore[arg-type]
+    assert evaluate(artifact, file.parent).count == 3  # type: ignore[arg-type]
+
+    assert doctor(str(file.parent), others=str(file.parent)).data == (str(file.parent),)
+    with pytest.raises(UsageError, match="target is a int"):
+        load(artifact, 5)  # type: ignore[arg-type]

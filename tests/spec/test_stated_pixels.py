@@ -19,6 +19,7 @@ from tests.bad_images import photo
 from tests.tiff import write_tiff
 
 COLOUR = 2
+P3_PRIMARIES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

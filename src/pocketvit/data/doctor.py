@@ -163,6 +163,7 @@ def doctor(
     if out is not None:
         keep_others(Path(out), _MARK)
     began = time.monotonic()
+    others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
     with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:

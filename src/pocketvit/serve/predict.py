@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "predictions"
 TABLE_SUFFIXES = (".csv", ".json")
-NOT_WRITTEN = frozenset(
-    f".{kind}"
-    for kind in "gif heic heif hif jp2 jxl svg pdf tga dng txt tsv jsonl xls xlsx html xml yaml npy npz zip mp4".split()
-)
+_OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".svg", ".pdf", ".tga", ".dng", ".mp4"})
+_OTHER_TABLES = frozenset({".txt", ".tsv", ".jsonl", ".xls", ".xlsx", ".html", ".xml", ".yaml", ".npy", ".npz", ".zip"})
+NOT_WRITTEN = _OTHER_PICTURES | _OTHER_TABLES
 """Kinds of files that somebody may ask for by the name of ``out``; a folder of such a name would be a surprise.
 
 GIF is read only: it holds 256 colours, and an answer would lose the others.
@@ -151,6 +150,7 @@ def predict(
     task = TASKS[model.manifest.task]
     if csv and task.writes == "picture":
         raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
+    images = _entries(images)
     files, failures = expand(images)
     if not files and len(failures) == 1:
         raise DataError(failures[0].reason, "Check the path.")
@@ -166,8 +166,7 @@ def predict(
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
-    entries = [images] if isinstance(images, str | os.PathLike) else images
-    notes = tuple(f"{entry}: {line}" for entry in map(os.fspath, entries) for line in _not_looked_at(entry))
+    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
 
@@ -178,13 +177,12 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
     Raises:
         UsageError: nothing is named at all.
     """
-    if isinstance(images, str | os.PathLike):
-        images = [os.fspath(images)]
+    images = _entries(images)
     if not images:
         raise UsageError("no images are named.", "Name files, folders or globs.")
     files: dict[Path, None] = {}
     failures = []
-    for entry in map(os.fspath, images):
+    for entry in images:
         try:
             if os.path.isdir(entry):
                 files |= dict.fromkeys(list_images(Path(entry)))
@@ -210,6 +208,20 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
         except DataError as error:
             failures.append(Failure(entry, error.what))
     return list(files), failures
+
+
+def _entries(images: Sequence[str]) -> list[str]:
+    """Names as text; one that stands alone is one name and not its letters.
+
+    Raises:
+        UsageError: something else than names.
+    """
+    try:
+        alone = isinstance(images, str | bytes | os.PathLike)
+        return [os.fsdecode(entry) for entry in ([images] if alone else images or ())]
+    except TypeError as error:
+        todo = "For pictures in memory load the artifact: pocketvit.load(ARTIFACT)(picture)."
+        raise UsageError(f"images are named by text or paths ({error}).", todo) from error
 
 
 def _not_looked_at(entry: str) -> list[str]:
