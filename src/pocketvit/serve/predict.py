@@ -217,8 +217,8 @@ def _entries(images: Sequence[str]) -> list[str]:
         UsageError: something else than names.
     """
     try:
-        alone = isinstance(images, str | bytes | os.PathLike)
-        return [os.fsdecode(entry) for entry in ([images] if alone else images or ())]
+        given: Any = [images] if isinstance(images, str | bytes | os.PathLike) else images or ()
+        return [os.fsdecode(entry) for entry in given]
     except TypeError as error:
         todo = "For pictures in memory load the artifact: pocketvit.load(ARTIFACT)(picture)."
         raise UsageError(f"images are named by text or paths ({error}).", todo) from error
