@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import DataError, PocketvitError
+from pocketvit.errors import DataError, PocketvitError, UsageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _FULL_WORDS = re.compile(
@@ -65,6 +65,8 @@ def writing(path: Path, done: str = "written") -> Iterator[None]:
         raise
     except Exception as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else disk_fault(error)
+        if isinstance(error, ValueError) and "\0" in str(path):
+            reason = "no name may hold a NUL"
         if not reason:
             raise
         what = f"{path}: cannot be {done} ({reason})."
@@ -136,7 +138,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
     Its name is short, so that any name of ``path`` will do, and cannot be known before: nothing can be planted there.
     What killed processes left in the folder more than an hour ago is deleted. Without ``overwrite`` a file that stands
-    at ``path`` by then is left alone.
+    at ``path`` by then is left alone, and a device, pipe or folder always is.
 
     Raises:
         DataError: the folder cannot be made or written, or the disk is full; what stood at ``path`` is intact.
@@ -147,6 +149,8 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path.parent.absolute())
+            if os.path.exists(path) and not os.path.isfile(path):  # to rename onto /dev/null would take it away
+                raise OSError(errno.EINVAL, "it is no regular file")
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             yield partial
             if not overwrite:
@@ -162,6 +166,22 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def keep_others(path: Path, mark: str) -> None:
+    """Hold what lies at ``path`` against what may be replaced without a question: nothing, or a file with ``mark``.
+
+    Raises:
+        UsageError: another file lies there; it was not touched.
+    """
+    found = b""
+    with writing(path, "read"), suppress(FileNotFoundError):
+        if os.path.isfile(path) and os.path.getsize(path):
+            with path.open("rb") as file:
+                found = file.read(_MARK_WITHIN)
+    if found and mark.encode() not in found:
+        raise UsageError(f"out {path} is there already and is something else.", "Name another file, or delete it.")
+
+
+_MARK_WITHIN = 10_000
 LEFTOVER = re.compile(r"\..+\.([a-z0-9_]{8}(\.old)?|partial(\.\w+)?)")
 """Names of what :func:`replacing` and ``tempfile.mkdtemp`` make before it has its own name."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.errors import DataError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.spec.artifact import Artifact, file_entries, pack, read_artifact, write_manifest
 from tests.tiny import make_tiny_artifact
 
@@ -108,3 +108,18 @@ def test_names_that_no_file_can_have(name: str) -> None:
     with pytest.raises(Exception, match="no artifact there") as caught:
         read_artifact(name)
     assert len(str(caught.value)) < 400
+
+
+def test_a_damaged_cache_is_unpacked_again(tiny: Artifact, tmp_path: Path, cache: Path) -> None:
+    archive = pack(tiny, tmp_path / "A.PVIT")  # on some systems names are in capitals
+    folder = read_artifact(archive).path
+    for name, content in (("model.onnx", b"x"), ("golden.npz", None), ("manifest.json", b"{}")):
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+        again = read_artifact(archive)
+        assert (again.path / name).read_bytes() == (tiny.path / name).read_bytes()
+
+
+@pytest.mark.parametrize("what", [None, 5, ["a"]])
+def test_what_is_no_name_is_a_usage_error(what: object) -> None:
+    with pytest.raises(UsageError, match=f"a {type(what).__name__} is no artifact"):
+        read_artifact(what)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from pocketvit.data import layouts
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import write_json
+from pocketvit.files import keep_others, write_json
 from pocketvit.progress import track
 from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images, not_looked_at
 from pocketvit.terminal import shown
@@ -26,6 +26,8 @@ SPLITS = {name: split for split, names in _NAMES.items() for name in names}
 """Folder name -> split, to tell copies within a split from copies that leak from one into another."""
 MAX_WORKERS = 256
 _SHOWN = 8
+_MARK = '{\n "ok": '
+"""How reports begin."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def doctor(
         small: images with a side below so many pixels are reported as tiny.
         huge_megapixels: images with more pixels are reported as huge.
         workers: threads; all cores by default.
-        out: also write the whole report to this JSON file.
+        out: also write the whole report to this JSON file; an older report there is replaced, nothing else is.
 
     Returns:
         The report; its ``exit_code`` is 3 if damaged images are left.
@@ -150,7 +152,7 @@ def doctor(
     Raises:
         DataError: a folder is missing or holds no image, a list names files that do not exist, or ``out`` or a
             quarantine list cannot be written.
-        UsageError: a limit or the number of workers makes no sense.
+        UsageError: a limit or the number of workers makes no sense, or ``out`` is there and no report.
     """
     workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
     if small < 0 or not 0 < huge_megapixels < math.inf or not 1 <= workers <= MAX_WORKERS:
@@ -158,7 +160,10 @@ def doctor(
         raise UsageError(what, "Leave them out for the defaults.")
     if out is not None and Path(out).suffix.lower() != ".json":
         raise UsageError(f"out {out} does not end in .json.", "The report is JSON; name a file for it.")
+    if out is not None:
+        keep_others(Path(out), _MARK)
     began = time.monotonic()
+    others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
     with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:

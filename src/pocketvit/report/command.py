@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.errors import DataError, UsageError, VerificationError
+from pocketvit.files import keep_others
 from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_report
 from pocketvit.spec.artifact import GOLDEN, Artifact, read_artifact
 from pocketvit.spec.golden import Golden, golden_faults, read_golden
@@ -18,6 +19,8 @@ from pocketvit.spec.tasks.base import Panel
 
 METRICS_CSV, REPORT_HTML = "metrics.csv", "report.html"
 MOST_PICTURES = 8
+_MARK = " · pocketvit</title>"
+"""What the head of every report holds."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     Args:
         run: Run folder, artifact folder, ``.pvit`` file or the name of a shipped artifact.
         out: Where to write it; default ``report.html`` in the run folder, or in the current folder for an artifact.
+            An older report there is replaced, nothing else is.
 
     Raises:
-        UsageError: there is neither a run nor an artifact.
+        UsageError: there is neither a run nor an artifact, or ``out`` is no name for a report or is another file.
         DataError: the run's report data is damaged, or the file cannot be written.
         VerificationError: the artifact's manifest or goldens are damaged.
     """
@@ -65,6 +69,9 @@ def report(run: str, *, out: str | None = None) -> ReportResult:
     destination = Path(out) if out else (folder if is_run else Path()) / REPORT_HTML
     if os.path.isdir(destination):
         destination = destination / REPORT_HTML
+    elif destination.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"out {out} does not end in .html.", "Name a folder, or a file ending in .html.")
+    keep_others(destination, _MARK)
     from pocketvit.report.html import write_report
 
     try:

@@ -160,6 +160,8 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
         VerificationError: manifest or model file are damaged, or do not go together.
     """
     artifact = read_artifact(path_or_name)
+    if not isinstance(target, str | Target | None):
+        raise UsageError(f"target is a {type(target).__name__}, not text.", "Write e.g. onnxruntime:fp32:2.")
     if target is not None:
         return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target, trust=trust)
     default = artifact.variant()

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 DEFAULT_OUT = "predictions"
 TABLE_SUFFIXES = (".csv", ".json")
+_OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".svg", ".pdf", ".tga", ".dng", ".mp4"})
+_OTHER_TABLES = frozenset({".txt", ".tsv", ".jsonl", ".xls", ".xlsx", ".html", ".xml", ".yaml", ".npy", ".npz", ".zip"})
+NOT_WRITTEN = _OTHER_PICTURES | _OTHER_TABLES
+"""Kinds of files that somebody may ask for by the name of ``out``; a folder of such a name would be a surprise.
+
+GIF is read only: it holds 256 colours, and an answer would lose the others.
+"""
 TABLE_ROWS = 50
 """Rows printed at most; the files hold all."""
 
@@ -143,6 +150,7 @@ def predict(
     task = TASKS[model.manifest.task]
     if csv and task.writes == "picture":
         raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
+    images = _entries(images)
     files, failures = expand(images)
     if not files and len(failures) == 1:
         raise DataError(failures[0].reason, "Check the path.")
@@ -158,8 +166,7 @@ def predict(
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
-    entries = [images] if isinstance(images, str | os.PathLike) else images
-    notes = tuple(f"{entry}: {line}" for entry in map(os.fspath, entries) for line in _not_looked_at(entry))
+    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
 
@@ -170,13 +177,12 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
     Raises:
         UsageError: nothing is named at all.
     """
-    if isinstance(images, str | os.PathLike):
-        images = [os.fspath(images)]
+    images = _entries(images)
     if not images:
         raise UsageError("no images are named.", "Name files, folders or globs.")
     files: dict[Path, None] = {}
     failures = []
-    for entry in map(os.fspath, images):
+    for entry in images:
         try:
             if os.path.isdir(entry):
                 files |= dict.fromkeys(list_images(Path(entry)))
@@ -202,6 +208,20 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
         except DataError as error:
             failures.append(Failure(entry, error.what))
     return list(files), failures
+
+
+def _entries(images: Sequence[str]) -> list[str]:
+    """Names as text; one that stands alone is one name and not its letters.
+
+    Raises:
+        UsageError: something else than names.
+    """
+    try:
+        given: Any = [images] if isinstance(images, str | bytes | os.PathLike) else images or ()
+        return [os.fsdecode(entry) for entry in given]
+    except TypeError as error:
+        todo = "For pictures in memory load the artifact: pocketvit.load(ARTIFACT)(picture)."
+        raise UsageError(f"images are named by text or paths ({error}).", todo) from error
 
 
 def _not_looked_at(entry: str) -> list[str]:
@@ -264,11 +284,12 @@ def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False
 
     Raises:
         UsageError: ``out`` is a file although there are several images, is an input or there already, or has the
-            suffix of a table.
+            suffix of a table or of ``NOT_WRITTEN``.
     """
     folder = Path(out or DEFAULT_OUT)
     if os.path.isdir(folder):
         return _plan_folder(files, folder, overwrite)
+    _check_kind(folder)
     if folder.suffix.lower() in IMAGE_SUFFIXES:
         if len(files) != 1:
             raise UsageError(f"out {out} is one file, but there are {len(files)} images.", "Name a folder.")
@@ -276,6 +297,12 @@ def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False
     if folder.suffix.lower() in TABLE_SUFFIXES or os.path.lexists(folder):
         raise UsageError(f"out {out} is a file without an image suffix.", "Name a folder, or a file ending in .png.")
     return _plan_folder(files, folder, overwrite)
+
+
+def _check_kind(out: Path) -> None:
+    if out.suffix.lower() in NOT_WRITTEN:
+        todo = "Name a folder, a .png file for a picture, or a .csv or .json file for answers."
+        raise UsageError(f"out {out}: {out.suffix} files are not written.", todo)
 
 
 def _named(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
@@ -329,6 +356,8 @@ def _table_path(files: Sequence[Path], out: str | None, csv: bool, overwrite: bo
         raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
     if suffix in TABLE_SUFFIXES and not os.path.isdir(path):
         return _named(path, files, overwrite)
+    if not os.path.isdir(path):
+        _check_kind(path)
     taken = set() if overwrite else _names_in(path)
     names = (numbered(path / f"predictions.{'csv' if csv else 'json'}", number) for number in itertools.count(1))
     return next(name for name in names if _same(name.name) not in taken)

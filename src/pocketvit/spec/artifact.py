@@ -93,8 +93,12 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     Raises:
         UsageError: there is no such thing.
     """
-    path = Path(path_or_name)
-    if path.suffix == ".pvit" and os.path.isfile(path):
+    try:
+        path = Path(os.fsdecode(path_or_name))
+    except TypeError as error:
+        what = f"a {type(path_or_name).__name__} is no artifact."
+        raise UsageError(what, f"Give a folder with a {MANIFEST}, a .pvit file or a name.") from error
+    if path.suffix.lower() == ".pvit" and os.path.isfile(path):
         return _unpack(path)
     for folder in (path, path / "artifact"):
         if os.path.isfile(folder / MANIFEST):
@@ -280,11 +284,14 @@ def pack(artifact: Artifact, destination: Path) -> Path:
 
 
 def _unpack(path: Path) -> Path:
-    """Unpack a ``.pvit`` into a cache folder named after its checksum, once, and only what its manifest lists."""
+    """Unpack a ``.pvit`` into a cache folder named after its checksum, and only what its manifest lists.
+
+    It is done once, and again where the folder was damaged since: to copy a sound archive again would not help.
+    """
     try:
         cache = _cache_root(path) / "unpacked" / sha256(path)[:32]
         with writing(cache, "read"):
-            ready = (cache / MANIFEST).is_file()
+            ready = _is_whole(cache)
         if not ready:
             with zipfile.ZipFile(path) as archive:
                 entries = _check_members(path, archive)
@@ -297,6 +304,17 @@ def _unpack(path: Path) -> Path:
     except BROKEN_ZIP as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder that was unpacked before holds a manifest and all that it lists."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        entries = _parse(folder / MANIFEST, (folder / MANIFEST).read_bytes()).files
+    except VerificationError:
+        return False
+    return not any(file_fault(folder, entry) for entry in entries)
 
 
 def _cache_root(path: Path) -> Path:

@@ -61,13 +61,18 @@ def read_image(source: ImageLike) -> NDArray[np.uint8]:
 
     Raises:
         DataError: the file is missing, empty, truncated, not an image, or larger than ``MAX_PIXELS``; the array has
-            another shape or dtype, is empty, or holds NaN or values outside [0, 1].
+            another shape or dtype, is empty or masked, or holds NaN or values outside [0, 1]; ``source`` is something
+            else.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pil(source, "the image")
-    return _from_file(Path(source))
+    try:
+        return _from_file(Path(os.fsdecode(source)))
+    except TypeError as error:
+        what = f"a {type(source).__name__} is not an image."
+        raise DataError(what, "Give a path, a PIL image or an (H, W, 3) uint8 array.") from error
 
 
 def _from_file(path: Path) -> NDArray[np.uint8]:
@@ -121,7 +126,10 @@ def _open_quietly(file: Any, name: str) -> Image.Image:
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file, formats=formats)
+            image = Image.open(file, formats=formats)
+            if (place := head.find(b"cICP")) > 0:  # a chunk that Pillow passes over
+                image.info["cicp"] = tuple(head[place + 4 : place + 6])
+            return image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -154,13 +162,16 @@ def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     todo = "Give an (H, W, 3) uint8 array, RGB, 0 to 255."
+    if np.ma.is_masked(array):
+        raise DataError("an array with masked values is not an image.", todo)
+    array = np.asarray(array)  # matrices and the like have rules of their own
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise DataError(f"an array of shape {array.shape} is not an image.", todo)
     if array.dtype == np.uint8:
         pixels = array
-    elif array.dtype == np.uint16:
+    elif array.dtype in (np.dtype("<u2"), np.dtype(">u2")):
         pixels = np.round(array / 257.0).astype(np.uint8)
     elif np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
@@ -186,7 +197,8 @@ def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True)
     Without ``overwrite`` a file that is there already is left alone.
 
     Raises:
-        DataError: an unknown suffix, a folder that cannot be made or written, or a file that is there already.
+        DataError: an unknown suffix, a folder that cannot be made or written, a file that is there already, or a
+            picture that is larger than the format holds.
     """
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     if path.suffix.lower() == ".png":
@@ -195,8 +207,12 @@ def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True)
     try:
         with replacing(path, overwrite=overwrite) as partial:
             Image.fromarray(image).save(partial, **options)
-    except ValueError as error:
-        raise DataError(f"{path}: cannot be written ({error}).", "Check the suffix.") from error
+    except (PocketvitError, MemoryError):
+        raise
+    except Exception as error:  # encoders raise as many kinds of errors as decoders
+        height, width = image.shape[:2]
+        what = f"{path}: {width}x{height} pixels cannot be written ({' '.join(str(error).split())})."
+        raise DataError(what, "Check the suffix: PNG and TIFF hold pictures of any size.") from error
 
 
 def readable_suffixes() -> frozenset[str]:

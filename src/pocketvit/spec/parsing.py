@@ -25,6 +25,8 @@ MAX_NUMBER = 2.0**64
 MAX_DEPTH = 32
 MAX_NAME_BYTES = 255
 """What file systems allow."""
+MAX_LABEL = 1000
+"""Characters: labels stand in tables and beside pictures."""
 
 
 def parse_manifest(content: bytes) -> Manifest:
@@ -102,6 +104,16 @@ def _faults(manifest: Manifest) -> Iterator[str]:
         if variant.precision not in PRECISIONS:
             yield f"variant {variant.key}: unknown precision {variant.precision!r}"
         Target(variant.runtime, variant.precision, device=variant.device)
+    keys = [variant.key for variant in manifest.variants]
+    if keys and not {manifest.default, manifest.default.partition("@")[0]} & set(keys):
+        yield f"default: {manifest.default[:80]!r} is none of the variants {', '.join(keys)[:200]}"
+    for level in manifest.levels:
+        if (longest := max(map(len, level.labels))) > MAX_LABEL:
+            yield f"level {level.name[:80]}: a label has {longest} characters"
+    if any(row.count < 0 for row in manifest.metrics):
+        yield "metrics: a count is negative"
+    if any(min(row.p50_ms, row.p90_ms) <= 0 or row.runs < 0 for row in manifest.benchmarks):
+        yield "benchmarks: times must be positive, and runs a count"
     task, resize = TASKS[manifest.task], manifest.preprocess.resize
     if (task.geometry == "pixels") != (resize == "tile"):
         yield f"preprocess.resize: {resize} does not go with the task {task.name}"

@@ -28,6 +28,11 @@ _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLE_MAX, _OLD_MAX = 0x011
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _TODO = "Save it with 8 or 16 bits a sample (PNG, TIFF)."
+_TODO_MADE = "Give an array of uint8 or uint16 instead."
+_INTEROP = 0xA005
+_SRGB_CODES, _SRGB_GAMMA, _NEAR = (1, 13), 0.45455, 0.02
+_SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""x and y of white, red, green and blue."""
 # Orientation -> the upright array as the file's rows and columns see it (the tag's definition, turned back).
 _AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
@@ -57,9 +62,12 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
         DataError: samples lie outside the range that the file declares; ``name`` is in the text.
         Exception: whatever Pillow raises for a damaged file.
     """
-    deep = image.mode in _DEEP or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    raw = [str(tile[3]) for tile in getattr(image, "tile", ())]  # how the file has its samples; gone when decoded
+    deep = image.mode in _DEEP or any(";16" in layout for layout in raw)
     white, inverted = _white(image, name) if image.mode in _DEEP else (255.0, False)
+    _check_unsigned(image, name)
     _load(image)
+    key = _key(image, raw)
     if deep:
         _note("bits", f"{name}: has more than 8 bits a sample; 8 are kept.")
     data = image.info.get("icc_profile")
@@ -68,6 +76,8 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
         _note("broken", f"{name}: its colour profile cannot be used; its colours are taken for sRGB.")
     elif profile.transform is not None:
         _note("profile", f"{name}: its colours are converted from {profile.name or 'its profile'} to sRGB.")
+    elif not data and (stated := _stated_colours(image)):
+        _note("stated", f"{name}: says that its colours are {stated}, without a profile; they are taken for sRGB.")
     width, height = image.size
     turn = _turn(image)
     upright = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
@@ -76,7 +86,7 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
     for top in range(0, height, rows):
         bottom = min(height, top + rows)
         band = image if rows >= height else image.crop((0, top, width, bottom))
-        stored[top:bottom] = _band(band, name, deep, white, inverted, profile)
+        stored[top:bottom] = _band(band, name, key, white, inverted, profile)
     with suppress(Exception):  # later frames may be damaged; of MPO, which phones write, they are small copies
         if image.format != "MPO" and getattr(image, "is_animated", False):
             _note("frames", f"{name}: has several frames; the first is taken.")
@@ -103,13 +113,47 @@ def _turn(image: Image.Image) -> int:
         return 1
 
 
-def _band(image: Image.Image, name: str, deep: bool, white: float, inverted: bool, profile: Profile) -> Any:
+def _check_unsigned(image: Image.Image, name: str) -> None:
+    """Raise ``DataError`` for signed bytes, which Pillow takes for unsigned ones: -1 would be white."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode not in _DEEP and _first(tags.get(_SAMPLE_FORMAT), 1) == 2:
+        raise DataError(f"{name}: has signed samples of {_first(tags.get(_BITS), 8)} bits.", _TODO)
+
+
+def _key(image: Image.Image, raw: list[str]) -> Any:
+    """The transparent sample or colour, if there is one (tRNS of PNG), in the samples that Pillow has made."""
     key = image.info.get("transparency")
+    if isinstance(key, int):  # grey of 2 and 4 bits is stretched to 8
+        return key * next((step for bits, step in (("L;2", 85), ("L;4", 17)) if bits in raw), 1)
+    if isinstance(key, tuple) and any(";16" in layout for layout in raw):  # of each sample the upper byte is read
+        return tuple(value >> 8 for value in key)
+    return key
+
+
+def _stated_colours(image: Image.Image) -> str:
+    """Colours other than sRGB that a file states without a profile: PNG's chunks, and Adobe RGB of cameras."""
+    info, said = image.info, []
+    if info.get("cicp", _SRGB_CODES) != _SRGB_CODES:
+        said.append("of code points {}-{}".format(*info["cicp"]))
+    elif image.format == "PNG" and "srgb" not in info:
+        if abs(info.get("gamma", _SRGB_GAMMA) - _SRGB_GAMMA) > _NEAR:
+            said.append(f"of gamma {1 / max(info['gamma'], 1e-5):.3g}")
+        if not np.allclose(info.get("chromaticity", _SRGB_PRIMARIES), _SRGB_PRIMARIES, atol=_NEAR):
+            said.append("of other primaries")
+    with suppress(Exception):  # damaged EXIF says nothing
+        if str(image.getexif().get_ifd(_INTEROP).get(1, "")).startswith("R03"):
+            said.append("Adobe RGB")
+    return " and ".join(said)
+
+
+def _band(image: Image.Image, name: str, key: Any, white: float, inverted: bool, profile: Profile) -> Any:
     if image.mode in _DEEP:
         image = _with_key(_to_eight(np.asarray(image), name, white, inverted), np.asarray(image), key)
-    elif key is not None and deep and isinstance(key, tuple):  # Pillow reads the upper byte of each 16-bit sample
+    elif key != image.info.get("transparency"):
         image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in key)
+        image.info["transparency"] = key
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.mode in _ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
@@ -139,6 +183,8 @@ def _white(image: Image.Image, name: str) -> tuple[float, bool]:
     """The sample that is white, and whether that is black instead (WhiteIsZero), from what the file declares."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
+        if image.mode == "I" and image.format is None:  # of files Pillow makes it 16 bits
+            raise DataError(f"{name}: has 32-bit integers that do not say which of them is white.", _TODO_MADE)
         return 1.0 if image.mode == "F" else 65535.0, False
     bits, kind = _first(tags.get(_BITS), 1), _first(tags.get(_SAMPLE_FORMAT), 1)
     white = 1.0 if image.mode == "F" else float(2 ** (bits - (kind == 2)) - 1)

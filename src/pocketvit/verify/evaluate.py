@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def eval(
     model = load(artifact, target, trust=trust)
     task = TASKS[model.manifest.task]
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
-    collection = load_collection([data], section, task.name, "val", model.manifest.levels)
+    collection = load_collection([os.fspath(data)], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * (len(section.eval_sigma) if collection.degraded else 1)
     evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
