@@ -19,7 +19,8 @@ from pocketvit.spec.artifact import CANDIDATE
 from pocketvit.spec.images import read_image, write_image
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.spec.tasks import config_document, task_of
-from pocketvit.train.runs import FINISHED, RECIPE, check_name
+from pocketvit.train.lock import LOCK
+from pocketvit.train.runs import FINISHED, LOG, MADE, RECIPE, check_name
 
 if TYPE_CHECKING:
     from pocketvit.fit.result import FitReport
@@ -30,8 +31,7 @@ TRAIN = ("rocket", "hubble_deep_field", "motorcycle_left")
 MARKER, DENOISED = ".pocketvit-demo", "denoised"
 """In the folder of the photos: the file that says whose they are, and the folder of the answers."""
 RUN_ENTRIES = frozenset(
-    f"{RECIPE} {FINISHED} {CANDIDATE} artifact environment.json files pictures report.html report.json study.db"
-    " study.db-journal timing timing.json trials".split()
+    {RECIPE, FINISHED, CANDIDATE, LOG, LOCK, "artifact", "environment.json", "study.db-journal", *MADE}
 )
 """What a fit writes into its run folder."""
 SHIPPED, SIDE = "denoise-color", 320
