@@ -105,8 +105,8 @@ def first_recipe(root: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any],
     names = {path.relative_to(root).parts[0] for path in photos}
     alone = trained is not None and names == {trained.name}
     inner = root / min(names)
-    known = any(sign(root) for sign in SIGNS.values() if sign is not _clean)
-    if len(names) == 1 and not (alone or known) and inner.is_dir():
+    signed = any(sign(root) for sign in SIGNS.values() if sign is not _clean)
+    if len(names) == 1 and not (alone or signed) and inner.is_dir():
         return first_recipe(inner, overrides)  # as archives unpack
     train = trained if trained and (alone or any(parts.values())) else root
     wanted = given.get("data.layout")
