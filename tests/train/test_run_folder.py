@@ -261,7 +261,7 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 def test_damaged_photos_are_found_before_anything_is_timed_or_trained(part: str, tmp_path: Path) -> None:
     folders = {name: write_photos(tmp_path / name, 3) for name in ("train", "val")}
     for name in ("x.png", "y.png"):
-        (folders[part] / name).write_bytes(b"no image")
+        (folders[part] / name).write_bytes(name.encode())
     recipe = restore_recipe(folders["train"], **{"data.val": [str(folders["val"])], "train.epochs": 1})
     for command in (pocketvit.train, pocketvit.fit):
         with pytest.raises(DataError, match=r"x.png: cannot be decoded.* 2 images cannot be used") as caught:
