@@ -267,3 +267,11 @@ def test_help_comes_from_signature_and_docstring() -> None:
         "epilog here",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("again", [["--runs=b"], ["--runs", "b"], ["--train.epochs", "1", "--train.epochs=2"]])
+def test_an_option_given_twice_is_refused(again: list[str]) -> None:
+    with pytest.raises(UsageError, match="is given twice"):
+        Arguments("train", COMMANDS["train"].resolve(), COMMANDS["train"].sections).parse(
+            ["r.yaml", "--runs", "a", *again]
+        )

@@ -173,6 +173,7 @@ class Arguments:
         """The arguments as jsonargparse reads them: ``--name=value`` with lists in brackets, then the positional."""
         options: list[str] = []
         positional: list[str] = []
+        seen: set[str] = set()
         while args and args[0] != "--":
             word, args = args[0], args[1:]
             if not word.startswith("--"):
@@ -186,6 +187,9 @@ class Arguments:
             values, args = ([value] if equals else args[:count]), args[count:]
             if not flag and not values:
                 raise UsageError(f"--{name} needs a value.", f"`{self._parser.prog} --help` lists the arguments.")
+            if name in seen:
+                raise UsageError(f"--{name} is given twice.", "Give it once; a list takes all its values behind one.")
+            seen.add(name)
             options += [f"--{name}"] if flag else self._option(name, values)
         positional += args[1:]
         return [*options, "--", *positional] if positional else options

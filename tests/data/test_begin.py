@@ -92,3 +92,23 @@ def test_files_and_recipes_are_left_alone_and_empty_folders_named(tmp_path: Path
         begin(tmp_path / "empty", {})
     with pytest.raises(UsageError, match="no such folder"):
         init(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("folders", [("Train", "Test"), ("training", "Validation"), ("train",), ("flowers",)])
+def test_folders_around_the_classes_are_not_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        class_folders(tmp_path / "photos" / folder, {"cat": 2, "dog": 2})
+    recipe, _ = begin(tmp_path / "photos", {})
+    assert isinstance(recipe, Recipe)
+    assert (recipe.data.layout, recipe.data.train) == ("classes", (str(tmp_path / "photos" / folders[0]),))
+    assert len(recipe.data.val + recipe.data.test) == len(folders) - 1
+    assert recipe.name == ("flowers" if folders == ("flowers",) else "photos")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, ""])
+def test_names_that_no_folder_has_are_refused(tmp_path: Path, name: str) -> None:
+    assert begin(name, {}) == (name, ())
+    with pytest.raises(UsageError, match="no such folder"):
+        init(name)
+    with pytest.raises(DataError, match="cannot be written"):
+        init(str(clean_folder(tmp_path / "p", 2)), out=str(tmp_path / ("y" * 300)))

@@ -217,3 +217,51 @@ def test_polyu_pairs_and_yoga_lines() -> None:
     )
     with pytest.raises(DataError, match="20994 of 20994 files do not exist"):
         load_collection([str(SHARED / "yoga82" / "yoga_train.txt")], DataConfig(layout="list"), "classify", "train")
+
+
+@pytest.mark.parametrize("twin", ["noisy/a.jpg", "noisy/A.png", "clean/a.bmp"])
+def test_two_files_for_one_side_of_a_pair_are_refused(tmp_path: Path, twin: str) -> None:
+    for name in ("noisy/a.png", "clean/a.png", twin):
+        write(tmp_path / name)
+    with pytest.raises(DataError, match="claim the same pair"):
+        pairs_of(tmp_path, "pairs")
+
+
+@pytest.mark.parametrize("layout", ["pairs", "sidd"])
+def test_photos_of_no_pair_are_counted(tmp_path: Path, layout: str) -> None:
+    names = {
+        "pairs": ("noisy/a.png", "clean/a.png", "other/b.png", "c.png"),
+        "sidd": ("s/GT_SRGB_010.PNG", "s/NOISY_SRGB_010.PNG", "s/NOISY_SRGB_011.PNG", "s/GT_SRGB_012.PNG"),
+    }
+    for name in names[layout]:
+        write(tmp_path / name)
+    found = load_collection([str(tmp_path)], DataConfig(layout=layout), "restore", "train")
+    assert len(found.items) == 1
+    assert found.notes[0].startswith("2 ")
+    assert "are left out, first" in found.notes[0]
+
+
+def test_class_folders_without_images_and_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 2, "Cat": 2, "dog": 2})
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "dog" / "bird.cr2").write_bytes(b"raw")
+    found = load_collection([str(tmp_path)], DataConfig(layout="classes"), "classify", "train")
+    text = " ".join(found.notes)
+    assert "taken as different classes: Cat, cat." in text
+    assert f"1 class folders of {tmp_path} without images are left out, first {tmp_path / 'bird'}." in text
+    assert "1 file was not looked at: 1 .cr2" in text
+
+
+def test_two_levels_of_folders_tell_an_empty_one_below(tmp_path: Path) -> None:
+    class_folders(tmp_path / "pet", {"cat": 2, "dog": 2})
+    (tmp_path / "pet" / "bird").mkdir()
+    found = load_collection([str(tmp_path)], DataConfig(layout="classes"), "classify", "train")
+    assert [note for note in found.notes if note.endswith(f"first {tmp_path / 'pet' / 'bird'}.")]
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named_with_its_line(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(tmp_path / name)
+    (tmp_path / "l.csv").write_text('a.png, cat\nb.png, "dog\nc.png, cat\n')
+    with pytest.raises(DataError, match=r"l\.csv, line 2: cannot be read"):
+        load_collection([str(tmp_path / "l.csv")], DataConfig(layout="list"), "classify", "train")

@@ -160,6 +160,8 @@ def write_old_demo(runs: Path, name: str) -> None:
     open_run(demo.demo_recipe(runs / f"{name}-photos", 400.0), name, str(runs))
     (runs / name / ".artifact.candidate").mkdir()
     (runs / name / ".report.partial.json").write_text("{")
+    for file in ("data.json", "run.log", "advised.json", ".lock"):
+        (runs / name / file).write_text("{}")
 
 
 def test_demo_replaces_an_earlier_demo(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.overrides import resolve_recipe
 from pocketvit.spec.recipe import DataConfig
 
@@ -75,3 +75,9 @@ def test_the_licence_of_other_data_is_left_out(recipe: Path) -> None:
     assert len(found.notes) == 1
     assert found.notes[0].startswith("licence_data of the recipe is left out")
     assert resolve_recipe(recipe, None, mine | {"licence_data": "mine"}).recipe.licence_data == "mine"
+
+
+@pytest.mark.parametrize("key", ["train", "val", "test"])
+def test_an_empty_path_is_not_the_current_folder(recipe: Path, key: str) -> None:
+    with pytest.raises(UsageError, match=rf"data\.{key} must name no empty path"):
+        resolve_recipe(recipe, None, {f"data.{key}": [" "]})

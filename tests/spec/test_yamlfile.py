@@ -61,3 +61,10 @@ def test_anchors_merge_keys_numbers_and_dates(tmp_path: Path) -> None:
     assert found["d"] == [1, -1.5, float("inf"), 16, 1000, 100000.0]
     (tmp_path / "r.yaml").write_text("train: {lr: 1e-3}")
     assert load_recipe(tmp_path / "r.yaml").train.lr == 1e-3
+
+
+def test_numbers_are_what_they_look_like(tmp_path: Path) -> None:
+    assert read(tmp_path, "a: 010\nb: 1:30\nc: -7\nd: 0\n") == {"a": 10.0, "b": "1:30", "c": -7, "d": 0}
+    (tmp_path / "r.yaml").write_text("train: {minutes: 1:30}\n")
+    with pytest.raises(UsageError, match=r"train\.minutes must be a number, not '1:30'"):
+        load_recipe(tmp_path / "r.yaml")

@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import pocketvit
 from pocketvit.errors import DataError, PocketvitError, UsageError
@@ -283,3 +285,55 @@ def test_what_is_odd_in_the_data_is_said_when_training_begins(
     told = capfd.readouterr().err
     assert all(f"note: {note}" in told for note in said)
     assert told.index("note:") < told.index("train epoch 1")
+
+
+def test_an_option_taken_away_is_another_recipe(begun: tuple[Recipe, Path]) -> None:
+    recipe, folder = begun
+    document = yaml.safe_load((folder / "recipe.yaml").read_text())
+    document["model"]["options"] = {**recipe.model.options, "pool": "gap"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UsageError, match=r"another recipe \(model\.options\.pool: gap -> "):
+        train(recipe, folder.parent)
+
+
+def test_checkpoints_without_their_recipe_are_not_gone_on_with(begun: tuple[Recipe, Path]) -> None:
+    recipe, folder = begun
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(DataError, match=r"recipe\.yaml is not there"):
+        train(recipe, folder.parent)
+
+
+@pytest.mark.parametrize("name", ["", "model.json", "model.safetensors"])
+def test_a_run_whose_best_model_is_gone_says_so_at_once(name: str, begun: tuple[Recipe, Path]) -> None:
+    recipe, folder = begun
+    gone = folder / "best" / name
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(DataError, match="best") as caught:
+        train(recipe, folder.parent)
+    assert f"Delete {folder / 'last'}" in caught.value.todo
+    shutil.rmtree(folder / "last")
+    assert train(recipe, folder.parent).info["epochs"]
+
+
+def test_damaged_advice_changes_nothing(begun: tuple[Recipe, Path]) -> None:
+    recipe, folder = begun
+    (folder / "advised.json").write_text('{"fields": 5}')
+    other = load_recipe(recipe, {"train.lr": 0.5})
+    with pytest.raises(UsageError, match=r"another recipe \(train\.lr"):
+        train(other, folder.parent)
+
+
+def test_a_name_too_long_for_a_folder_is_refused(begun: tuple[Recipe, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        pocketvit.train(begun[0], name="a" * 300, runs=str(tmp_path), quiet=True)
+
+
+def test_an_infinite_loss_ends_before_the_weights_are_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pocketvit.train import loop
+
+    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4))
+    record = loop.TORCH_TASKS[recipe.task.name]
+    infinite = replace(record, loss=lambda *given: record.loss(*given) * float("inf"))
+    monkeypatch.setitem(loop.TORCH_TASKS, recipe.task.name, infinite)
+    with pytest.raises(PocketvitError, match="the loss became infinite at step 0"):
+        train(recipe, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.recipe import Recipe, flat, load_recipe
 from pocketvit.spec.tasks import TASKS, task_of
 
-SPLITS = {"val": ("val", "valid", "validation"), "test": ("test",)}
-"""Names of folders beside ``train`` that hold the other parts."""
+SPLITS = {"val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Names of folders, in any case, beside ``train`` that hold the other parts."""
 COMMENTS = {
     "data": "Folders or list files. Without val a share (val_share) is split off; test is scored once, at the end.",
     "model": "A variant or timm:NAME. weights: start from a .safetensors file or a checkpoint, which most data need.",
@@ -90,7 +91,7 @@ def begin(source: str | Path | Recipe, overrides: dict[str, Any]) -> tuple[str |
     Raises:
         DataError: the folder holds no photos. UsageError: the layout or task that ``overrides`` name do not exist.
     """
-    if isinstance(source, Recipe) or not Path(source).is_dir():
+    if isinstance(source, Recipe) or not os.path.isdir(source):
         return source, ()
     document, notes = first_recipe(Path(source), overrides)
     return load_recipe(document), notes
@@ -99,9 +100,15 @@ def begin(source: str | Path | Recipe, overrides: dict[str, Any]) -> tuple[str |
 def first_recipe(root: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Sections of a recipe for the photos below ``root``, and what was taken for what; raises as :func:`begin`."""
     given = flat(overrides)
-    list_images(root)  # says that there are none
-    parts = {part: _part(root, names) for part, names in SPLITS.items()}
-    train = root / "train" if (root / "train").is_dir() and any(parts.values()) else root
+    photos = list_images(root)  # says that there are none
+    trained, parts = _part(root, ("train", "training")), {part: _part(root, names) for part, names in SPLITS.items()}
+    names = {path.relative_to(root).parts[0] for path in photos}
+    alone = trained is not None and names == {trained.name}
+    inner = root / min(names)
+    signed = any(sign(root) for sign in SIGNS.values() if sign is not _clean)
+    if len(names) == 1 and not (alone or signed) and inner.is_dir():
+        return first_recipe(inner, overrides)  # as archives unpack
+    train = trained if trained and (alone or any(parts.values())) else root
     wanted = given.get("data.layout")
     sees = given.get("task.name")
     usable = [name for name in SIGNS if sees is None or name in task_of(sees).layouts]
@@ -130,7 +137,8 @@ def first_recipe(root: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _part(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    return next((folders[name] for name in names if name in folders), None)
 
 
 def init(photos: str, *, out: str = "recipe.yaml") -> InitReport:
@@ -145,9 +153,9 @@ def init(photos: str, *, out: str = "recipe.yaml") -> InitReport:
         DataError: the folder holds no photos, or the file cannot be written.
     """
     root, path = Path(photos), Path(out)
-    if not root.is_dir():
-        raise UsageError(f"{photos}: no such folder.", "Name the folder that holds the photos.")
-    if path.exists():
+    if not os.path.isdir(photos):
+        raise UsageError(f"{photos or 'an empty name'}: no such folder.", "Name the folder that holds the photos.")
+    if os.path.lexists(path):
         raise UsageError(f"{path} is there already.", "Name another --out, or delete it.")
     document, notes = first_recipe(root, {})
     command = f"pocketvit fit {path}"

@@ -6,6 +6,7 @@ quarantined and what is repeated is left out, label texts become class numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pocketvit.data import labels, layouts
 from pocketvit.data.copies import first_of
 from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.images import not_looked_at
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import task_of
@@ -153,6 +155,7 @@ def load_collection(
                 repeated += 1
                 contradicting += rows[file].labels != row.labels
         notes += remarks
+        notes += [f"{root}: {line}." for line in not_looked_at(Path(root))] if os.path.isdir(root) else []
     first = first_of(list(rows))
     copies = [file for file in rows if first[file] != file]
     repeated += len(copies)
@@ -167,6 +170,7 @@ def load_collection(
         todo = "Name other data or look at pocketvit-quarantine.txt." if excluded else "Name other data."
         raise DataError(f"{', '.join(paths)}: no usable images are left.", todo)
     items, found_levels = _items(tuple(rows.values()), data, task, levels)
+    notes += () if levels else labels.alike(found_levels)
     return Collection(_name(paths), task, data.layout, items, found_levels, split, tuple(paths), tuple(notes))
 
 

@@ -92,6 +92,17 @@ def encode(
     return _look_up(rows, tables, levels, source), levels
 
 
+def alike(levels: Sequence[LevelSpec]) -> list[str]:
+    """A sentence for classes of one level whose names differ in case and spaces alone: most often meant as one."""
+    notes = []
+    for level in levels:
+        groups: dict[str, list[str]] = {}
+        for label in level.labels:
+            groups.setdefault("".join(label.casefold().split()), []).append(label)
+        notes += [f"taken as different classes: {', '.join(same)}." for same in groups.values() if len(same) > 1]
+    return notes
+
+
 def _look_up(
     rows: Sequence[Entry], tables: Sequence[dict[str, int]], levels: Sequence[LevelSpec], source: str
 ) -> Codes:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,10 @@ def read_pairs(root: Path, split: str) -> Found:
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     for word, partner in PAIR_WORDS.items():
         if word in folders and partner in folders:
-            return _match(_keyed(files, folders[word]), _keyed(files, folders[partner]), root), []
+            sides = folders[word], folders[partner]
+            others = [path for path in files if not any(side in path.parents for side in sides)]
+            notes = _left_out(others, f"images of {root} outside {sides[0].name}/ and {sides[1].name}/")
+            return _match(_keyed(files, sides[0]), _keyed(files, sides[1]), root), notes
     degraded: dict[Any, Path] = {}
     truth: dict[Any, Path] = {}
     for path in files:
@@ -75,11 +78,11 @@ def read_pairs(root: Path, split: str) -> Found:
 def read_sidd(root: Path, split: str) -> Found:
     """SIDD sRGB (Abdelhamed et al. 2018): ``Data/<scene>/GT_SRGB_0xx.PNG`` and ``NOISY_SRGB_0xx.PNG``.
 
-    Scenes without both are left out.
+    Scenes without both are left out, and so is a photo without its partner.
     """
     _need_folder(root)
     data = root / "Data" if (root / "Data").is_dir() else root
-    rows, incomplete = [], []
+    rows, incomplete, lonely = [], [], list[Path]()
     for scene in sorted(path for path in data.iterdir() if path.is_dir()):
         files = {path.name.upper(): path for path in scene.iterdir()}
         partners = {name: name.replace("GT_", "NOISY_", 1) for name in sorted(files) if name.startswith("GT_SRGB_")}
@@ -87,12 +90,15 @@ def read_sidd(root: Path, split: str) -> Found:
         rows += pairs
         if not pairs:
             incomplete.append(scene.name)
+            continue
+        paired = {path for row in pairs for path in (row.path, row.clean)}
+        photos = (files[name] for name in sorted(files) if name.startswith(("GT_SRGB_", "NOISY_SRGB_")))
+        lonely += [path for path in photos if path not in paired]
     if not rows:
         what = f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG."
         raise DataError(what, "Name the folder that holds Data/.")
-    if not incomplete:
-        return rows, []
-    return rows, [f"{len(incomplete)} scene folders without a pair are left out, first {incomplete[0]}."]
+    notes = _left_out(incomplete, "scene folders without a pair")
+    return rows, notes + _left_out(lonely, f"photos of {root} without their partner")
 
 
 def read_gopro(root: Path, split: str) -> Found:
@@ -134,7 +140,11 @@ def read_classes(root: Path, split: str) -> Found:
     two = all(len(folders) == 2 for folders in parts)
     # Fine names may repeat below other coarse ones, so the fine label is the path; `labels` shortens it where it can.
     texts = [(p[0], f"{p[0]}/{p[1]}") if two else (p[0],) for p in parts]
-    return [Entry(path, None, text, str(path)) for path, text in zip(files, texts, strict=True)], []
+    used = {folder for path in files for folder in path.parents}
+    places = (path for path in folders_below(root) if path.parent == root or (two and path.parent.parent == root))
+    empty = [path for path in places if path not in used]
+    notes = _left_out(empty, f"class folders of {root} without images")
+    return [Entry(path, None, text, str(path)) for path, text in zip(files, texts, strict=True)], notes
 
 
 def read_list(root: Path, split: str) -> Found:
@@ -168,18 +178,26 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """Number and columns of every line of a CSV file that is not blank.
 
-    Raises DataError: the file cannot be read, is no text, or holds no line.
+    Raises DataError: the file cannot be read, is no text, holds a quotation mark that is not closed, or no line.
     """
+    lines: list[tuple[int, list[str]]] = []
+    begins = 1
     try:
         # Lines as CSV has them: splitlines() also splits at characters that names may hold.
-        reader = csv.reader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
-        stripped = ((reader.line_num, [column.strip() for column in columns]) for columns in reader)
-        lines = [(number, columns) for number, columns in stripped if any(columns)]
+        # Strict: a mark that is not closed would make one text of all the lines behind it.
+        reader = csv.reader(io.StringIO(read_text(file), newline=""), skipinitialspace=True, strict=True)
+        for columns in reader:
+            stripped = [column.strip() for column in columns]
+            lines += [(reader.line_num, stripped)] if any(stripped) else []
+            begins = reader.line_num + 1
     except OSError as error:
         what = f"{file}: cannot be read ({error.strerror})."
         raise DataError(what, "Name an existing folder or list file.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no text file.", "Name a folder or a list file, UTF-8.") from error
+    except csv.Error as error:
+        what = f"{file}, line {begins}: cannot be read ({error})."
+        raise DataError(what, "Name a folder or a list file, UTF-8, with every quotation mark closed.") from error
     if not lines:
         raise DataError(f"{file}: the list is empty.", "Write one line for each entry.")
     return lines
@@ -203,10 +221,18 @@ def _need_folder(root: Path) -> None:
         raise DataError(f"{root}: no such folder.", "Check the path.")
 
 
+def _left_out(things: Sequence[object], what: str) -> list[str]:
+    return [f"{len(things)} {what} are left out, first {things[0]}."] if things else []
+
+
 def _keyed(files: list[Path], base: Path) -> dict[str, Path]:
     """Files below ``base`` by their path from there, without suffix and case."""
-    inside = (path for path in files if base in path.parents)
-    return {same_name(path.relative_to(base).with_suffix("").as_posix()).lower(): path for path in inside}
+    found: dict[str, Path] = {}
+    for path in (path for path in files if base in path.parents):
+        key = same_name(path.relative_to(base).with_suffix("").as_posix()).lower()
+        if found.setdefault(key, path) is not path:
+            raise DataError(f"{found[key]} and {path.name} claim the same pair.", "Rename one of them.")
+    return found
 
 
 def _match(degraded: dict[Any, Path], truth: dict[Any, Path], root: Path) -> list[Entry]:

@@ -81,7 +81,7 @@ def _located(section: Any, keys: tuple[str, ...], folder: Path) -> Any:
     def place(value: Any) -> Any:
         if isinstance(value, list):
             return [place(entry) for entry in value]
-        beside = isinstance(value, str) and not os.path.exists(value) and os.path.exists(folder / value)
+        beside = isinstance(value, str) and value and not os.path.exists(value) and os.path.exists(folder / value)
         return str(folder / value) if beside else value
 
     return {key: place(value) if key in keys else value for key, value in section.items()}

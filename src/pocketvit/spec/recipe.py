@@ -102,6 +102,10 @@ class DataConfig:
             todo = did_you_mean(self.layout, layouts, f"Take one of {', '.join(layouts)}.")
             raise UsageError(f"data.layout {short(self.layout)} is unknown.", todo)
         check_ranges("data", self, _DATA)
+        for part in ("train", "val", "test"):  # the empty path would be the current folder
+            _require(
+                all(map(str.strip, getattr(self, part))), f"data.{part}", getattr(self, part), "name no empty path"
+            )
         for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
             _require(low <= high, f"data.{name}", (low, high), "be low and high, low <= high")
         _require(bool(self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level")

@@ -16,6 +16,9 @@ MAX_BYTES, MAX_ALIASES, MAX_VALUES = 64_000, 16, 20_000
 """Of a file, of its aliases, and of its values with every alias written out."""
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")
+"""Neither 010 for 8 nor 1:30 for 90, as YAML 1.1 has them."""
+
 
 class _Loader(yaml.SafeLoader):
     """Plain values alone: keys once in each mapping, no tags, few aliases; ``1e-3`` is a number and a date is text."""
@@ -50,13 +53,14 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, what) for tag, what in rows if not tag.endswith(("timestamp", "float"))]
+    first: [(tag, what) for tag, what in rows if not tag.endswith(("timestamp", "float", "int"))]
     for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# After the whole numbers, which it takes too.
+# The whole numbers first, as the others take them too.
 for _first in "-+0123456789.":
-    _Loader.yaml_implicit_resolvers.setdefault(_first, []).append(
-        ("tag:yaml.org,2002:float", re.compile(rf"^(?:{_NUMBER.pattern})$"))
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).extend(
+        (f"tag:yaml.org,2002:{kind}", re.compile(rf"^(?:{what.pattern})$"))
+        for kind, what in (("int", _WHOLE), ("float", _NUMBER))
     )
 
 

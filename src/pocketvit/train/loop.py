@@ -90,6 +90,8 @@ def train_model(
     average = Ema(model, settings.ema) if settings.ema else None
     run = Run(recipe, folder, trained, make_optimizer(model, settings), average)
     resume(run, fabric)
+    if run.position.best is not None:
+        _check_best(folder)
     if not run.position.done:
         network: Any = torch.compile(model) if settings.compile else model
         forward, optimizer = fabric.setup(network, run.optimizer)
@@ -105,6 +107,17 @@ def train_model(
                 _epoch(run, splits, loader, step, fabric, reporter or Reporter(quiet=True), end)
     best = load_checkpoint(folder / "best")
     return replace(best, info={**best.info, "minutes": run.position.elapsed / 60})
+
+
+def _check_best(folder: Path) -> None:
+    """Raise ``DataError`` unless the best model so far can be read: no later one might beat it."""
+    try:
+        load_checkpoint(folder / "best")
+    except PocketvitError as error:
+        todo = (
+            f"It was the best model so far. Delete {folder / 'last'} to train from the start, or choose another --name."
+        )
+        raise DataError(error.what, todo) from error
 
 
 @contextmanager
@@ -161,9 +174,11 @@ def _make_step(
                 loss = (1 - settings.distill_weight) * loss + settings.distill_weight * distilled
             fabric.backward(loss / len(batches))
             total += float(loss.detach())
-        if math.isnan(total):
+        if not math.isfinite(total):
             todo = "Lower train.lr, set train.clip_norm, or set train.precision to fp32; the last checkpoint is intact."
-            raise PocketvitError(f"the loss became NaN at step {run.position.step}.", todo)
+            raise PocketvitError(
+                f"the loss became {'NaN' if math.isnan(total) else 'infinite'} at step {run.position.step}.", todo
+            )
         if settings.clip_norm:
             fabric.clip_gradients(forward, optimizer, max_norm=settings.clip_norm)
         optimizer.step()

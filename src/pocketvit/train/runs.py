@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -49,7 +50,7 @@ def run_folder(
     """
     folder = _place(name, runs)
     todo = "Free some space there; the same command with the same name goes on where it stopped."
-    new = not folder.exists()
+    new = not os.path.exists(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), disk_faults(folder, todo):
@@ -130,7 +131,7 @@ def _enter(folder: Path, recipe: Recipe, data: dict[str, Any] | None, notify: Ca
     if (folder / RECIPE).exists():
         begun = _begun(folder)
         changed = [line for line in _differences(begun, document) if not line.startswith(CHANGEABLE)]
-        advised = tuple(f"{name}: " for name in _read(folder / ADVISED).get("fields", ()))
+        advised = tuple(f"{name}: " for name in _listed(folder / ADVISED, "fields"))
         refused = [line for line in changed if not line.startswith(advised)] if advised else changed
         if claimed and refused:
             what = f"the run {folder} was begun with another recipe ({refused[0]})."
@@ -144,6 +145,9 @@ def _enter(folder: Path, recipe: Recipe, data: dict[str, Any] | None, notify: Ca
         _log(folder, f"goes on{''.join(f'; {line}' for line in changed)}")
         if begun == document and (data is None or (folder / DATA).exists()):
             return folder
+    elif claimed:
+        what = f"{folder / RECIPE} is not there, and nothing else says how the checkpoints beside it were trained."
+        raise DataError(what, f"Put it back, delete {folder} to start over, or choose another --name.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "environment.json", environment() | {"seed": recipe.train.seed})
@@ -194,6 +198,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(what, "Delete it, if data and recipe are those that the run began with.") from error
 
 
+def _listed(path: Path, key: str) -> list[str]:
+    """Texts that a JSON object of the run folder lists; none where it is no list, which only damage makes of it."""
+    found = _read(path).get(key, [])
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
 def _check_data(folder: Path, data: dict[str, Any] | None) -> None:
     path = folder / DATA
     begun = _read(path).get("files")
@@ -201,7 +211,7 @@ def _check_data(folder: Path, data: dict[str, Any] | None) -> None:
         return
     try:
         changes = differences(begun, data)  # type: ignore[arg-type]
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
         todo = "Delete it, if the data are those that the run began with."
         raise DataError(f"{path}: cannot be read ({type(error).__name__}).", todo) from error
     if changes:
@@ -224,9 +234,10 @@ def _paths(document: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
-    for key in new:
-        if isinstance(old.get(key), dict) and isinstance(new[key], dict):
-            found += _differences(old[key], new[key], f"{prefix}{key}.")
-        elif old.get(key) != new[key]:
-            found.append(f"{prefix}{key}: {old.get(key)} -> {new[key]}")
+    for key in dict.fromkeys((*new, *old)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
     return found
