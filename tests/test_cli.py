@@ -298,6 +298,10 @@ def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert "fit" in capsys.readouterr().err
 
 
+def test_the_package_lists_what_it_offers() -> None:
+    assert {"load", "fit", "predict"} <= set(dir(pocketvit)) == set(pocketvit.__all__)
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_commands_that_there_are_not_say_what_there_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert name not in COMMANDS

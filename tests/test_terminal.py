@@ -138,6 +138,18 @@ def test_an_interrupted_command_says_what_was_done_about_it(
     assert capsys.readouterr().err == "interrupted.\nIt goes on where it stopped.\n"
 
 
+@pytest.mark.parametrize(("command", "said"), [("train", "goes on from what was saved"), ("predict", "begins anew")])
+def test_interrupted_before_anything_was_done(
+    command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", stopped)
+    assert cli.main([command, "x"]) == 130
+    assert said in capsys.readouterr().err
+
+
 ODD = "[/red] :smile: [bold]x[/bold] a\nb\x1b[31m\x85\u202e\udce9"
 SEEN = r"[/red] :smile: [bold]x[/bold] a\nb\x1b[31m\x85\u202e\udce9"
 

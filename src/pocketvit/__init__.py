@@ -16,6 +16,10 @@ _PACKAGES = ("fit", "train", "compress", "export", "verify", "bench", "report")
 __all__ = ["__version__", "load", *COMMANDS]
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"pocketvit.{name}")

@@ -87,7 +87,9 @@ def _dispatch(flags: Flags, args: list[str]) -> tuple[int, str]:
             return _run(args[0], args[1:], flags)
     except KeyboardInterrupt as error:
         asked = error if isinstance(error, Interrupted) else Interrupted()
-        todo = asked.todo or "The same command begins anew; no half files are left."
+        resumes = args[0] in COMMANDS and COMMANDS[args[0]].sections  # those with a recipe have a run folder
+        goes_on = "with the same name goes on from what was saved" if resumes else "begins anew"
+        todo = asked.todo or f"The same command {goes_on}; no half files are left."
         return _fail(PocketvitError(asked.what, todo), flags, asked.exit_code)
     except BrokenPipeError:
         raise

@@ -107,8 +107,17 @@ def test_folders_around_the_classes_are_not_classes(tmp_path: Path, folders: tup
 
 @pytest.mark.parametrize("name", ["x" * 300, ""])
 def test_names_that_no_folder_has_are_refused(tmp_path: Path, name: str) -> None:
-    assert begin(name, {}) == (name, ())
+    with pytest.raises(UsageError, match="no such recipe, and no folder"):
+        begin(name, {})
     with pytest.raises(UsageError, match="no such folder"):
         init(name)
     with pytest.raises(DataError, match="cannot be written"):
         init(str(clean_folder(tmp_path / "p", 2)), out=str(tmp_path / ("y" * 300)))
+
+
+def test_a_photo_or_nothing_at_all_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such recipe, and no folder of photos"):
+        begin(tmp_path / "photoss", {})
+    with pytest.raises(UsageError, match=r"x\.jpg: is a photo, not a recipe") as caught:
+        begin(tmp_path / "x.jpg", {})
+    assert "folder" in caught.value.todo

@@ -183,3 +183,13 @@ def test_a_number_is_no_camera_but_may_be_a_file(tmp_path: Path, monkeypatch: py
         expand(["0"])
     (tmp_path / "0").write_bytes(b"a file")
     assert expand(["0"]) == ([Path("0")], [])
+
+
+def test_answers_among_the_inputs_are_told(tmp_path: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a")
+    for name in ("in", "elsewhere"):
+        (tmp_path / name).mkdir()
+    write_image(tmp_path / "in" / "x.png", coloured(0))
+    told = "the answers lie among the inputs: the next predict on that folder takes them too"
+    assert told not in predict(str(artifact.path), [str(tmp_path / "in")], out=str(tmp_path / "elsewhere")).notes
+    assert told in predict(str(artifact.path), [str(tmp_path / "in")], out=str(tmp_path / "in")).notes

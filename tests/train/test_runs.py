@@ -133,3 +133,13 @@ def test_what_kills_have_left_is_gone_when_the_run_has_finished(tmp_path: Path, 
         "trials/a",
         "trials/a/best",
     } | {*("trials/a/best/half", ".ipynb_checkpoints", ".ipynb_checkpoints/half")}
+
+
+def test_a_finished_run_says_what_is_different_now(tmp_path: Path, recipe: Recipe) -> None:
+    folder = open_run(recipe, "r", str(tmp_path))
+    finish_run(folder, {})
+    with pytest.raises(UsageError, match=r"r is finished[.]") as caught:
+        open_run(recipe, "r", str(tmp_path))
+    assert "delete the folder" in caught.value.todo
+    with pytest.raises(UsageError, match=r"is finished with another recipe \(train\.epochs: "):
+        open_run(load_recipe(recipe, {"train.epochs": 77}), "r", str(tmp_path))

@@ -14,7 +14,7 @@ import yaml
 from pocketvit.data import layouts
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import writing
-from pocketvit.spec.images import list_images
+from pocketvit.spec.images import list_images, readable_suffixes
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.recipe import Recipe, flat, load_recipe
 from pocketvit.spec.tasks import TASKS, task_of
@@ -89,9 +89,16 @@ def begin(source: str | Path | Recipe, overrides: dict[str, Any]) -> tuple[str |
     """What a command shall run: ``source`` itself, or where that is a folder a recipe for it, and why it looks so.
 
     Raises:
-        DataError: the folder holds no photos. UsageError: the layout or task that ``overrides`` name do not exist.
+        DataError: the folder holds no photos. UsageError: there is no such folder or recipe, it is a photo, or the
+            layout or task that ``overrides`` name do not exist.
     """
-    if isinstance(source, Recipe) or not os.path.isdir(source):
+    if isinstance(source, Recipe) or Path(source).suffix.lower() in (".yaml", ".yml"):
+        return source, ()
+    if Path(source).suffix.lower() in readable_suffixes():
+        raise UsageError(f"{source}: is a photo, not a recipe.", "Name the folder that it lies in.")
+    if not os.path.exists(source):
+        raise UsageError(f"{source}: no such recipe, and no folder of photos.", "Check the path.")
+    if not os.path.isdir(source):
         return source, ()
     document, notes = first_recipe(Path(source), overrides)
     return load_recipe(document), notes

@@ -126,6 +126,8 @@ def _lineage(steps: Sequence[LineageStep]) -> list[str]:
         metric = f"{s.metric_name}: {_number(s.metric_before)} -> {_number(s.metric_after)}"
         size = " -> ".join(_number(x and x / 1e6) for x in (s.bytes_before, s.bytes_after))
         speed = f"{_number(s.latency_ms_before)} -> {_number(s.latency_ms_after)}"
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in s.settings.items())
+        settings = ", ".join(
+            f"{key} {_short(value)}" for key, value in s.settings.items() if value not in (None, [], ())
+        )
         rows.append((s.step, settings or "-", "kept" if s.kept else "rejected", metric, speed, size, s.reason))
     return _table(("step", "settings", "verdict", "metric", "p50 ms", "MB", "why"), rows)

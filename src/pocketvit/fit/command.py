@@ -40,10 +40,12 @@ def fit(
         NothingFitsError: no candidate meets budget and floor; no artifact is left behind.
     """
     from pocketvit.data.begin import begin
+    from pocketvit.train.runs import refuse_finished
 
     source, said = begin(recipe, overrides)
     resolved, run_name, notes = resolve_recipe(source, name, overrides | _preferred(prefer))
-    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+    refuse_finished(Path(runs) / run_name, resolved)
+    from pocketvit.fit.run import run  # heavy: what is wrong already is told before
 
     return run(resolved, run_name, runs, quiet, (*said, *notes))
 

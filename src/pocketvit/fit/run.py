@@ -99,6 +99,15 @@ def run_fit(
     measurer = measurers[chosen.origin]
     if splits.test is None:
         notes.append(f"{metric} of {chosen.name}: {ONLY_CHOSEN_ON}")
+    for row in artifact.manifest.metrics:
+        if (row.split, row.name, row.variant) == ("test", metric, chosen.key):
+            notes.append(
+                f"{metric} of {chosen.name} on photos that chose nothing: {artifact.manifest.text(row, row.count)}"
+            )
+    if any("x speed" in row.reason for row in rows):
+        notes.append(
+            "speed-ups among the reasons were measured side by side as each file was judged, times in a later run"
+        )
     report = FitReport(folder, artifact.path, chosen.name, why, metric, measurer.spec.unit, (*rows, *out), tuple(notes))
     write_fit_report(folder, f"fit {recipe.name}", report.rows, measurer, recipe, notes, artifact, why)
     finish_run(folder, report.to_dict())

@@ -101,9 +101,9 @@ class PredictReport:
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
         written = f", all answers in {self.table}" if self.table else ""
         how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant})"
-        lines.append(f"{len(self.predictions)} images in {how}{written}.")
+        lines.append(f"{_images(len(self.predictions))} in {how}{written}.")
         if self.failures:
-            lines.append(f"{len(self.failures)} images were skipped:")
+            lines.append(f"{_images(len(self.failures))} {'was' if len(self.failures) == 1 else 'were'} skipped:")
             lines += [f"  {shown(failure.reason)}" for failure in self.failures]
         lines += self.notes
         return Group(table((Column(name, overflow="fold") for name in columns), cells), cell("\n".join(lines)))
@@ -167,8 +167,15 @@ def predict(
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
     notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
+    inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
+    if inputs & {os.path.realpath(place.parent) for place in places.values()}:
+        notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:

@@ -124,9 +124,19 @@ def _place(name: str, runs: str) -> Path:
     return Path(runs) / name
 
 
+def refuse_finished(folder: Path, recipe: Recipe) -> None:
+    """Raise ``UsageError`` where the run is finished, with the first difference of its recipe from this one."""
+    if not (folder / FINISHED).exists():
+        return
+    changed = _differences(_begun(folder), recipe.to_dict()) if (folder / RECIPE).exists() else []
+    other = f" with another recipe ({changed[0]})" if changed else ""
+    raise UsageError(
+        f"the run {folder} is finished{other}.", "Choose another --name, or delete the folder to start over."
+    )
+
+
 def _enter(folder: Path, recipe: Recipe, data: dict[str, Any] | None, notify: Callable[[str], None]) -> Path:
-    if (folder / FINISHED).exists():
-        raise UsageError(f"the run {folder} is finished.", "Choose another --name, or delete the folder to start over.")
+    refuse_finished(folder, recipe)
     document, claimed = recipe.to_dict(), _claimed(folder)
     if (folder / RECIPE).exists():
         begun = _begun(folder)
