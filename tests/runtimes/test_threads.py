@@ -103,7 +103,7 @@ def test_the_benchmark_counts_wrong_answers_and_errors(
     main = runpy.run_path(str(repository / "benchmarks" / "threads.py"))["main"]
     assert main() == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[-6:-3] for row in rows] == [["30", "0", "0"]] * 3
+    assert [row[-7:-4] for row in rows] == [["30", "0", "0"]] * 3
     assert [row[0] for row in rows] == ["onnxruntime:fp32:1", "openvino:fp32:1", "in"]
     sound, calls = openvino_module.OpenVinoSession.run, []
 
