@@ -337,3 +337,11 @@ def test_an_infinite_loss_ends_before_the_weights_are_changed(tmp_path: Path, mo
     monkeypatch.setitem(loop.TORCH_TASKS, recipe.task.name, infinite)
     with pytest.raises(PocketvitError, match="the loss became infinite at step 0"):
         train(recipe, tmp_path)
+
+
+def test_validation_photos_that_are_also_trained_on_are_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = write_photos(tmp_path / "d", 3)
+    recipe = restore_recipe(data, **{"data.val": [str(data)], "train.epochs": 1})
+    report = pocketvit.train(recipe, name="r", runs=str(tmp_path))
+    (note,) = (note for note in report.to_dict()["notes"] if "both" in note or "also" in note)
+    assert note in capfd.readouterr().err.replace("\n", " ")
