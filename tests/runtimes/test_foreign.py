@@ -263,7 +263,8 @@ def test_programs_need_trust(
     assert "is a program" in skipped[0].detail
     assert record.is_code
     assert opened == []
-    alone = sealed(artifact, variants=[Variant(runtime="torchscript", precision="fp32", path="model.pt")])
+    program = Variant(runtime="torchscript", precision="fp32", path="model.pt")
+    alone = sealed(artifact, variants=[program], default="torchscript:fp32")
     with pytest.raises(UsageError, match="is a program"):
         verify(str(alone.path))
 

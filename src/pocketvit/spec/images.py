@@ -30,7 +30,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
     **dict.fromkeys((".ppm", ".pgm"), ("PPM",)),
     **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",), ".gif": ("GIF",)},
-    **({".avif": ("AVIF",)} if features.check("avif") else {}),
+    **({".avif": ("AVIF",)} if "avif" in features.get_supported() else {}),
 }
 """Suffix -> formats as Pillow calls them that may stand behind it (MPO is what many phones write as .jpg).
 
