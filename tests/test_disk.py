@@ -78,3 +78,9 @@ def test_space_is_asked_for_before_a_long_write(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No space left") as caught:
         need_space(tmp_path, 1 << 60)
     assert os.fspath(tmp_path) in caught.value.what
+
+
+def test_of_a_copy_the_file_that_was_to_be_written_is_named(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "from.onnx", None, "to.onnx")
+    with pytest.raises(DataError, match=r"^to\.onnx: cannot be written"), disk_faults(tmp_path, "Free some."):
+        raise full

@@ -83,7 +83,7 @@ def disk_faults(place: Path, todo: str) -> Iterator[None]:
     except Exception as error:
         if not (reason := disk_fault(error)):
             raise
-        file = getattr(error, "filename", None) or place
+        file = getattr(error, "filename2", None) or getattr(error, "filename", None) or place
         raise DataError(f"{file}: cannot be written ({reason}).", todo) from error
 
 
