@@ -44,7 +44,8 @@ def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_leftovers_of_killed_processes_are_swept_once_they_are_old(tmp_path: Path) -> None:
-    code = f"import os; from pathlib import Path; from pocketvit.files import replacing\nwith replacing(Path({str(tmp_path / 'a.png')!r})): os._exit(9)"  # fmt: skip # noqa: E501
+    imports = "import os; from pathlib import Path; from pocketvit.files import replacing"
+    code = f"{imports}\nwith replacing(Path({str(tmp_path / 'a.png')!r})): os._exit(9)"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
     (left,) = tmp_path.iterdir()
     files._sweep.cache_clear()

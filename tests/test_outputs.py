@@ -68,7 +68,8 @@ def test_names_may_be_text_paths_or_bytes(tmp_path: Path) -> None:
     artifact, file = str(make_tiny_artifact(tmp_path / "art", "restore").path), tmp_path / "in" / "a.png"
     write_image(file, photo(40, 50))
     for images in ([str(file)], str(file), file, [file], os.fsencode(file), iter([file])):
-        assert [row.image for row in predict(artifact, images, out=str(tmp_path / "o")).predictions] == [file]  # type: ignore[arg-type]
+        report = predict(artifact, images, out=str(tmp_path / "o"))  # type: ignore[arg-type]
+        assert [row.image for row in report.predictions] == [file]
     for wrong in ([photo(4, 4)], 5, [None]):
         with pytest.raises(UsageError, match="named by text or paths"):
             predict(artifact, wrong)  # type: ignore[arg-type]

@@ -115,3 +115,4 @@ def test_no_standard_error_at_all(monkeypatch: pytest.MonkeyPatch, closed: str |
     monkeypatch.setattr(sys, "stderr", stream)
     with track("work", 3) as advance:
         advance()
+    assert sys.stderr is stream

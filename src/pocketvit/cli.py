@@ -19,7 +19,7 @@ from typing import Any
 from pocketvit import __version__
 from pocketvit.commands import COMMANDS, ELSEWHERE
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError, UsageError, did_you_mean
-from pocketvit.files import disk_fault, plain
+from pocketvit.files import disk_error, plain
 from pocketvit.interrupts import Interrupted, terminable
 from pocketvit.terminal import mute, notes_once, prepare_streams, rendered, shown, stdout_to_stderr
 
@@ -177,11 +177,8 @@ def _expected(error: Exception) -> PocketvitError:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := extra_of(package):
         return MissingDependencyError.of(package, extra)
-    if reason := disk_fault(error):
-        file = getattr(error, "filename", None) or "a file"
-        return DataError(
-            f"{file}: cannot be written ({reason}).", "Free some space, and check the folder's permissions."
-        )
+    if told := disk_error(error, "a file", "Free some space, and check the folder's permissions."):
+        return told
     what = f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     wrapped = PocketvitError(what, "Run again with -v for the traceback, and report it.")
     wrapped.__cause__ = error

@@ -49,6 +49,14 @@ def disk_fault(error: BaseException) -> str:
     return ""
 
 
+def disk_error(error: Exception, place: object, todo: str) -> DataError | None:
+    """What the disk had against a write, naming the file that was to be written, or ``place`` where nobody says it."""
+    if not (reason := disk_fault(error)):
+        return None
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None) or place  # of a copy the second
+    return DataError(f"{file}: cannot be written ({reason}).", todo)
+
+
 MAX_TEXT_BYTES = 256_000_000
 """Text files that a user names (lists, recipes) are not read beyond; ImageNet's list has 90 MB."""
 MAX_NAME_BYTES = 255
@@ -81,10 +89,9 @@ def disk_faults(place: Path, todo: str) -> Iterator[None]:
     except PocketvitError:
         raise
     except Exception as error:
-        if not (reason := disk_fault(error)):
+        if not (told := disk_error(error, place, todo)):
             raise
-        file = getattr(error, "filename2", None) or getattr(error, "filename", None) or place
-        raise DataError(f"{file}: cannot be written ({reason}).", todo) from error
+        raise told from error
 
 
 @contextmanager
@@ -201,12 +208,26 @@ def sweep(folder: Path) -> None:
     """Delete what killed processes have left unfinished below ``folder``, which nothing else may be writing to."""
     for parent, folders, files in os.walk(folder):
         for name in filter(LEFTOVER.fullmatch, (*folders, *files)):
-            path = Path(parent, name)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink()
+            _delete(Path(parent, name))
+
+
+def sweep_old(folder: Path, pattern: re.Pattern[str], *, folders: bool = False) -> None:
+    """Delete files (or ``folders``) that killed processes left in ``folder`` an hour ago under names of ``pattern``."""
+    with suppress(OSError):  # it is no matter: the folder may be one that cannot be listed
+        for name in filter(pattern.fullmatch, os.listdir(folder)):
+            with suppress(FileNotFoundError):  # another process has just finished or swept it
+                found = os.lstat(folder / name)
+                if time.time() - found.st_mtime > LEFTOVER_SECONDS and stat.S_ISDIR(found.st_mode) == folders:
+                    _delete(folder / name)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link or a folder, as far as the system lets us."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _claim(path: Path) -> None:
@@ -217,10 +238,7 @@ def _claim(path: Path) -> None:
 @functools.lru_cache(1000)  # each folder once: thousands of files may be written to one
 def _sweep(folder: Path) -> None:
     """Delete old temporary files of :func:`replacing`."""
-    with suppress(OSError):  # it is no matter: the folder may be one that cannot be listed
-        for entry in [entry for entry in os.scandir(folder) if _PARTIAL.fullmatch(entry.name)]:
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
-                os.unlink(entry.path)
+    sweep_old(folder, _PARTIAL)
 
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:

@@ -7,9 +7,7 @@ A case ends in a loaded model, in a run that goes on, or in an error of ours; an
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import pocketvit
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.recipe import Recipe
 from pocketvit.tasks.load import load_checkpoint
+from tests.fuzz.command import command
 from tests.fuzz.mutate import mutate
 from tests.train.helpers import classify_recipe, write_classes
 
@@ -64,9 +63,4 @@ def attack(count: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        print(attack(options.count, options.seed, Path(work)))
+    command(__doc__, attack, 500)

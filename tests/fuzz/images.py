@@ -5,9 +5,7 @@ Run more of them with ``python -m tests.fuzz.images --count 2000``.
 
 from __future__ import annotations
 
-import argparse
 import io
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image, features
 from pocketvit.errors import DataError
 from pocketvit.spec.images import read_image
 from tests.bad_images import photo
+from tests.fuzz.command import command
 from tests.fuzz.mutate import mutate
 
 
@@ -76,9 +75,4 @@ def attack(count: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        print(attack(options.count, options.seed, Path(work)))
+    command(__doc__, attack, 2000)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import random
 import time
@@ -20,6 +19,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.models.build import architecture, build
 from pocketvit.spec.overrides import resolve_recipe
 from pocketvit.spec.recipe import Recipe, load_recipe
+from tests.fuzz.command import command
 
 SECONDS = 1.0
 BASE = {
@@ -134,8 +134,4 @@ def run(count: int, seed: int, seconds: float = SECONDS) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    print(dict(run(arguments.count, arguments.seed)))
+    command(__doc__, lambda count, seed, _: dict(run(count, seed)), 500)

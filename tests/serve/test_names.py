@@ -124,7 +124,9 @@ def test_overwrite_replaces_what_was_there_but_no_input(restorer: str, classifie
     assert sorted(path.name for path in folder.glob("*.png")) == ["a.png", "a_2.png", "x.png"]
 
 
-def test_a_file_that_appears_meanwhile_is_left_alone(restorer: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip # noqa: E501
+def test_a_file_that_appears_meanwhile_is_left_alone(
+    restorer: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_image(folder / "a.png", coloured(0))
 
     def read(path: Path) -> object:

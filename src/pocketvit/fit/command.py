@@ -44,7 +44,7 @@ def fit(
 
     source, said = begin(recipe, overrides)
     resolved, run_name, notes = resolve_recipe(source, name, overrides | _preferred(prefer))
-    refuse_finished(Path(runs) / run_name, resolved)
+    refuse_finished(resolved, run_name, runs)
     from pocketvit.fit.run import run  # heavy: what is wrong already is told before
 
     return run(resolved, run_name, runs, quiet, (*said, *notes))
@@ -94,7 +94,10 @@ def compress(
         raise UsageError(
             "there are no trained weights to compress.", "Give --checkpoint, or model.weights in the recipe."
         )
-    from pocketvit.fit.run import run  # heavy: a wrong recipe is told before
+    from pocketvit.train.runs import refuse_finished
+
+    refuse_finished(resolved, run_name, runs)
+    from pocketvit.fit.run import run  # heavy: what is wrong already is told before
 
     return run(resolved, run_name, runs, quiet, notes)
 

@@ -13,17 +13,16 @@ import re
 import shutil
 import struct
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from pocketvit.errors import DataError, UsageError, VerificationError
-from pocketvit.files import names_in, replacing, write_text, writing
+from pocketvit.files import names_in, replacing, sweep_old, write_text, writing
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
 
@@ -36,7 +35,6 @@ REFUSED = "Do not use this file; ask for it again."
 _CACHE_TODO = f"Set {CACHE_VARIABLE} to a folder that can be written, or unzip the file and name the folder."
 CANDIDATE = ".artifact.candidate"
 """Where a run writes its artifact before it is proven."""
-LEFTOVER_SECONDS = 3600.0
 BROKEN_DATA = (zlib.error, lzma.LZMAError, struct.error, EOFError)
 BROKEN_ZIP = (*BROKEN_DATA, zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, OSError)
 """What zipfile raises on damaged archives; UnicodeDecodeError (member names) is a ValueError."""
@@ -202,7 +200,8 @@ def new_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
         raise UsageError(f"{destination} already exists.", "Choose another name or delete it first.")
     with writing(destination, "created"):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(destination)
+        # The pattern is that of tempfile.mkdtemp.
+        sweep_old(destination.parent, re.compile(re.escape(f".{destination.name}.") + "[a-z0-9_]{8}"), folders=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
         with writing(destination):
@@ -245,17 +244,6 @@ def check_replaceable(destination: Path) -> None:
     if strange := sorted(there - {MANIFEST, *(entry.path for entry in manifest.files)}):
         what = f"{destination} is not replaced: {strange[0]} in it is no part of the artifact."
         raise UsageError(what, "Move it elsewhere, or choose another folder.")
-
-
-def _sweep(destination: Path) -> None:
-    """Delete old temporary folders of ``destination``; the name pattern is that of ``tempfile.mkdtemp``."""
-    pattern = re.compile(re.escape(f".{destination.name}.") + "[a-z0-9_]{8}")
-    with os.scandir(destination.parent) as entries:
-        found = [entry for entry in entries if pattern.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
-    for entry in found:
-        with suppress(FileNotFoundError):  # another process has just finished or swept it
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFTOVER_SECONDS:
-                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def pack(artifact: Artifact, destination: Path) -> Path:

@@ -52,16 +52,17 @@ def train(
         DataError: data that cannot be used, or others than the run began with; or the disk is full.
     """
     from pocketvit.data.begin import begin
+    from pocketvit.train.runs import check_once, finish_run, refuse_finished, run_folder
 
     source, said = begin(recipe, overrides)
-    # A wrong recipe is told before anything heavy is imported.
     resolved, run_name, notes = resolve_recipe(source, name, overrides)
+    refuse_finished(resolved, run_name, runs)
+    # Heavy: what is wrong already is told before.
     from pocketvit.data.collections import load_splits
     from pocketvit.tasks.start import new_model
     from pocketvit.train.checks import check_trainable, teller
     from pocketvit.train.loop import train_model
     from pocketvit.train.progress import Reporter
-    from pocketvit.train.runs import check_once, finish_run, run_folder
 
     splits = load_splits(resolved.data, resolved.task.name)
     check_trainable([resolved], splits)

@@ -124,8 +124,13 @@ def _place(name: str, runs: str) -> Path:
     return Path(runs) / name
 
 
-def refuse_finished(folder: Path, recipe: Recipe) -> None:
-    """Raise ``UsageError`` where the run is finished, with the first difference of its recipe from this one."""
+def refuse_finished(recipe: Recipe, name: str, runs: str) -> None:
+    """Raise ``UsageError`` where the run is finished, before anything heavy is imported or any data are read."""
+    _refuse_finished(_place(name, runs), recipe)
+
+
+def _refuse_finished(folder: Path, recipe: Recipe) -> None:
+    """Name the first difference of the finished run's recipe from this one."""
     if not (folder / FINISHED).exists():
         return
     changed = _differences(_begun(folder), recipe.to_dict()) if (folder / RECIPE).exists() else []
@@ -136,7 +141,7 @@ def refuse_finished(folder: Path, recipe: Recipe) -> None:
 
 
 def _enter(folder: Path, recipe: Recipe, data: dict[str, Any] | None, notify: Callable[[str], None]) -> Path:
-    refuse_finished(folder, recipe)
+    _refuse_finished(folder, recipe)
     document, claimed = recipe.to_dict(), _claimed(folder)
     if (folder / RECIPE).exists():
         begun = _begun(folder)
