@@ -163,11 +163,19 @@ class Arguments:
             self._types[section] = kind
         group = self._parser.add_argument_group(section, _line((inspect.getdoc(kind) or "").partition("\n\n")[0]))
         classes = kind.__subclasses__() or [kind]
+        self._add_fields(group, section, classes, default)
+
+    def _add_fields(self, group: Any, section: str, classes: list[Any], default: Any) -> None:
+        """The fields of a section, and of the sections within it."""
         for name, field in {f.name: f for owner in classes for f in dataclasses.fields(owner)}.items():
             owners = [owner for owner in classes if name in owner.__dataclass_fields__]
             text = "; ".join(dict.fromkeys(filter(None, (_texts(owner).get(name) for owner in owners))))
-            joined = union(*(typing.get_type_hints(owner)[name] for owner in owners))
-            self._add_option(group, f"{section}.{name}", joined, getattr(default, name, field.default), text)
+            joined: Any = union(*(typing.get_type_hints(owner)[name] for owner in owners))
+            value = getattr(default, name, field.default)
+            if dataclasses.is_dataclass(joined):
+                self._add_fields(group, f"{section}.{name}", [joined], value)
+            else:
+                self._add_option(group, f"{section}.{name}", joined, value, text)
 
     def _written_out(self, args: list[str]) -> list[str]:
         """The arguments as jsonargparse reads them: ``--name=value`` with lists in brackets, then the positional."""

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pocketvit.data.noise import add_gaussian, add_noise, add_poisson_gaussian, quantize
-from pocketvit.spec.recipe import DataConfig
+from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, quantize
 
 GREY = np.full((128, 128, 3), 128, np.uint8)
 
@@ -35,23 +34,3 @@ def test_shot_noise_variance_grows_with_the_signal(level: int) -> None:
     noisy = add_poisson_gaussian(image, 5.0, 0.01, np.random.default_rng(2))
     variance = 0.01 * level / 255 + (5 / 255) ** 2  # on [0, 1]
     assert spread(noisy) == pytest.approx(255 * np.sqrt(variance), rel=0.02)
-
-
-def test_add_noise_follows_the_recipe() -> None:
-    draw = np.random.default_rng
-    assert add_noise(GREY, DataConfig(noise="none"), draw(0)) is GREY
-    assert spread(add_noise(GREY, DataConfig(sigma=(10, 10)), draw(0))) == pytest.approx(10, rel=0.03)
-    spreads = [spread(add_noise(GREY, DataConfig(sigma=(0, 50)), draw(seed))) for seed in range(40)]
-    assert min(spreads) < 8
-    assert max(spreads) > 40
-    assert np.mean(spreads) == pytest.approx(25, abs=6)
-    shot = add_noise(GREY, DataConfig(noise="poisson", sigma=(0, 0), shot=(0.02, 0.02)), draw(0))
-    assert spread(shot) == pytest.approx(255 * np.sqrt(0.02 * 128 / 255), rel=0.03)
-
-
-def test_noise_repeats_with_its_generator() -> None:
-    first, again, other = (
-        add_noise(GREY, DataConfig(sigma=(0, 50)), np.random.default_rng(seed)) for seed in (3, 3, 4)
-    )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pocketvit.data.collections import Collection, Item
 from pocketvit.data.decode import read_item
-from pocketvit.data.noise import add_poisson_gaussian, quantize
+from pocketvit.data.degrade import conditions, main_of
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import task_of
@@ -32,36 +32,38 @@ class Case:
 
 
 def main_condition(data: DataConfig, task: str) -> str:
-    """Condition of the main metric: where photos are degraded the middle of ``data.eval_sigma``, e.g. ``sigma25``."""
-    if data.layout != "clean" or not task_of(task).degrades:
+    """Condition of the main metric where photos are degraded, e.g. ``sigma25``; else empty."""
+    if data.layout_of("val") != "clean" or not task_of(task).degrades:
         return ""
-    return condition_name(data, data.eval_sigma[len(data.eval_sigma) // 2])
+    return main_of(data).name
 
 
-def condition_name(data: DataConfig, sigma: float) -> str:
-    """``sigma25``; with shot noise ``sigma25shot0.01``."""
-    shot = f"shot{_shot(data):g}" if data.noise == "poisson" else ""
-    return f"sigma{sigma:g}{shot}"
+def condition_names(collection: Collection, data: DataConfig) -> list[str]:
+    """Conditions under which the photos of a collection are degraded; none of pairs and of photos with labels."""
+    return [each.name for each in conditions(data)] if collection.degraded else []
 
 
-def eval_cases(collection: Collection, data: DataConfig, limit: int | None = None) -> Iterator[Case]:
+def eval_cases(
+    collection: Collection, data: DataConfig, limit: int | None = None, only: str | None = None
+) -> Iterator[Case]:
     """Yield the cases of a collection one by one, decoding each image when it is due.
 
-    Degraded photos follow the 8-bit protocol: for each sigma in ``data.eval_sigma`` a fresh ``default_rng(0)`` runs
-    through the images in order and noisy = clip(round(clean + noise), 0, 255). With ``poisson`` noise, shot noise of
-    the middle of ``data.shot`` is added.
+    Photos are degraded under each of the recipe's conditions (:func:`pocketvit.data.degrade.conditions`), or under the
+    one named ``only``: for each a fresh ``default_rng(0)`` runs through the images in order. For Gaussian noise that is
+    the 8-bit protocol, noisy = clip(round(clean + noise), 0, 255).
 
     At most ``limit`` images are taken, evenly spread over the collection, so that all classes have their share.
     Raises DataError: an image cannot be read, or the images of a pair differ in size.
     """
     items, truth = spread(collection.items, limit), task_of(collection.task).truth
-    for sigma in data.eval_sigma if collection.degraded else (None,):
-        rng, condition = np.random.default_rng(0), "" if sigma is None else condition_name(data, sigma)
+    found = [each for each in conditions(data) if only in (None, each.name)] if collection.degraded else [None]
+    for condition in found:
+        rng = np.random.default_rng(0)
         for item in items:
             image, clean = read_item(collection, item)
-            if sigma is not None:
-                image, clean = _degrade(image, data, sigma, rng), image
-            yield Case(image, truth(image, clean, item.labels), condition, item.path)
+            if condition is not None:
+                image, clean = condition.apply(image, rng)
+            yield Case(image, truth(image, clean, item.labels), condition.name if condition else "", item.path)
 
 
 def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -69,13 +71,3 @@ def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or limit >= len(items):
         return items
     return [items[i] for i in np.linspace(0, len(items) - 1, max(limit, 1)).round().astype(int)]
-
-
-def _degrade(clean: Pixels, data: DataConfig, sigma: float, rng: np.random.Generator) -> Pixels:
-    if data.noise == "poisson":
-        return add_poisson_gaussian(clean, sigma, _shot(data), rng)
-    return quantize(clean + rng.normal(0, sigma, clean.shape))
-
-
-def _shot(data: DataConfig) -> float:
-    return (data.shot[0] + data.shot[1]) / 2

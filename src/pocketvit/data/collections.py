@@ -134,18 +134,18 @@ def load_collection(
     ``levels`` is the label space to use (that of the training data or of an artifact) instead of making one; by name.
     Raises as :func:`load_splits` does.
     """
-    record = task_of(task)
-    if data.layout not in record.layouts:
+    record, layout = task_of(task), data.layout_of(split)
+    if layout not in record.layouts:
         todo = f"Take one of {', '.join(record.layouts)}."
-        raise UsageError(f"data.layout {data.layout} does not go with task.name {task}.", todo)
-    if data.layout == "clean" and data.noise == "none" and record.degrades:
+        raise UsageError(f"data.layout {layout} does not go with task.name {task}.", todo)
+    if layout == "clean" and data.noise == "none" and record.degrades:
         what = f"data.layout clean with data.noise none leaves nothing to {task}."
         raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
     rows: dict[Path, layouts.Entry] = {}
     notes: list[str] = []
     excluded = repeated = contradicting = 0
     for root in paths:
-        found, remarks = layouts.READERS[data.layout](Path(root), split)
+        found, remarks = layouts.READERS[layout](Path(root), split)
         hidden = quarantined(Path(root))
         for row in found:
             file = row.path.resolve()
@@ -171,7 +171,7 @@ def load_collection(
         raise DataError(f"{', '.join(paths)}: no usable images are left.", todo)
     items, found_levels = _items(tuple(rows.values()), data, task, levels)
     notes += () if levels else labels.alike(found_levels)
-    return Collection(_name(paths), task, data.layout, items, found_levels, split, tuple(paths), tuple(notes))
+    return Collection(_name(paths), task, layout, items, found_levels, split, tuple(paths), tuple(notes))
 
 
 def split_off(collection: Collection, share: float) -> Splits:

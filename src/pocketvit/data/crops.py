@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pocketvit.data.augment import settle, symmetry, vary
 from pocketvit.data.collections import Collection
 from pocketvit.data.decode import Decoded, ImageCache
-from pocketvit.data.noise import add_noise
+from pocketvit.data.degrade import degrade, margin
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
 from pocketvit.spec.tasks import task_of
@@ -65,9 +65,10 @@ def training_sample(
         image, clean = cache.get(collection, item, lambda photo: settle(photo, preprocess, train), tag)
         image = vary(image, preprocess, train, rng)
     else:
-        image, clean = _crop(cache.get(collection, item), data.patch, train, rng)
+        around = margin(data) if collection.degraded else 0
+        image, clean = _crop(cache.get(collection, item), data.patch + 2 * around, train, rng)
     if collection.degraded:
-        image, clean = add_noise(image, data, rng), image
+        image, clean = degrade(image, data, rng)
     return image, record.truth(image, clean, item.labels)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.spec.preprocess import Pixels
-from pocketvit.spec.recipe import DataConfig
 
 
 def quantize(values: NDArray[np.floating]) -> Pixels:
@@ -32,13 +31,3 @@ def add_poisson_gaussian(image: Pixels, sigma: float, shot: float, rng: np.rando
     noise *= np.sqrt(np.float32(shot * 255.0) * image + np.float32(sigma * sigma))
     noise += image
     return quantize(noise)
-
-
-def add_noise(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pixels:
-    """Noise of a strength drawn from ``data.sigma`` (and ``data.shot`` for ``poisson``); ``none`` returns ``image``."""
-    if data.noise == "none":
-        return image
-    sigma = rng.uniform(*data.sigma)
-    if data.noise == "poisson":
-        return add_poisson_gaussian(image, sigma, rng.uniform(*data.shot), rng)
-    return add_gaussian(image, sigma, rng)

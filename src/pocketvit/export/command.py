@@ -106,10 +106,9 @@ def export(
     settings = _data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
     count = goldens or task.golden.count
-    metric = task.main(trained.levels, main_condition(settings, task.name))
-    if settings.layout == "clean" and settings.eval_sigma:  # goldens are of the main condition
-        settings = replace(settings, eval_sigma=(settings.eval_sigma[len(settings.eval_sigma) // 2],))
-    golden = make_golden(trained, eval_cases(collection, settings, count), count)
+    condition = main_condition(settings, task.name)
+    metric = task.main(trained.levels, condition)
+    golden = make_golden(trained, eval_cases(collection, settings, count, only=condition or None), count)
     with scratch() as temporary:
         built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
         found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}

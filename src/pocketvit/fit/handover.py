@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pocketvit.bench.memory import peak_rss_mb
-from pocketvit.data.cases import Case, condition_name, eval_cases
+from pocketvit.data.cases import Case, condition_names, eval_cases
 from pocketvit.export.artifact import create_artifact, make_golden
 from pocketvit.fit.choose import pareto
 from pocketvit.fit.gate import Limits, usable_rows
@@ -141,6 +141,6 @@ def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -
 def golden_cases(measurer: Measurer, count: int) -> list[Case]:
     """Validation cases spread over the whole set (all classes, not the first ones), of the main metric's condition."""
     data = measurer.recipe.data
-    sigmas = [sigma for sigma in data.eval_sigma if f"@{condition_name(data, sigma)}" in measurer.main_metric]
-    chosen = replace(data, eval_sigma=tuple(sigmas) or data.eval_sigma)
-    return list(eval_cases(measurer.splits.val, chosen, limit=count))
+    names = condition_names(measurer.splits.val, data)
+    only = next((name for name in names if measurer.main_metric.endswith(f"@{name}")), None)
+    return list(eval_cases(measurer.splits.val, data, limit=count, only=only))

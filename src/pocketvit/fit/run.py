@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pocketvit.data.cases import condition_name, main_condition
+from pocketvit.data.cases import condition_names, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import UsageError
 from pocketvit.fit.decide import decide, refuse, time_finalists, wait_for_quiet
@@ -61,9 +61,7 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
     wanted = recipe.floor.metric
     if wanted is None:
         return
-    task, middle = task_of(recipe.task.name), main_condition(recipe.data, recipe.task.name)
-    conditions = [condition_name(recipe.data, sigma) for sigma in recipe.data.eval_sigma] if middle else []
-    names = task.metric_names(splits.val.levels, conditions)
+    names = task_of(recipe.task.name).metric_names(splits.val.levels, condition_names(splits.val, recipe.data))
     if wanted not in names:
         raise UsageError(f"floor.metric {wanted!r} is not measured on this data.", f"Take one of {', '.join(names)}.")
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
+from pocketvit.spec.degradation import CameraConfig, CorrelatedConfig, MixtureConfig
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
@@ -77,16 +78,22 @@ class DataConfig:
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
     ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
+    val_layout: str | None = None
+    """Layout of ``val`` and ``test`` where it is another one: photos to train on, real pairs to validate on."""
     class_names: str | None = None
     """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
     val_share: float = 0.1
     """Share split off for validation where ``val`` is empty."""
-    noise: Literal["none", "gaussian", "poisson"] = "gaussian"
-    """Synthetic noise of the ``clean`` layout; ``poisson`` adds shot noise to Gaussian read noise."""
+    noise: Literal["none", "gaussian", "poisson", "correlated", "camera", "mixture"] = "gaussian"
+    """Synthetic noise of the ``clean`` layout; ``poisson`` adds shot noise to Gaussian read noise, ``correlated`` is
+    smoothed, ``camera`` goes through a camera's processing, ``mixture`` draws one of them for each sample."""
     sigma: tuple[float, float] = (25.0, 25.0)
     """Range of the Gaussian standard deviation on the 0..255 scale, uniform per crop."""
     shot: tuple[float, float] = (0.0, 0.02)
     """Range of the shot-noise gain (variance per unit of signal in [0, 1]), uniform per crop (``poisson``)."""
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    correlated: CorrelatedConfig = field(default_factory=CorrelatedConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
     patch: int = 64
     """Side of the training crops in pixels (tasks whose answer has the photo's pixels)."""
     patches_per_image: int = 1
@@ -96,11 +103,18 @@ class DataConfig:
     workers: int = 0
     """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
 
+    def layout_of(self, split: str) -> str:
+        """Layout of ``train``, ``val`` or ``test``."""
+        return self.val_layout or self.layout if split != "train" else self.layout
+
     def __post_init__(self) -> None:
         layouts = list(dict.fromkeys(layout for task in TASKS.values() for layout in task.layouts))
-        if self.layout not in layouts:
-            todo = did_you_mean(self.layout, layouts, f"Take one of {', '.join(layouts)}.")
-            raise UsageError(f"data.layout {short(self.layout)} is unknown.", todo)
+        for key, layout in {"layout": self.layout, "val_layout": self.val_layout or self.layout}.items():
+            if layout not in layouts:
+                todo = did_you_mean(layout, layouts, f"Take one of {', '.join(layouts)}.")
+                raise UsageError(f"data.{key} {short(layout)} is unknown.", todo)
+        if self.val_layout and not self.val:
+            raise UsageError("data.val_layout is given without data.val.", "Name the validation data too.")
         check_ranges("data", self, _DATA)
         for part in ("train", "val", "test"):  # the empty path would be the current folder
             _require(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,16 @@ def charbonnier(difference: Tensor) -> Tensor:
     return (difference * difference + 1e-6).sqrt().mean()
 
 
-def log_mse(difference: Tensor) -> Tensor:
-    """Mean over the batch of log(MSE per image): -PSNR up to a factor (NAFNet's loss); noise levels count alike."""
-    return torch.log(difference.square().mean(dim=(1, 2, 3)) + 1e-6).mean()
+def log_mse(difference: Tensor, floor: float = 0.255) -> Tensor:
+    """Mean over the batch of log(MSE per image + floor^2): -PSNR up to a factor (NAFNet's loss); noise levels count
+    alike, down to errors (root mean square, 0 to 255) near ``floor``."""
+    return torch.log(difference.square().mean(dim=(1, 2, 3)) + (floor / 255) ** 2).mean()
 
 
-LOSSES = {
-    "l1": lambda d: d.abs().mean(),
-    "mse": lambda d: d.square().mean(),
-    "charbonnier": charbonnier,
+LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "l1": lambda d, floor: d.abs().mean(),
+    "mse": lambda d, floor: d.square().mean(),
+    "charbonnier": lambda d, floor: charbonnier(d),
     "log_mse": log_mse,
     "auto": log_mse,
 }
@@ -44,7 +45,7 @@ def targets(clean_bhwc: Tensor) -> Tensor:
 
 def loss(output: Tensor, target: Tensor, config: Any, state: None = None) -> Tensor:
     """Scalar ``config.loss`` of (B, 3, H, W) against the same shape."""
-    return LOSSES[config.loss](output.float() - target)
+    return LOSSES[config.loss](output.float() - target, config.loss_floor)
 
 
 def distil(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from pocketvit.data.cases import eval_cases, main_condition
+from pocketvit.data.cases import condition_names, eval_cases, main_condition
 from pocketvit.data.collections import Splits
 from pocketvit.data.loader import Batch, Loader, batches_per_epoch
 from pocketvit.errors import DataError, PocketvitError, UsageError
@@ -311,7 +311,7 @@ def _judge(
 
 
 def _validate(run: Run, splits: Splits, evaluator: Evaluator, reporter: Reporter) -> dict[str, float]:
-    count = len(splits.val.items) * (len(run.recipe.data.eval_sigma) if splits.val.degraded else 1)
+    count = len(splits.val.items) * max(1, len(condition_names(splits.val, run.recipe.data)))
     average = run.ema.applied(run.trained.model) if run.ema else nullcontext()
     with track("validate", count, quiet=reporter.quiet) as advance, average:
 

@@ -131,7 +131,7 @@ def refuse_finished(recipe: Recipe, name: str, runs: str) -> None:
 
 def _refuse_finished(folder: Path, recipe: Recipe) -> None:
     """Name the first difference of the finished run's recipe from this one."""
-    if not (folder / FINISHED).exists():
+    if not os.path.exists(folder / FINISHED):  # also of names that no file system takes
         return
     changed = _differences(_begun(folder), recipe.to_dict()) if (folder / RECIPE).exists() else []
     other = f" with another recipe ({changed[0]})" if changed else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pocketvit.data.cases import eval_cases, main_condition
+from pocketvit.data.cases import condition_names, eval_cases, main_condition
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import plain
@@ -152,7 +152,7 @@ def eval(
     section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
     collection = load_collection([os.fspath(data)], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
-    total = images * (len(section.eval_sigma) if collection.degraded else 1)
+    total = images * max(1, len(condition_names(collection, section)))
     evaluator = task.evaluator(model.manifest.levels, main_condition(section, task.name))
     study = task.study(model.manifest.levels) if task.study is not None else None
     began = time.perf_counter()

@@ -16,6 +16,7 @@ from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
 from pocketvit.spec.tiles import to_pixels
+from pocketvit.spec.typed import Range, check_ranges
 
 OUTPUT = "restored"
 MAX_PSNR = 100.0
@@ -31,6 +32,12 @@ class RestoreConfig(base.TaskConfig):
     name: str = "restore"
     loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse"] = "auto"
     """``auto`` is log_mse: it weighs all noise levels alike."""
+    loss_floor: float = 0.255
+    """log_mse: smaller errors than this (root mean square, 0 to 255) hardly count. A model that is to be bold with real
+    noise needs one of some levels: nearly clean photos teach it to change nothing."""
+
+    def __post_init__(self) -> None:
+        check_ranges("task", self, {"loss_floor": Range(0, 255, above=True)})
 
 
 @dataclass(frozen=True, repr=False)

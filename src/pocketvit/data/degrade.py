@@ -1,0 +1,168 @@
+"""Clean photos made worse, with what the model should answer: for training crops, and for evaluation whole.
+
+A kind of noise is a function of (image, recipe's ``data``, generator) to (noisy, truth), all (H, W, 3) uint8 of one
+size, and a row of :data:`KINDS`. Every draw comes from the generator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pocketvit.data import camera
+from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, quantize
+from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.recipe import DataConfig
+
+Pair = tuple[Pixels, Pixels]
+BORDER = 8
+"""Pixels around a crop that filters need and that are cut off at last."""
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+
+
+def _gaussian(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
+    return add_gaussian(image, rng.uniform(*data.sigma), rng), image
+
+
+def _poisson(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
+    return add_poisson_gaussian(image, rng.uniform(*data.sigma), rng.uniform(*data.shot), rng), image
+
+
+def _camera(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
+    settings = data.camera
+    noisy, clean = camera.develop(image, settings, rng)
+    if rng.random() < settings.smooth:
+        spans = rng.uniform(*settings.smooth_luma), rng.uniform(*settings.smooth_color)
+        noisy = clean + camera.smooth_noise(noisy - clean, *spans)
+    return _finished(noisy, clean, data, settings.sharpen, settings.jpeg, rng)
+
+
+def _correlated(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
+    settings, clean = data.correlated, image.astype(np.float32) / np.float32(255)
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise = camera.smooth_noise(noise, rng.uniform(*settings.luma), rng.uniform(*settings.color))
+    noise *= np.float32(math.exp(rng.uniform(*np.log(settings.sigma))) / 255 / max(float(noise.std()), 1e-6))
+    if rng.random() < settings.signal:
+        noise *= (0.3 + clean.mean(2, keepdims=True)) ** np.float32(rng.uniform(-0.5, 0.5))
+    return _finished(clean + noise, clean, data, settings.sharpen, settings.jpeg, rng)
+
+
+def _finished(
+    noisy: camera.Floats, clean: camera.Floats, data: DataConfig, sharpen: float, jpeg: float, rng: np.random.Generator
+) -> Pair:
+    """What comes last in a camera: sharpening, of both, and a JPEG file, of the noisy one."""
+    settings = data.camera
+    if rng.random() < sharpen:
+        amount, deviation = rng.uniform(*settings.sharpen_by), rng.uniform(0.5, 1.2)
+        noisy, clean = (camera.sharpen(each, amount, deviation) for each in (noisy, clean))
+    degraded, truth = quantize(noisy * 255), quantize(clean * 255)
+    if rng.random() < jpeg:
+        quality = int(rng.integers(settings.quality[0], settings.quality[1] + 1))
+        degraded = camera.jpeg(degraded, quality, subsampled=bool(rng.random() < settings.subsampling))
+    return degraded, truth
+
+
+Kind = Callable[[Pixels, DataConfig, np.random.Generator], Pair]
+KINDS: dict[str, Kind] = {
+    "none": lambda image, data, rng: (image, image),
+    "gaussian": _gaussian,
+    "poisson": _poisson,
+    "correlated": _correlated,
+    "camera": _camera,
+}
+
+
+def shares(data: DataConfig) -> dict[str, float]:
+    """Kinds of noise of the recipe and their shares of the samples, the most frequent first."""
+    return data.mixture.shares() if data.noise == "mixture" else {data.noise: 1.0}
+
+
+def rescaling(kind: str, data: DataConfig) -> float:
+    """Share of the samples of a kind that are rescaled before noise is added."""
+    return {"camera": data.camera.rescale, "correlated": data.correlated.rescale}.get(kind, 0.0)
+
+
+def margin(data: DataConfig) -> int:
+    """Pixels on each side of a crop that :func:`degrade` needs beyond ``data.patch``."""
+    kinds = shares(data)
+    if not {"camera", "correlated"} & set(kinds):
+        return 0
+    smallest = min(1.0, data.camera.rescale_by[0]) if any(rescaling(kind, data) for kind in kinds) else 1.0
+    return math.ceil(((data.patch + 2 * BORDER) / smallest - data.patch) / 2)
+
+
+def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
+    """Degraded crop and truth, (patch, patch, 3) uint8, of a clean crop with :func:`margin` pixels on each side."""
+    kinds, around = shares(data), margin(data)
+    kind = list(kinds)[int(rng.choice(len(kinds), p=list(kinds.values())))] if len(kinds) > 1 else data.noise
+    if not around:
+        return KINDS[kind](region, data, rng)
+    side = data.patch + 2 * BORDER
+    if rng.random() < rescaling(kind, data):
+        image = _rescaled(region, side, rng.uniform(*data.camera.rescale_by), rng)
+    else:
+        cut = around - BORDER
+        image = region[cut : cut + side, cut : cut + side]
+    degraded, truth = KINDS[kind](image, data, rng)
+    inner = slice(BORDER, BORDER + data.patch)
+    return np.ascontiguousarray(degraded[inner, inner]), np.ascontiguousarray(truth[inner, inner])
+
+
+def _rescaled(region: Pixels, side: int, factor: float, rng: np.random.Generator) -> Pixels:
+    """The middle of a region at ``factor`` of its size, (side, side, 3).
+
+    It is halved first, which averages away what the photo's own JPEG file has left, and then enlarged.
+    """
+    half = Image.fromarray(region).reduce(2)
+    size = min(half.width, half.height, side / factor / 2)
+    left, top = (half.width - size) / 2, (half.height - size) / 2
+    kind = _FILTERS[int(rng.integers(len(_FILTERS)))]
+    return np.asarray(half.resize((side, side), kind, box=(left, top, left + size, top + size)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way in which evaluation photos are degraded."""
+
+    name: str
+    """In the names of metrics, e.g. ``sigma25``."""
+    apply: Callable[[Pixels, np.random.Generator], Pair]
+
+
+def conditions(data: DataConfig) -> list[Condition]:
+    """How photos are degraded to evaluate a model of this recipe, in order; the generator is one for all photos.
+
+    Gaussian noise at every level of ``data.eval_sigma``, rounded to 8 bits; with ``poisson``, shot noise of the middle
+    of ``data.shot`` is added. Other kinds are drawn as in training, without rescaling.
+    """
+    found = []
+    for kind in shares(data):
+        if kind in ("camera", "correlated"):
+            found.append(Condition(kind, _drawn(kind, data)))
+        else:
+            shot = (data.shot[0] + data.shot[1]) / 2 if kind == "poisson" else None
+            found += [_level(sigma, shot) for sigma in data.eval_sigma]
+    return found
+
+
+def main_of(data: DataConfig) -> Condition:
+    """The condition of the main metric: of the most frequent kind, the middle one of ``data.eval_sigma``."""
+    several = next(iter(shares(data))) not in ("camera", "correlated")
+    return conditions(data)[len(data.eval_sigma) // 2 if several else 0]
+
+
+def _drawn(kind: str, data: DataConfig) -> Callable[[Pixels, np.random.Generator], Pair]:
+    return lambda image, rng: KINDS[kind](image, data, rng)
+
+
+def _level(sigma: float, shot: float | None) -> Condition:
+    def apply(clean: Pixels, rng: np.random.Generator) -> Pair:
+        if shot is not None:
+            return add_poisson_gaussian(clean, sigma, shot, rng), clean
+        return quantize(clean + rng.normal(0, sigma, clean.shape)), clean
+
+    return Condition(f"sigma{sigma:g}" + ("" if shot is None else f"shot{shot:g}"), apply)

@@ -1,0 +1,112 @@
+"""How clean photos are made worse for training: the ranges of each kind of noise, as sections of the recipe's ``data``.
+
+Pairs of numbers are ranges that a value is drawn from, for each sample anew; shares are probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from pocketvit.errors import UsageError
+from pocketvit.spec.typed import Range, check_ranges, short
+
+_SHARE, _COUNT = Range(0, 1), Range(0, 1e6)
+_CAMERA = {
+    **{"shot": Range(1e-6, 0.5), "red_gain": Range(0.5, 8), "blue_gain": Range(0.5, 8), "exposure": Range(0.1, 4)},
+    **dict.fromkeys(("malvar", "smooth", "rescale", "sharpen", "jpeg", "subsampling"), _SHARE),
+    **{"smooth_luma": Range(0, 4), "smooth_color": Range(0, 8), "rescale_by": Range(0.25, 4)},
+    **{"sharpen_by": Range(0, 4), "quality": Range(1, 100)},
+}
+_CORRELATED = {
+    **{"sigma": Range(0.1, 255), "luma": Range(0, 4), "color": Range(0, 8)},
+    **dict.fromkeys(("signal", "rescale", "sharpen", "jpeg"), _SHARE),
+}
+
+
+def _ordered(section: str, settings: object) -> None:
+    for name, value in vars(settings).items():
+        if isinstance(value, tuple) and not value[0] <= value[1]:
+            what = f"{section}.{name} must be low and high, low <= high, not {short(value)}."
+            raise UsageError(what, "Correct the recipe or the option.")
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """Noise that arises on a sensor and goes through a camera's processing (:func:`pocketvit.data.camera.develop`)."""
+
+    shot: tuple[float, float] = (1.5e-3, 0.03)
+    """Variance of the noise per unit of linear signal, drawn log-uniformly; the read noise follows from it."""
+    red_gain: tuple[float, float] = (1.2, 2.4)
+    """White balance: the factor of red over green."""
+    blue_gain: tuple[float, float] = (1.2, 2.0)
+    """White balance: the factor of blue over green."""
+    exposure: tuple[float, float] = (0.8, 1.25)
+    """Factor of the linear picture."""
+    malvar: float = 0.5
+    """Share of photos demosaicked by gradient-corrected interpolation; the others are bilinear."""
+    smooth: float = 0.8
+    """Share of photos whose noise the camera has smoothed, colour more than light."""
+    smooth_luma: tuple[float, float] = (0.0, 1.1)
+    """Deviation of that smoothing (Gaussian) of light, in pixels."""
+    smooth_color: tuple[float, float] = (0.0, 4.0)
+    """Deviation of that smoothing of colour, in pixels."""
+    rescale: float = 0.85
+    """Share of photos that are rescaled before noise arises: real photos are softer at one pixel than small ones."""
+    rescale_by: tuple[float, float] = (0.5, 1.3)
+    """Factor of that rescaling."""
+    sharpen: float = 0.3
+    """Share of photos that are sharpened after noise has arisen (unsharp mask); so is the truth."""
+    sharpen_by: tuple[float, float] = (0.2, 1.0)
+    """Amount of that sharpening."""
+    jpeg: float = 0.6
+    """Share of photos that are written as JPEG at last; the truth is not."""
+    quality: tuple[int, int] = (60, 100)
+    """Quality of those JPEG files."""
+    subsampling: float = 0.5
+    """Share of those JPEG files with colour at half resolution (4:2:0); the others have it whole (4:4:4)."""
+
+    def __post_init__(self) -> None:
+        check_ranges("data.camera", self, _CAMERA)
+        _ordered("data.camera", self)
+
+
+@dataclass(frozen=True)
+class CorrelatedConfig:
+    """Gaussian noise that is smoothed, so that neighbouring pixels share it."""
+
+    sigma: tuple[float, float] = (4.0, 20.0)
+    """Deviation after smoothing, on the 0..255 scale, drawn log-uniformly."""
+    luma: tuple[float, float] = (0.0, 1.1)
+    """Deviation of the smoothing of light (Gaussian), in pixels."""
+    color: tuple[float, float] = (0.0, 4.0)
+    """Deviation of the smoothing of colour, in pixels."""
+    signal: float = 0.5
+    """Share of photos whose noise depends on the signal: a random power of it, -0.5 to 0.5."""
+    rescale: float = 0.85
+    """As ``data.camera.rescale``; its other fields hold here too."""
+    sharpen: float = 0.3
+    jpeg: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_ranges("data.correlated", self, _CORRELATED)
+        _ordered("data.correlated", self)
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Weights of the kinds of noise among the samples (``data.noise: mixture``)."""
+
+    camera: float = 0.5
+    correlated: float = 0.35
+    gaussian: float = 0.15
+    poisson: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges("data.mixture", self, dict.fromkeys(asdict(self), _COUNT))
+        if not any(asdict(self).values()):
+            raise UsageError("data.mixture gives no kind of noise a weight.", "Give one of them a weight above 0.")
+
+    def shares(self) -> dict[str, float]:
+        """Kinds of a weight above 0, the heaviest first, with weights that sum to 1."""
+        weights = sorted(((kind, weight) for kind, weight in asdict(self).items() if weight > 0), key=lambda x: -x[1])
+        return {kind: weight / sum(w for _, w in weights) for kind, weight in weights}
