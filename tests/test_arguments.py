@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +80,8 @@ def test_only_given_fields_become_arguments() -> None:
         (["--data.eval_sigma", "15,25"], "data", {"eval_sigma": (15.0, 25.0)}),
         (["--data.eval-sigma=15,25"], "data", {"eval_sigma": (15.0, 25.0)}),
         (["--data.layout", "classes"], "data", {"layout": "classes"}),
+        (["--data.camera.quality", "70,90"], "data", {"camera": {"quality": (70, 90)}}),
+        (["--data.mixture.gaussian=2"], "data", {"mixture": {"gaussian": 2.0}}),
         (["--data.class_names", "3"], "data", {"class_names": "3"}),
         (["--train.compile", "true"], "train", {"compile": True}),
         (["--train.channels_last", "false"], "train", {"channels_last": False}),
@@ -129,6 +132,17 @@ def test_overrides_go_into_the_recipe(tmp_path: Path) -> None:
     assert recipe.task.label_smoothing == 0.2  # type: ignore[attr-defined]
 
 
+def options_of(prefix: str, section: Any) -> set[str]:
+    """Of all fields of a section, and of the sections within it."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        inner = dataclasses.is_dataclass(hints[field.name])
+        option = f"{prefix}.{field.name}"
+        found |= options_of(option, hints[field.name]) if inner else {f"--{option}"}
+    return found
+
+
 def test_every_recipe_field_is_an_option_of_fit() -> None:
     """Each field of each section; of ``task`` those of all tasks; ``name`` is the option of the run."""
     options = set(Arguments("fit", fit, SECTIONS).options())
@@ -136,7 +150,7 @@ def test_every_recipe_field_is_an_option_of_fit() -> None:
         value = getattr(Recipe(), field.name)
         classes = [task.config for task in TASKS.values()] if field.name == "task" else [type(value)]
         if dataclasses.is_dataclass(value):
-            assert {f"--{field.name}.{f.name}" for c in classes for f in dataclasses.fields(c)} <= options
+            assert {option for each in classes for option in options_of(field.name, each)} <= options
         else:
             assert f"--{field.name}" in options
     assert not any("budget" in option for option in Arguments("train", fit, COMMANDS["train"].sections).options())

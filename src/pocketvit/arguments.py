@@ -170,12 +170,12 @@ class Arguments:
         for name, field in {f.name: f for owner in classes for f in dataclasses.fields(owner)}.items():
             owners = [owner for owner in classes if name in owner.__dataclass_fields__]
             text = "; ".join(dict.fromkeys(filter(None, (_texts(owner).get(name) for owner in owners))))
-            joined: Any = union(*(typing.get_type_hints(owner)[name] for owner in owners))
+            kinds = [typing.get_type_hints(owner)[name] for owner in owners]
             value = getattr(default, name, field.default)
-            if dataclasses.is_dataclass(joined):
-                self._add_fields(group, f"{section}.{name}", [joined], value)
+            if dataclasses.is_dataclass(kinds[0]):
+                self._add_fields(group, f"{section}.{name}", kinds, value)
             else:
-                self._add_option(group, f"{section}.{name}", joined, value, text)
+                self._add_option(group, f"{section}.{name}", union(*kinds), value, text)
 
     def _written_out(self, args: list[str]) -> list[str]:
         """The arguments as jsonargparse reads them: ``--name=value`` with lists in brackets, then the positional."""

@@ -103,7 +103,7 @@ def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
         return KINDS[kind](region, data, rng)
     side = data.patch + 2 * BORDER
     if rng.random() < rescaling(kind, data):
-        image = _rescaled(region, side, rng.uniform(*data.camera.rescale_by), rng)
+        image = _rescaled(region, side, data, rng)
     else:
         cut = around - BORDER
         image = region[cut : cut + side, cut : cut + side]
@@ -112,16 +112,15 @@ def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
     return np.ascontiguousarray(degraded[inner, inner]), np.ascontiguousarray(truth[inner, inner])
 
 
-def _rescaled(region: Pixels, side: int, factor: float, rng: np.random.Generator) -> Pixels:
-    """The middle of a region at ``factor`` of its size, (side, side, 3).
-
-    It is halved first, which averages away what the photo's own JPEG file has left, and then enlarged.
-    """
-    half = Image.fromarray(region).reduce(2)
-    size = min(half.width, half.height, side / factor / 2)
-    left, top = (half.width - size) / 2, (half.height - size) / 2
+def _rescaled(region: Pixels, side: int, data: DataConfig, rng: np.random.Generator) -> Pixels:
+    """The middle of a region, reduced by averaging squares and then enlarged: (side, side, 3)."""
+    low, high = data.camera.reduce
+    times, factor = int(rng.integers(low, high + 1)), rng.uniform(*data.camera.rescale_by)
+    small = Image.fromarray(region).reduce(times)
+    size = min(small.width, small.height, side / factor / times)
+    left, top = (small.width - size) / 2, (small.height - size) / 2
     kind = _FILTERS[int(rng.integers(len(_FILTERS)))]
-    return np.asarray(half.resize((side, side), kind, box=(left, top, left + size, top + size)))
+    return np.asarray(small.resize((side, side), kind, box=(left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from pocketvit.models.restorer import DenseDenoiser, Restorer
+from pocketvit.models.told import ToldRestorer
 from pocketvit.models.vit import ViT, ViTRestorer
 
 
@@ -50,6 +51,7 @@ VARIANTS: dict[str, Architecture] = {
     "vit_restorer_base_global": Architecture("image", ViTRestorer, _GLOBAL, True, "reference: one token to all"),
     "restorer_xs": _restorer((32, 64, 96), (1, 1)),
     "restorer_s": _restorer((48, 64, 96), (1, 1)),
+    "restorer_s_told": replace(_restorer((48, 64, 96), (1, 1)), build=ToldRestorer),
     "restorer_m": _restorer((48, 64, 96), (2, 1)),
     "restorer_l": _restorer((48, 96, 128), (2, 1)),
     "dense_ffdnet": Architecture("image", DenseDenoiser, source="Zhang et al. 2018, colour FFDNet's layer stack"),

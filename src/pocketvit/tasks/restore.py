@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pocketvit.models.told import ToldRestorer
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -24,6 +25,9 @@ def log_mse(difference: Tensor, floor: float = 0.255) -> Tensor:
     return torch.log(difference.square().mean(dim=(1, 2, 3)) + (floor / 255) ** 2).mean()
 
 
+LEVEL_WEIGHT = 0.3
+"""Of the noise level's estimate in the loss."""
+LOW_COSTS = 3.0
 LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "l1": lambda d, floor: d.abs().mean(),
     "mse": lambda d, floor: d.square().mean(),
@@ -43,9 +47,23 @@ def targets(clean_bhwc: Tensor) -> Tensor:
     return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
 
-def loss(output: Tensor, target: Tensor, config: Any, state: None = None) -> Tensor:
+def loss(output: Any, target: Tensor, config: Any, state: None = None) -> Tensor:
     """Scalar ``config.loss`` of (B, 3, H, W) against the same shape."""
+    if isinstance(output, tuple):
+        output, estimate, truth = output
+        return loss(output, target, config) + LEVEL_WEIGHT * level_loss(estimate.float(), truth.float())
     return LOSSES[config.loss](output.float() - target, config.loss_floor)
+
+
+def level_loss(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Squared difference of the logs of noise levels; too low counts ``LOW_COSTS`` times (CBDNet, equation 5)."""
+    difference = estimate - truth
+    return (difference.square() * torch.where(difference < 0, LOW_COSTS, 1.0)).mean()
+
+
+def told(model: nn.Module, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """The true noise level for a network that asks for one."""
+    return (model.true_level(image, target),) if isinstance(model, ToldRestorer) else ()
 
 
 def distil(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -60,4 +78,4 @@ def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
     return torch.clamp(answer.float() * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
 
 
-RESTORE = TorchTask(build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets)
+RESTORE = TorchTask(build=build, loss=loss, told=told, distil=distil, graph_output=graph_output, targets=targets)
