@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import email.utils
+import errno
 import os
 import random
 import shutil
 import threading
 import time
 from collections import namedtuple
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from pocketvit.data import fetch as module
 from pocketvit.data.fetch import Download, Manners, fetch, fetch_all
 from pocketvit.errors import DataError, UsageError
 
@@ -101,9 +105,9 @@ def test_where_it_cannot_go_on_it_begins_anew_and_says_so(
 
 
 def test_a_server_that_sends_another_part_than_was_asked_for_is_not_believed(tmp_path: Path) -> None:
-    def wrong(handler: object, content: bytes) -> None:
-        handler.headers.replace_header("Range", "bytes=1000-")  # type: ignore[attr-defined]
-        serve()(handler, content)  # type: ignore[arg-type]
+    def wrong(handler: BaseHTTPRequestHandler, content: bytes) -> None:
+        handler.headers.replace_header("Range", "bytes=1000-")
+        serve()(handler, content)
 
     with serving(CONTENT, serve(send=100_000), wrong, serve()) as server:
         get(server, tmp_path)
@@ -164,7 +168,7 @@ def test_a_part_of_which_nothing_is_known_is_not_gone_on_with(state: str, tmp_pa
         (serve(body=b""), "has 0 bytes, but 300004 are published", "publisher"),
         (serve(body=CONTENT[:1000]), "has 1000 bytes, but 300004 are published", "publisher"),
         (serve(body=CONTENT + b"more"), "has 300008 bytes, but 300004 are published", "publisher"),
-        (serve(body=CONTENT + b"more", length=-1), "sent 300008 bytes, but 300004 are published", "publisher"),
+        (serve(body=CONTENT + b"more", length=-1), "sends more than the 300004 bytes that are published", "publisher"),
         (serve(body=CONTENT[:1000], length=-1), "has 1000 bytes, but 300004 are published", "publisher"),
     ],
     ids=str,
@@ -206,6 +210,18 @@ def test_a_file_of_unknown_length_ends_where_the_connection_does_and_is_gone_on_
         (tmp_path / "a.zip").unlink()
         get(server, tmp_path, len(CONTENT))
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_never_ends_does_not_fill_the_disk(tmp_path: Path) -> None:
+    def endless(handler: BaseHTTPRequestHandler, content: bytes) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(content)
+
+    with serving(CONTENT, endless) as server, pytest.raises(DataError, match="sends more than the 300004 bytes"):
+        get(server, tmp_path, len(CONTENT))
+    assert (tmp_path / "a.zip.part").stat().st_size == len(CONTENT) + 1
 
 
 def test_redirects_are_followed_with_the_range(tmp_path: Path) -> None:
@@ -282,6 +298,28 @@ def test_space_is_asked_for_before_a_byte_is_written(tmp_path: Path, monkeypatch
     with serving(CONTENT) as server, pytest.raises(DataError, match=r"No space left: 0\.6 MB wanted"):
         get(server, tmp_path)
     assert os.path.getsize(tmp_path / "a.zip.part") == 0
+
+
+def test_a_disk_that_is_full_in_the_middle_is_said_and_the_part_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module._write
+
+    def full(job: Download, file: BinaryIO, chunk: bytes) -> None:
+        if job.done > 100_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(job, file, chunk)
+
+    with serving(CONTENT) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_write", full)
+            with pytest.raises(DataError, match=r"a\.zip\.part: cannot be written \(No space left"):
+                get(server, tmp_path)
+        there = (tmp_path / "a.zip.part").stat().st_size
+        assert there > 100_000
+        get(server, tmp_path)
+    assert server.asked[-1]["Range"] == f"bytes={there}-"
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("connections", [1, 2])

@@ -196,8 +196,8 @@ def _get(
         for file in source.files:
             if not keep and places[file.name].parent == folder and not os.path.isdir(origin):
                 places[file.name].unlink(missing_ok=True)
-    for error in errors[1:]:
-        print(shown(getattr(error, "what", error)), file=sys.stderr)
+    for other in errors[1:]:
+        print(shown(getattr(other, "what", other)), file=sys.stderr)
     if errors:
         raise errors[0]
     return AcquireReport(tuple(each for each in done.values() if each))

@@ -191,7 +191,8 @@ def _attempt(job: Download, file: BinaryIO, manners: Manners, stop: threading.Ev
         headers["If-Range"] = known["validator"]
     with _open(job.url, headers, manners.timeout_s) as response:
         start, total = _place(response, job)
-        body = _body(response, None if total is None else total - (start or 0), manners, stop)
+        most = total if total is not None else job.bytes and job.bytes + 1  # one more tells that it is another file
+        body = _body(response, None if most is None else most - (start or 0), manners, stop)
         first = _first(body, job, response) if start == 0 else b""
         if job.bytes is not None and total not in (None, job.bytes):
             what = f"{job.url}: has {total} bytes, but {job.bytes} are published."
@@ -227,7 +228,7 @@ def _hold_end(job: Download, total: int | None) -> None:
     if wanted is not None and job.done < wanted:
         raise _AgainError(f"the connection ended after {job.done} of {wanted} bytes")
     if wanted is not None and job.done > wanted:
-        what = f"{job.url}: sent {job.done} bytes, but {wanted} are published."
+        what = f"{job.url}: sends more than the {wanted} bytes that are published."
         raise DataError(what, f"It is another file: look at the publisher's page. What came is in {job.part}.")
     job.total = job.done
 
