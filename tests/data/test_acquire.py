@@ -124,9 +124,10 @@ def test_an_archive_that_is_there_is_taken_and_kept_where_asked(server: Server, 
     get(tmp_path, keep_archive=True)
     assert names(tmp_path) == ["sidd.zip", "sidd.zip.sha256", "tiny"]
     os.rename(tmp_path / "to" / "tiny", tmp_path / "moved")
-    get(tmp_path)
+    (got,) = get(tmp_path).sets
     assert len(server.asked) == 1
-    assert names(tmp_path) == ["sidd.zip.sha256", "tiny"]
+    assert got.notes == (f"{tmp_path / 'to' / 'sidd.zip'} was there and stays.",)
+    assert names(tmp_path) == ["sidd.zip", "sidd.zip.sha256", "tiny"]
 
 
 def test_several_sets_at_once_and_one_that_fails(
@@ -194,7 +195,7 @@ def test_archives_fetched_by_hand_are_held_against_the_checksum_and_left_alone(s
     (hand / "sidd.zip").write_bytes(SIDD)
     assert get(tmp_path, from_=str(hand)).sets[0].archives["sidd.zip"]["from"] == str(hand / "sidd.zip")
     data("get", ["tiny"], to=str(tmp_path / "file"), from_=str(hand / "sidd.zip"))
-    data("get", ["tiny"], to=str(hand), from_=str(hand))
+    data("get", ["tiny"], to=str(hand), from_=str(hand / "sidd.zip"))
     assert (hand / "sidd.zip").read_bytes() == SIDD
     assert server.asked == []
 
@@ -242,6 +243,20 @@ def test_what_is_not_ours_is_not_touched(server: Server, tmp_path: Path) -> None
         get(tmp_path)
     assert mine.read_text() == "x"
     assert server.asked == []
+
+
+def test_what_a_reader_leaves_out_is_named_where_it_is(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.content = sidd(3).replace(b"0001_001_S6_00100_00060_3200_L/NOISY_", b"0001_001_S6_00100_00060_3200_L/OTHER_")
+    server.content = server.content.replace(
+        b"0002_001_S6_00100_00060_3200_L/GT_", b"0002_001_S6_00100_00060_3200_L/NO_"
+    )
+    (got,) = get(tmp_path, checksum=False).sets
+    assert got.pairs == {"train": 1}
+    assert "2 scene folders without a pair are left out" in got.notes[0]
+    assert not any(".tiny." in note for note in got.notes)
+    assert not any(".tiny." in text for text in (got.folder, got.recipe))
 
 
 def test_a_data_set_that_lost_its_photos_is_said(server: Server, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def data(
         retries: attempts after a failure without progress, 0 to 100.
         timeout_s: seconds without data after which a connection has stalled.
         checksum: hold archives against what is published; ``--no_checksum`` takes a mirror's own packing or part.
-        keep_archive: do not delete the archive after unpacking; those of a --from folder are never touched.
+        keep_archive: do not delete the archive after unpacking; one that was there before is never deleted.
 
     Raises:
         UsageError: no such verb or data set, or something else is where the data set would be.
@@ -179,7 +179,7 @@ def _get(
         for file in source.files
         if not places[file.name].exists()
     }
-    _download(jobs, manners)
+    _download(jobs, manners, round(1000 * sum(source.gigabytes for source in missing.values())) if checksum else None)
     errors: list[BaseException] = [job.error for job in jobs.values() if job.error]
     for name, source in missing.items():
         if any(file.name in jobs and jobs[file.name].error for file in source.files):
@@ -189,12 +189,13 @@ def _get(
             for file in source.files:
                 archives[file.name]["from"] = jobs[file.name].url if file.name in jobs else str(places[file.name])
             notes = [note for file in source.files if file.name in jobs for note in jobs[file.name].notes]
+            notes += [f"{places[file.name]} was there and stays." for file in source.files if file.name not in jobs]
             done[name] = _unpack(name, source, folder, [places[file.name] for file in source.files], archives, notes)
         except (DataError, UsageError) as error:
             errors.append(error)
             continue
         for file in source.files:
-            if not keep and places[file.name].parent == folder and not os.path.isdir(origin):
+            if file.name in jobs and not keep:  # what was there before may be somebody's own
                 places[file.name].unlink(missing_ok=True)
     for other in errors[1:]:
         print(shown(getattr(other, "what", other)), file=sys.stderr)
@@ -229,16 +230,14 @@ def _place(file: SourceFile, folder: Path, origin: str, wanted: dict[str, Source
     return path
 
 
-def _download(jobs: dict[str, Download], manners: Manners) -> None:
-    """Fetch what is to be fetched, with one bar for all; what failed has its error."""
+def _download(jobs: dict[str, Download], manners: Manners, total: int | None) -> None:
+    """Fetch what is to be fetched, with one bar for all, of about ``total`` MB; what failed has its error."""
     if not jobs:
         return
-    for place in {job.path.parent for job in jobs.values()}:
-        sizes = (2 * (job.bytes or 0) - (job.part.stat().st_size if job.part.is_file() else 0) for job in jobs.values())
-        need_space(place, sum(sizes))
-    total = sum(job.bytes for job in jobs.values() if job.bytes) if all(job.bytes for job in jobs.values()) else None
+    parts = sum(job.part.stat().st_size for job in jobs.values() if job.part.is_file())
+    need_space(next(iter(jobs.values())).path.parent, sum(2 * (job.bytes or 0) for job in jobs.values()) - parts)
     megabytes, said = 0, set[str]()
-    with track(f"MB of {', '.join(jobs)}", total and total // 1_000_000) as advance:
+    with track(f"MB of {', '.join(jobs)}", total) as advance:
 
         def watch() -> None:
             nonlocal megabytes
@@ -261,12 +260,12 @@ def _proven(file: SourceFile, path: Path, folder: Path, checksum: bool) -> dict[
     published = dict(each.split(":") for each in file.checksums) if checksum else {}
     size = path.stat().st_size
     if checksum and file.bytes not in (None, size):
-        raise _other(path, f"has {size} bytes, but {file.bytes} are published", file)
+        raise _other(path, f"has {size} bytes, but {file.bytes} are published")
     with track(f"MB of {file.name} read", size // 1_000_000) as advance:
         found = digests(path, ("sha256", *published), _megabytes(advance))
     for algorithm, value in published.items():
         if found[algorithm] != value:
-            raise _other(path, f"its {algorithm} is {found[algorithm]}, but {value} is published", file)
+            raise _other(path, f"its {algorithm} is {found[algorithm]}, but {value} is published")
     note = folder / f"{file.name}.sha256"
     with writing(note, "read"):
         before = note.read_text(encoding="utf-8", errors="replace").split()[:1] if note.is_file() else []
@@ -274,17 +273,17 @@ def _proven(file: SourceFile, path: Path, folder: Path, checksum: bool) -> dict[
         what = f"{path}: its sha256 is {found['sha256']}, but {before[0][:64]} was fetched before ({note})."
         raise DataError(what, f"If it is right, delete {note}; else delete {path} and run the command again.")
     write_text(note, f"{found['sha256']}  {file.name}\n")
-    proof = f"as published ({', '.join(published)})" if published else _unproven(file, checksum, bool(before))
+    proof = f"as published ({', '.join(published)})" if published else _unproven(checksum, bool(before))
     return {"bytes": size, "sha256": found["sha256"], "checked": proof}
 
 
-def _unproven(file: SourceFile, checksum: bool, before: bool) -> str:
+def _unproven(checksum: bool, before: bool) -> str:
     if not checksum:
         return "not held against what is published (--no_checksum)"
     return f"no checksum is published; its sha256 is {'that of before' if before else 'recorded for the next time'}"
 
 
-def _other(path: Path, what: str, file: SourceFile) -> DataError:
+def _other(path: Path, what: str) -> DataError:
     todo = f"Delete {path} and run the command again, or take it as it is with --no_checksum."
     return DataError(f"{path}: {what}.", todo)
 
@@ -315,7 +314,7 @@ def _unpack(
             what = error.what.replace(str(temporary), f"{', '.join(map(str, paths))}")
             raise DataError(what, f"It is another archive: look at {source.home}.") from error
         write_json(temporary / RECORD, {"name": name, "home": source.home, "archives": archives})
-    said = (*notes, *found.notes)
+    said = (*notes, *(note.replace(str(temporary), str(root)) for note in found.notes))
     return replace(found, folder=str(root), fetched=True, archives=archives, notes=said, recipe=_recipe(source, root))
 
 
