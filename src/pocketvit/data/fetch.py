@@ -130,28 +130,34 @@ def fetch(job: Download, manners: Manners, stop: threading.Event) -> None:
     failures, heard = 0, False
     with writing(job.part), open(job.part, "ab") as file:
         _hold(file, job)
-        while not stop.is_set():
-            before = job.done
-            try:
-                _attempt(job, file, manners, stop)
-                break
-            except _AgainError as error:
-                heard = heard or error.heard
-                failures = 1 if job.done - before > ENOUGH else failures + 1
-                wait = _patience(job, manners, error, failures, heard)
-                job.notes.append(f"{job.path.name}: {error}; again in {wait:g} s ({failures} of {manners.retries}).")
-                stop.wait(wait)
+        try:
+            while not stop.is_set():
+                before = job.done
+                try:
+                    _attempt(job, file, manners, stop)
+                    break
+                except _AgainError as error:
+                    heard = heard or error.heard
+                    failures = 1 if job.done - before > ENOUGH else failures + 1
+                    # Where nothing was ever heard of a server, it will hardly be there half a minute later.
+                    most = manners.retries if heard else min(manners.retries, 2)
+                    wait = _patience(job, manners, error, failures, most)
+                    job.notes.append(f"{job.path.name}: {error}; again in {wait:g} s ({failures} of {most}).")
+                    stop.wait(wait)
+        finally:
+            if not os.fstat(file.fileno()).st_size and job.done != job.total:
+                job.part.unlink(missing_ok=True)
+                job.state.unlink(missing_ok=True)
     if job.done == job.total:
         with writing(job.path):
             os.replace(job.part, job.path)
             job.state.unlink(missing_ok=True)
 
 
-def _patience(job: Download, manners: Manners, error: _AgainError, failures: int, heard: bool) -> float:
+def _patience(job: Download, manners: Manners, error: _AgainError, failures: int, most: int) -> float:
     """Seconds until the next attempt; raises ``DataError`` where there shall be none."""
     goes_on = f"which goes on from the {job.done / 1e6:.1f} MB in {job.part}" if job.done else "or look at its page"
-    # Where nothing was ever heard of a server, it will hardly be there half a minute later.
-    if failures > (manners.retries if heard else min(manners.retries, 2)):
+    if failures > most:
         todo = f"Try again later, {goes_on}; or name a mirror: --from URL."
         raise DataError(f"{job.url}: cannot be fetched ({error}).", todo) from None
     if error.wait is None:
