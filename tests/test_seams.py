@@ -196,6 +196,7 @@ KINDS = [
     "a runtime",
     "a compression step",
     "a data layout",
+    "a data set to fetch",
     "a command",
     "an optional dependency",
 ]

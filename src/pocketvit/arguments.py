@@ -104,6 +104,8 @@ class Arguments:
         """Of all options, and of whole sections."""
         self._flags: set[str] = set()
         self._positional: list[str] = []
+        self._parameters: dict[str, str] = {}
+        """Option -> parameter of the function."""
         self._usage = f"pocketvit {command} "
         self._add_parameters(function, {p.arg_name: p.description or "" for p in doc.params})
         for section in sections:
@@ -125,7 +127,10 @@ class Arguments:
             UsageError: an unknown option (with the nearest one), a missing argument, a value of the wrong type.
         """
         given = self._parser.parse_args(self._written_out(list(args)), defaults=False).as_dict()
-        return {name: value for name, value in given.items() if name not in self._positional or value not in (None, [])}
+        named = {
+            name: value for name, value in given.items() if name not in self._positional or value not in (None, [])
+        }
+        return {self._parameters.get(name, name): value for name, value in named.items()}
 
     def _add_parameters(self, function: Callable[..., Any], texts: dict[str, str]) -> None:
         parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
@@ -135,7 +140,9 @@ class Arguments:
             if p.kind is p.VAR_KEYWORD or p.name in EVERYWHERE:
                 continue
             if not required and (p.kind is p.KEYWORD_ONLY or not star):
-                self._add_option(self._parser, p.name, kind, p.default, text, flag=kind is bool)
+                name = p.name.rstrip("_")  # from_: Python keeps the word for itself
+                self._parameters[name] = p.name
+                self._add_option(self._parser, name, kind, p.default, text, flag=kind is bool)
                 continue
             self._positional.append(p.name)
             many = element(kind)

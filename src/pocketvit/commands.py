@@ -50,6 +50,7 @@ COMMANDS = {
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
     "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
     "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
+    "data": Command("pocketvit.data.acquire:data", "fetch a public data set: SIDD-Small, SIDD-Medium, GoPro"),
     "demo": Command("pocketvit.fit.demo:demo", "denoise photographs with added synthetic noise, then a small fit"),
 }
 
