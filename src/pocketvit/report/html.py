@@ -20,7 +20,7 @@ from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
 from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
-MAX_SIDE, JPEG_QUALITY, EXACT_SIDE = 900, 92, 256
+MAX_SIDE, JPEG_QUALITY, EXACT_SIDE, DOUBLED_SIDE = 900, 92, 256, 160
 BUDGET_WORDS = {"latency_ms": ("latency", "ms"), "size_mb": ("files", "MB"), "memory_mb": ("peak memory", "MB")}
 
 
@@ -82,13 +82,16 @@ def _higher_is_better(data: ReportData) -> bool:
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
     """(H, W, 3) uint8 as a data address: PNG up to 256 pixels a side, so that every pixel is what it was.
 
-    Larger ones are JPEG without chroma subsampling, made smaller where a side has more than 900 pixels.
+    Very small ones have each pixel four times. Larger ones are JPEG without chroma subsampling, made smaller where a
+    side has more than 900 pixels.
     """
     image, buffer = Image.fromarray(pixels), io.BytesIO()
     longest = max(image.size)
     if longest > MAX_SIDE:
         smaller = (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest))
         image = image.resize(smaller, Image.Resampling.LANCZOS)
+    if longest <= DOUBLED_SIDE:
+        image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
     if longest <= EXACT_SIDE:
         image.save(buffer, "PNG")
     else:
@@ -98,12 +101,9 @@ def picture_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def shown_width(pixels: NDArray[np.uint8]) -> int | None:
-    """Width in the page of a picture that is shown pixel for pixel: its own, or twice that of a very small one.
-
-    None for larger pictures, which fill the space there is.
-    """
+    """Width in the page at which a picture is shown pixel for pixel; None for larger ones, which fill what there is."""
     longest = max(pixels.shape[:2])
-    return None if longest > EXACT_SIDE else int(pixels.shape[1]) * (2 if longest <= EXACT_SIDE // 2 else 1)
+    return None if longest > EXACT_SIDE else int(pixels.shape[1]) * (2 if longest <= DOUBLED_SIDE else 1)
 
 
 def _pareto(data: ReportData, theme: Any) -> str | None:

@@ -33,8 +33,8 @@ def compare_picture(before: Pixels, after: Pixels) -> Pixels:
     column = max(left.shape[1], _LEAST_COLUMN)
     rows = [_labelled(f"before{size}", f"after{size}", left, right, column)]
     if boxes:
-        halves = [_details(image, boxes) for image in (before, after)]
-        rows.append(_labelled(f"before, details {ZOOM}:1", f"after, details {ZOOM}:1", *halves, column))
+        names = f"before, details {ZOOM}:1", f"after, details {ZOOM}:1"
+        rows.append(_labelled(*names, _details(before, boxes), _details(after, boxes), column))
     return np.concatenate(rows)
 
 

@@ -29,7 +29,9 @@ def detail(image: Pixels, minus: Pixels | None = None) -> NDArray[np.float32]:
     return found
 
 
-def best_window(score: NDArray[np.float32], image: tuple[int, int], size: tuple[int, int], apart: Box | None = None) -> Box:
+def best_window(
+    score: NDArray[np.float32], image: tuple[int, int], size: tuple[int, int], apart: Box | None = None
+) -> Box:
     """The window of ``size`` with the largest sum of ``score``, on the grid of cells.
 
     Args:
