@@ -112,7 +112,7 @@ def test_doctor_prints_noise_and_advice(cat: np.ndarray, tmp_path: Path, capsys:
     write_image(tmp_path / "a.png", with_noise(cat, np.random.default_rng(0).normal(0, 25, cat.shape)))
     write_image(tmp_path / "b.png", np.zeros((20, 20, 3), np.uint8))
     assert main(["doctor", str(tmp_path)]) == 0
-    assert "noise" not in capsys.readouterr().out
+    assert "standard deviation" not in capsys.readouterr().out
     assert main(["doctor", str(tmp_path), "--noise"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "too small to tell" in text
