@@ -9,11 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
 from pocketvit.data.inspect import Finding, inspect_file
+from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import keep_others, write_json
@@ -71,6 +73,8 @@ class DoctorReport:
     """Quarantine lists written in this run; damaged files are in them."""
     notes: tuple[str, ...] = ()
     """Files in the folders that are no images, counted by type."""
+    noise: FolderNoise | None = None
+    """Where it was asked for."""
 
     @property
     def ok(self) -> bool:
@@ -86,6 +90,7 @@ class DoctorReport:
         """JSON form."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plain["duplicates"] = [vars(group) for group in self.duplicates]
+        plain["noise"] = self.noise.to_dict() if self.noise else None
         return {"ok": self.ok, **plain}
 
     def render(self) -> str:
@@ -112,7 +117,7 @@ class DoctorReport:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
-        lines += self.notes
+        lines += [*(self.noise.lines(_SHOWN) if self.noise else ()), *self.notes]
         if self.quarantine:
             lines.append(
                 f"{len(self.damaged)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
@@ -131,6 +136,7 @@ def doctor(
     quarantine: bool = False,
     small: int = 32,
     huge_megapixels: float = 50.0,
+    noise: bool = False,
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
@@ -143,6 +149,7 @@ def doctor(
             out. Nothing is moved or deleted.
         small: images with a side below so many pixels are reported as tiny.
         huge_megapixels: images with more pixels are reported as huge.
+        noise: also estimate the noise of each photo: level, grain, dependence on brightness, JPEG settings.
         workers: threads; all cores by default.
         out: also write the whole report to this JSON file; an older report there is replaced, nothing else is.
 
@@ -168,7 +175,7 @@ def doctor(
     files, classes, skipped = _collect(roots)
     with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
         findings = []
-        for finding in pool.map(inspect_file, files):
+        for finding in pool.map(partial(inspect_file, noise=noise), files):
             findings.append(finding)
             advance()
     damaged = [f for f in findings if f.error]
@@ -190,6 +197,7 @@ def doctor(
         empty_folders=tuple(_empty_folders(roots)),
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
+        noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.noise_report import PhotoNoise, look_at
 from pocketvit.errors import DataError, MissingDependencyError
 from pocketvit.spec.images import FORMATS, open_image, read_image
 
@@ -36,6 +37,8 @@ class Finding:
     """Hash of the decoded pixels: equal for copies in another file format without loss."""
     error: str = ""
     """Why it cannot be decoded; empty if it can."""
+    noise: PhotoNoise | None = None
+    """Where it was asked for and the file can be decoded."""
 
     @property
     def mislabelled(self) -> bool:
@@ -48,8 +51,9 @@ class Finding:
         return self.width * self.height / 1e6
 
 
-def inspect_file(path: Path) -> Finding:
-    """Open, hash and fully decode one file; never raises for what is wrong with the image itself."""
+def inspect_file(path: Path, noise: bool = False) -> Finding:
+    """Open, hash and fully decode one file, and with ``noise`` estimate its noise; never raises for what is wrong with
+    the image itself."""
     try:
         if path.exists() and not path.is_file():
             return Finding(path, 0, error="is no regular file")
@@ -64,10 +68,11 @@ def inspect_file(path: Path) -> Finding:
             image = read_image(path)
             pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
             pixels.update(image.data)
+            seen = look_at(path, image) if noise else None
     except (DataError, MissingDependencyError) as error:
         reason = error.what.removeprefix(f"{path}").lstrip(": ").rstrip(".")
         return Finding(path, size, sha256=sha256, error=reason, **facts)
-    return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), **facts)
+    return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), noise=seen, **facts)
 
 
 def _header(path: Path) -> dict[str, Any]:

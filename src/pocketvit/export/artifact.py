@@ -189,7 +189,8 @@ def create_artifact(
             "levels": list(trained.levels), "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),
-            "tolerances": limits, "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
+            "tolerances": limits, "strength": task.strength,
+            "lineage": list(lineage), "metrics": list(metrics), "benchmarks": list(benchmarks),
             "licence": licence or Licence(), "training": dict(training or trained.info),
         }  # fmt: skip
         draft = _manifest(fields)

@@ -20,7 +20,7 @@ from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
 from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
-MAX_SIDE, JPEG_QUALITY = 900, 92
+MAX_SIDE, JPEG_QUALITY, EXACT_SIDE, DOUBLED_SIDE = 900, 92, 256, 160
 BUDGET_WORDS = {"latency_ms": ("latency", "ms"), "size_mb": ("files", "MB"), "memory_mb": ("peak memory", "MB")}
 
 
@@ -39,7 +39,7 @@ def render_html(data: ReportData) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"figure": figure, "data_uri": picture_uri}
+    environment.filters |= {"figure": figure, "data_uri": picture_uri, "shown_width": shown_width}
     template = (resources.files("pocketvit.report") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     curves = Path(data.curves) if data.curves else None
     return environment.from_string(template).render(
@@ -80,20 +80,30 @@ def _higher_is_better(data: ReportData) -> bool:
 
 
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
-    """(H, W, 3) uint8 as a JPEG data address without chroma subsampling, at most 900 pixels a side.
+    """(H, W, 3) uint8 as a data address: PNG up to 256 pixels a side, so that every pixel is what it was.
 
-    Small ones are enlarged in whole steps.
+    Very small ones have each pixel four times. Larger ones are JPEG without chroma subsampling, made smaller where a
+    side has more than 900 pixels.
     """
-    image = Image.fromarray(pixels)
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
     longest = max(image.size)
     if longest > MAX_SIDE:
         smaller = (max(1, image.width * MAX_SIDE // longest), max(1, image.height * MAX_SIDE // longest))
         image = image.resize(smaller, Image.Resampling.LANCZOS)
-    elif longest <= 160:
+    if longest <= DOUBLED_SIDE:
         image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if longest <= EXACT_SIDE:
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    kind = "png" if longest <= EXACT_SIDE else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def shown_width(pixels: NDArray[np.uint8]) -> int | None:
+    """Width in the page at which a picture is shown pixel for pixel; None for larger ones, which fill what there is."""
+    longest = max(pixels.shape[:2])
+    return None if longest > EXACT_SIDE else int(pixels.shape[1]) * (2 if longest <= DOUBLED_SIDE else 1)
 
 
 def _pareto(data: ReportData, theme: Any) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
 from pocketvit.runtimes.order import load_order
+from pocketvit.runtimes.strength import check_strength
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
@@ -57,21 +58,32 @@ class Model:
         """Folder of the artifact (of the file, where there is no artifact)."""
         return self.artifact.path if self.artifact is not None else self.file.parent
 
-    def __call__(self, image: ImageLike, on_tile: Callable[[], None] | None = None) -> Result:
+    def __call__(
+        self, image: ImageLike, on_tile: Callable[[], None] | None = None, *, strength: float | None = None
+    ) -> Result:
         """Answer for one image.
 
         Args:
             image: a path, a PIL image or an (H, W, 3) uint8 RGB array (see :func:`pocketvit.spec.images.read_image`).
             on_tile: called after each tile of a tiled model, for progress.
+            strength: of a restorer, 0 to 2: 0 is the image itself, 1 or nothing the trained answer, between them a
+                blend; above 1 the model runs a second time, on its own answer, and 2 is what that gives.
 
         Returns:
             The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
+            UsageError: ``strength`` is out of its range, or the task has none.
             DataError: the image cannot be used, or the answer holds NaN.
             VerificationError: the engine fails on the file, or the answer is not of the manifest's names and shapes.
         """
-        return self.finish(self.infer(self.prepare(image), on_tile))
+        check_strength(self.manifest, strength)
+
+        def answer(image: ImageLike) -> Result:
+            return self.finish(self.infer(self.prepare(image), on_tile))
+
+        adjust = TASKS[self.manifest.task].adjust
+        return answer(image) if strength is None or adjust is None else adjust(read_image(image), answer, strength)
 
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""

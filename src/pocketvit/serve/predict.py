@@ -5,35 +5,27 @@ from __future__ import annotations
 import csv as csv_format
 import glob
 import io
-import itertools
 import os
 import time
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.files import make_folder, numbered, plain, write_json, write_text
+from pocketvit.files import make_folder, plain, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
-from pocketvit.spec.images import IMAGE_SUFFIXES, list_images, not_looked_at, read_image, readable_suffixes, write_image
+from pocketvit.runtimes.strength import check_strength
+from pocketvit.serve.compare import compare_picture
+from pocketvit.serve.places import plan_comparisons, plan_outputs, table_path
+from pocketvit.spec.images import list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.tasks import TASKS
 from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-DEFAULT_OUT = "predictions"
-TABLE_SUFFIXES = (".csv", ".json")
-_OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".svg", ".pdf", ".tga", ".dng", ".mp4"})
-_OTHER_TABLES = frozenset({".txt", ".tsv", ".jsonl", ".xls", ".xlsx", ".html", ".xml", ".yaml", ".npy", ".npz", ".zip"})
-NOT_WRITTEN = _OTHER_PICTURES | _OTHER_TABLES
-"""Kinds of files that somebody may ask for by the name of ``out``; a folder of such a name would be a surprise.
-
-GIF is read only: it holds 256 colours, and an answer would lose the others.
-"""
 TABLE_ROWS = 50
 """Rows printed at most; the files hold all."""
 
@@ -53,10 +45,13 @@ class Prediction:
     """The answer in a few words."""
     cells: dict[str, str] = field(default_factory=dict)
     """The answer as a row of the table."""
+    compare: Path | None = None
+    """The picture of before and after, where one was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return plain({"image": self.image, "output": self.output, "ms": self.ms, **self.answer})
+        compare = {"compare": self.compare} if self.compare else {}
+        return plain({"image": self.image, "output": self.output, **compare, "ms": self.ms, **self.answer})
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,8 @@ class PredictReport:
     seconds: float
     notes: tuple[str, ...] = ()
     """What else there is to say: files in the folders that are no images."""
+    strength: float | None = None
+    """What was asked for; None is as trained."""
 
     @property
     def exit_code(self) -> int:
@@ -100,8 +97,12 @@ class PredictReport:
         cells = [(shown(p.image), shown(p.output or p.line), f"{p.ms:.1f}") for p in self.predictions[:TABLE_ROWS]]
         lines = [f"... and {len(self.predictions) - TABLE_ROWS} more"] if len(self.predictions) > TABLE_ROWS else []
         written = f", all answers in {self.table}" if self.table else ""
-        how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant})"
+        knob = "" if self.strength is None else f", strength {self.strength:g}"
+        how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant}{knob})"
         lines.append(f"{_images(len(self.predictions))} in {how}{written}.")
+        if compared := [str(p.compare) for p in self.predictions if p.compare]:
+            others = f" and {len(compared) - 1} more" if len(compared) > 1 else ""
+            lines.append(f"Before and after: {shown(compared[0])}{others}")
         if self.failures:
             lines.append(f"{_images(len(self.failures))} {'was' if len(self.failures) == 1 else 'were'} skipped:")
             lines += [f"  {shown(failure.reason)}" for failure in self.failures]
@@ -117,6 +118,8 @@ def predict(
     target: str | None = None,
     csv: bool = False,
     top: int = 5,
+    strength: float | None = None,
+    compare: bool = False,
     overwrite: bool = False,
     trust: bool = False,
 ) -> PredictReport:
@@ -136,6 +139,10 @@ def predict(
         target: runtime:precision[:threads]; by default the artifact's own.
         csv: write answers as CSV instead of JSON (classification).
         top: how many of the most probable classes of each level are listed (classification).
+        strength: how strongly a photo is restored, 0 to 2: 0 is the input, 1 as trained (the default), between them a
+            blend; above 1 the model runs once more on its own answer, which takes twice the time.
+        compare: also write <name>.compare.png beside each picture: before on the left, after on the right, and below
+            them details, enlarged.
         overwrite: replace files of those names that were there before, but never an input.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
@@ -150,6 +157,9 @@ def predict(
     task = TASKS[model.manifest.task]
     if csv and task.writes == "picture":
         raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
+    if compare and task.writes != "picture":
+        raise UsageError(f"compare goes with answers that are pictures; this artifact {task.purpose}.", "Leave it out.")
+    check_strength(model.manifest, strength)
     images = _entries(images)
     files, failures = expand(images)
     if not files and len(failures) == 1:
@@ -158,10 +168,12 @@ def predict(
     began = time.perf_counter()
     # Before the work: a wrong name should not cost hours.
     places = plan_outputs(files, out, overwrite) if task.writes == "picture" else {}
-    answers = _table_path(files, out, csv, overwrite) if task.writes == "table" else None
+    compared = plan_comparisons(places, overwrite) if compare else {}
+    answers = table_path(files, out, csv, overwrite) if task.writes == "table" else None
     for folder in {path.parent for path in (*places.values(), *([answers] if answers else []))}:
         make_folder(folder)
-    done, failed = _run_all(model, files, places, top, alone, overwrite)
+    job = _Job(model, places, compared, top, overwrite, strength)
+    done, failed = _run_all(job, files, alone)
     if answers is not None and answers.suffix.lower() == ".csv":
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
@@ -170,8 +182,10 @@ def predict(
     inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
     if inputs & {os.path.realpath(place.parent) for place in places.values()}:
         notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
+    if strength is not None and (strength == 0 or strength > 1):
+        notes += (f"strength {strength:g}: the model ran {'twice on each image' if strength else 'on no image'}",)
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
-    return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes)
+    return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes, strength)
 
 
 def _images(count: int) -> str:
@@ -240,18 +254,27 @@ def _not_looked_at(entry: str) -> list[str]:
     return not_looked_at([Path(name) for name in glob.glob(entry, recursive=True) if not os.path.isdir(name)])
 
 
-def _run_all(
-    model: Model, files: Sequence[Path], places: dict[Path, Path], top: int, alone: bool, overwrite: bool
-) -> tuple[list[Prediction], list[Failure]]:
-    """Answer for every file; ``places`` says where a picture goes. A bad image is noted, unless it is ``alone``."""
+@dataclass(frozen=True)
+class _Job:
+    """How every file is answered, and where the pictures go."""
+
+    model: Model
+    places: Mapping[Path, Path]
+    compared: Mapping[Path, Path]
+    top: int
+    overwrite: bool
+    strength: float | None
+
+
+def _run_all(job: _Job, files: Sequence[Path], alone: bool) -> tuple[list[Prediction], list[Failure]]:
+    """Answer for every file. A bad image is noted, unless it is ``alone``."""
     done: list[Prediction] = []
     failed: list[Failure] = []
-    by_tile = model.tiled and len(files) == 1
-    with track(f"predict with {model.manifest.name}", None if by_tile else len(files)) as advance:
+    by_tile = job.model.tiled and len(files) == 1
+    with track(f"predict with {job.model.manifest.name}", None if by_tile else len(files)) as advance:
         for path in files:
             try:
-                on_tile = advance if by_tile else None
-                done.append(_answer(model, path, places.get(path), top, on_tile, overwrite))
+                done.append(_answer(job, path, advance if by_tile else None))
             # An engine may fail on one image and not on the next.
             except (DataError, MissingDependencyError, VerificationError) as error:
                 if alone:
@@ -262,112 +285,27 @@ def _run_all(
     return done, failed
 
 
-def _answer(
-    model: Model, path: Path, place: Path | None, top: int, on_tile: Callable[[], None] | None, overwrite: bool
-) -> Prediction:
+def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Prediction:
     """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
+    place, beside = job.places.get(path), job.compared.get(path)
     try:
         pixels = read_image(path)
         start = time.perf_counter()
-        result = model(pixels, on_tile)
+        result = job.model(pixels, on_tile, strength=job.strength)
         ms = (time.perf_counter() - start) * 1e3
         if place is not None:
             picture = result.draw(pixels)
+            both = compare_picture(pixels, picture) if beside is not None else None
             del pixels  # encoding needs a copy of the picture; the input is not needed any more
-            write_image(place, picture, overwrite=overwrite)
+            write_image(place, picture, overwrite=job.overwrite)
+            if beside is not None and both is not None:
+                write_image(beside, both, overwrite=job.overwrite)
     except MemoryError as error:
         raise DataError(f"{path}: needs more memory than there is.", "Cut it into parts.") from error
     except (DataError, VerificationError) as error:
-        known = str(path) in error.what or (place is not None and str(place) in error.what)
+        known = any(str(name) in error.what for name in (path, place, beside) if name is not None)
         raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
-    return Prediction(path, result.to_dict(top), place, ms, result.line, result.cells(top))
-
-
-def plan_outputs(files: Sequence[Path], out: str | None, overwrite: bool = False) -> dict[Path, Path]:
-    """Where each picture goes: ``<out>/<stem>.png``, numbered where names meet, the same for the same files each time.
-
-    Names meet also where only case or the form of an accent tells them apart: other file systems make one of them.
-    Inputs are never written to, and what is there already only with ``overwrite``.
-
-    Raises:
-        UsageError: ``out`` is a file although there are several images, is an input or there already, or has the
-            suffix of a table or of ``NOT_WRITTEN``.
-    """
-    folder = Path(out or DEFAULT_OUT)
-    if os.path.isdir(folder):
-        return _plan_folder(files, folder, overwrite)
-    _check_kind(folder)
-    if folder.suffix.lower() in IMAGE_SUFFIXES:
-        if len(files) != 1:
-            raise UsageError(f"out {out} is one file, but there are {len(files)} images.", "Name a folder.")
-        return {files[0]: _named(folder, files, overwrite)}
-    if folder.suffix.lower() in TABLE_SUFFIXES or os.path.lexists(folder):
-        raise UsageError(f"out {out} is a file without an image suffix.", "Name a folder, or a file ending in .png.")
-    return _plan_folder(files, folder, overwrite)
-
-
-def _check_kind(out: Path) -> None:
-    if out.suffix.lower() in NOT_WRITTEN:
-        todo = "Name a folder, a .png file for a picture, or a .csv or .json file for answers."
-        raise UsageError(f"out {out}: {out.suffix} files are not written.", todo)
-
-
-def _named(path: Path, files: Sequence[Path], overwrite: bool) -> Path:
-    """A file that ``out`` names: no input, and not there already unless ``overwrite``."""
-    if os.path.realpath(path) in map(os.path.realpath, files):
-        raise UsageError(f"out {path} is the input itself.", "Name another file; inputs are never overwritten.")
-    if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"out {path} is there already.", "Name another file, or replace it with --overwrite.")
-    return path
-
-
-def _plan_folder(files: Sequence[Path], folder: Path, overwrite: bool) -> dict[Path, Path]:
-    inputs = set(map(os.path.realpath, files))
-    taken = _names_in(folder) if not overwrite else set()
-    plan: dict[Path, Path] = {}
-    numbers: dict[str, int] = {}  # the number to begin with: a thousand equal stems should not take a million looks
-    for path in files:
-        stem = _same(path.stem)
-        for number in itertools.count(numbers.get(stem, 1)):
-            output = numbered(folder / f"{path.stem}.png", number)
-            if _same(output.name) not in taken and os.path.realpath(output) not in inputs:
-                break
-        numbers[stem] = number + 1
-        taken.add(_same(output.name))
-        plan[path] = output
-    return plan
-
-
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return set(map(_same, os.listdir(folder)))
-    except OSError:  # not there yet, or not to be listed: what cannot be written is said when it is
-        return set()
-
-
-def _same(name: str) -> str:
-    """What names have in common that are one file on some file system."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _table_path(files: Sequence[Path], out: str | None, csv: bool, overwrite: bool) -> Path | None:
-    """The file for the answers; in a folder it gets a number where one is there already."""
-    if out is None and not csv:
-        return None
-    path = Path(out or DEFAULT_OUT)
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        what = f"out {out} is a picture, but the answers of this artifact are a table."
-        raise UsageError(what, "Name a folder, a .csv or a .json file.")
-    if csv and suffix == ".json":
-        raise UsageError(f"out {out} is JSON, but csv is on.", "Leave one of them out.")
-    if suffix in TABLE_SUFFIXES and not os.path.isdir(path):
-        return _named(path, files, overwrite)
-    if not os.path.isdir(path):
-        _check_kind(path)
-    taken = set() if overwrite else _names_in(path)
-    names = (numbered(path / f"predictions.{'csv' if csv else 'json'}", number) for number in itertools.count(1))
-    return next(name for name in names if _same(name.name) not in taken)
+    return Prediction(path, result.to_dict(job.top), place, ms, result.line, result.cells(job.top), beside)
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

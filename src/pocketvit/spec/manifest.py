@@ -13,6 +13,7 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import CPU, variant_key
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
+from pocketvit.spec.tasks.strength import Strength
 
 SCHEMA_VERSION: Literal[1] = 1
 VERSION_PATTERN = r"^\d+\.\d+\.\d+$"
@@ -150,6 +151,10 @@ class Manifest(_Strict):
     tolerances: dict[str, dict[str, float]] = Field(
         default={}, description="By precision: max_abs and mean_abs on outputs, min_cosine, metric_drop."
     )
+    strength: Strength | None = Field(
+        default=None,
+        description="Range of `strength`, which scales the answer of each image; without it the task's own range.",
+    )
     lineage: list[LineageStep] = []
     metrics: list[MetricRow] = []
     benchmarks: list[BenchRow] = []
@@ -218,6 +223,14 @@ class Manifest(_Strict):
             if len(parents) != len(level.labels) or not all(0 <= parent < len(above.labels) for parent in parents):
                 raise ValueError(f"level {level.name}: every class needs a parent in level {above.name}")
         return levels
+
+    @field_validator("strength")
+    @classmethod
+    def _task_has_a_strength(cls, strength: Strength | None, info: ValidationInfo) -> Strength | None:
+        task = TASKS.get(info.data.get("task", ""))
+        if strength is not None and task is not None and task.strength is None:
+            raise ValueError(f"{task.name} has no strength")
+        return strength
 
     @field_validator("outputs")
     @classmethod

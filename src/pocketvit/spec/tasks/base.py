@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
+from pocketvit.spec.tasks.strength import Strength
 
 Raw = Mapping[str, NDArray[Any]]
 """Outputs by name, with a batch dimension: float32, or uint8 where tiles were blended to pixels."""
@@ -231,6 +232,10 @@ class Task:
     """Collects what is shown beside the metrics."""
     agreement: Callable[[Raw, Raw], float] | None = None
     """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
+    strength: Strength | None = None
+    """How strongly it may work, where that can be chosen for each image; needs ``adjust``."""
+    adjust: Callable[[Pixels, Callable[[Pixels], Result], float], Result] | None = None
+    """(image, how to answer for an image, strength) to the answer of that strength; 1 is the plain answer."""
 
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,16 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.detail import best_window, cut, detail
+from pocketvit.spec.drawing import frame, overview
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks import base
+from pocketvit.spec.tasks.strength import Strength, adjusted
 from pocketvit.spec.tiles import to_pixels
 from pocketvit.spec.typed import Range, check_ranges
 
 OUTPUT = "restored"
 MAX_PSNR = 100.0
 """dB that an exact pair counts in an average; without a cap one such pair would make the average infinite."""
+PANEL, OVERVIEW = 256, 200
+"""Longest sides, in pixels, of the crops that reports show and of the whole photo beside them."""
 PSNR = base.MetricSpec("psnr", "dB", default_drop=0.1, tie=0.02)
 SSIM = base.MetricSpec("ssim", "", default_drop=0.005, tie=0.0005)
 
@@ -160,8 +165,21 @@ def _change(outputs: Sequence[NDArray[np.float32]], reference: Sequence[NDArray[
     return float(np.mean(np.sqrt(squares)))
 
 
+def _adjust(image: Pixels, answer: Callable[[Pixels], base.Result], strength: float) -> Restored:
+    return Restored(adjusted(image, lambda pixels: answer(pixels).draw(pixels), strength))
+
+
 def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Sequence[LevelSpec]) -> list[base.Panel]:
-    return [("input", image), ("restored", result.draw(image)), ("truth", truth.astype(np.uint8))]
+    """Where the truth has most detail, pixel for pixel; of a larger photo also where that is."""
+    clean = truth.astype(np.uint8)
+    box = best_window(detail(clean), clean.shape[:2], (PANEL, PANEL))
+    shown = [(name, cut(each, box)) for name, each in (("input", image), ("restored", result.draw(image)))]
+    shown.append(("truth", cut(clean, box)))
+    if box[2:] == clean.shape[:2]:
+        return shown
+    whole, scale = overview(clean, OVERVIEW)
+    top, left, height, width = (round(value * scale) for value in box)
+    return [*shown, ("where it is", frame(whole, (top, left, height, width)))]
 
 
 RESTORE = base.Task(
@@ -195,6 +213,8 @@ RESTORE = base.Task(
     writes="picture",
     example="model(image).image  # (H, W, 3) uint8",
     study=lambda levels: RestoreStudy(),
+    strength=Strength(),
+    adjust=_adjust,
     plain='Image.fromarray(np.clip(np.rint(answer), 0, 255).astype(np.uint8)).save("restored.png")\n',
     start={
         "model": {"name": "restorer_s", "weights": "denoise-color"},
