@@ -5,6 +5,7 @@ One kernel blurs the whole picture: what moves by itself or lies at another dept
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -90,11 +91,19 @@ def reach(blur: BlurConfig) -> int:
 def convolve(image: NDArray[np.float32], kernel: Kernel) -> NDArray[np.float32]:
     """Convolve each channel of (H, W, C) with an odd kernel, and leave out the border: (H - h + 1, W - w + 1, C).
 
-    By Fourier transforms of the picture's own size: what comes in from the other side is in the border that is cut.
+    By Fourier transforms of about the picture's size: what comes in from the other side is in the border that is cut.
     """
-    size, rows, columns = image.shape[:2], kernel.shape[0] - 1, kernel.shape[1] - 1
-    planes = np.fft.rfft2(np.ascontiguousarray(np.moveaxis(image, 2, 0))) * np.fft.rfft2(kernel, size)
-    return np.moveaxis(np.fft.irfft2(planes, size)[:, rows:, columns:], 0, 2).astype(np.float32, copy=False)
+    (height, width), border = image.shape[:2], kernel.shape[0] - 1
+    size = _fast(height), _fast(width)
+    planes = np.fft.rfft2(np.moveaxis(image, 2, 0), size) * np.fft.rfft2(kernel, size)
+    found = np.fft.irfft2(planes, size)[:, border:height, border:width]
+    return np.moveaxis(found, 0, 2).astype(np.float32, copy=False)
+
+
+@lru_cache(256)
+def _fast(length: int) -> int:
+    """The next length without a prime factor above 5, which transforms are quick at."""
+    return next(n for n in itertools.count(length) if 30**20 % n == 0)
 
 
 def blurred(image: Pixels, kernel: Kernel, gamma: float) -> Pixels:
