@@ -19,6 +19,7 @@ from pocketvit.data.collections import load_splits
 from pocketvit.errors import DataError, PocketvitError, UsageError
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr
+from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.classify import ClassifyEvaluator
 from pocketvit.tasks.load import load_checkpoint
@@ -54,6 +55,16 @@ def test_a_restorer_learns_to_denoise_and_leaves_curves(tmp_path: Path) -> None:
     assert rows[-1]["psnr@sigma25"] > noisy + 0.4
     assert best.info["best_value"] == pytest.approx(max(r["psnr@sigma25"] for r in rows))
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+
+
+def test_a_restorer_learns_to_deblur(tmp_path: Path) -> None:
+    blur = {"probability": 1, "shake": 0, "defocus_size": [4, 4]}
+    recipe = restore_recipe(write_photos(tmp_path / "photos"), **{"train.epochs": 8})
+    recipe = load_recipe(recipe, {"data.noise": "none", "data.blur": blur, "train.lr": 0.01})
+    run(recipe, tmp_path / "run")
+    rows, val = read_rows(tmp_path / "run" / "metrics.csv"), load_splits(recipe.data, "restore").val
+    blurred = np.mean([psnr(case.image, case.truth) for case in eval_cases(val, recipe.data)])
+    assert rows[-1]["psnr@defocus"] > blurred + 0.4
 
 
 def test_a_classifier_learns_three_colours(tmp_path: Path) -> None:

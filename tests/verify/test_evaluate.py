@@ -64,6 +64,16 @@ def test_other_noise_levels_target_and_limit(tmp_path: Path, photos: Path) -> No
     assert (report.count, report.variant, report.main_metric) == (2, "openvino:fp32", "psnr@sigma10")
 
 
+def test_blurred_photos_are_scored_by_their_kind(tmp_path: Path, photos: Path) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a")
+    report = evaluate(str(artifact.path), str(photos), eval_sigma=(5,), blur=True, limit=2)
+    assert (report.count, report.main_metric) == (4, "psnr@shake-sigma5")
+    assert set(report.details) == {"psnr@shake-sigma5", "psnr@defocus-sigma5"}
+    unblurred = evaluate(str(artifact.path), str(photos), eval_sigma=(5,), limit=2)
+    for row in report.details.values():
+        assert row["input"] < unblurred.details["psnr@sigma5"]["input"]
+
+
 def test_pairs(tmp_path: Path) -> None:
     for side in ("noisy", "clean"):
         (tmp_path / "d" / side).mkdir(parents=True)

@@ -138,9 +138,9 @@ def load_collection(
     if layout not in record.layouts:
         todo = f"Take one of {', '.join(record.layouts)}."
         raise UsageError(f"data.layout {layout} does not go with task.name {task}.", todo)
-    if layout == "clean" and data.noise == "none" and record.degrades:
-        what = f"data.layout clean with data.noise none leaves nothing to {task}."
-        raise UsageError(what, "Take gaussian or poisson, or a layout with pairs.")
+    if layout == "clean" and data.noise == "none" and not data.blur.probability and record.degrades:
+        what = f"data.layout clean with data.noise none and no data.blur leaves nothing to {task}."
+        raise UsageError(what, "Take gaussian or poisson, a data.blur.probability, or a layout with pairs.")
     rows: dict[Path, layouts.Entry] = {}
     notes: list[str] = []
     excluded = repeated = contradicting = 0

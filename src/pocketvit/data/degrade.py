@@ -6,6 +6,7 @@ size, and a row of :data:`KINDS`. Every draw comes from the generator.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pocketvit.data import camera
+from pocketvit.data import blur, camera
 from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, quantize
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
@@ -66,6 +67,7 @@ def _finished(
     return degraded, truth
 
 
+Apply = Callable[[Pixels, np.random.Generator], Pair]
 Kind = Callable[[Pixels, DataConfig, np.random.Generator], Pair]
 KINDS: dict[str, Kind] = {
     "none": lambda image, data, rng: (image, image),
@@ -88,11 +90,14 @@ def rescaling(kind: str, data: DataConfig) -> float:
 
 def margin(data: DataConfig) -> int:
     """Pixels on each side of a crop that :func:`degrade` needs beyond ``data.patch``."""
-    kinds = shares(data)
-    if not {"camera", "correlated"} & set(kinds):
-        return 0
+    kinds, side = shares(data), data.patch + 2 * _border(data)
     smallest = min(1.0, data.camera.rescale_by[0]) if any(rescaling(kind, data) for kind in kinds) else 1.0
-    return math.ceil(((data.patch + 2 * BORDER) / smallest - data.patch) / 2)
+    return math.ceil((side / smallest - data.patch) / 2)
+
+
+def _border(data: DataConfig) -> int:
+    """Pixels on each side that blur and filters need once a sample has its size."""
+    return blur.reach(data.blur) + (BORDER if {"camera", "correlated"} & set(shares(data)) else 0)
 
 
 def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
@@ -101,15 +106,31 @@ def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
     kind = list(kinds)[int(rng.choice(len(kinds), p=list(kinds.values())))] if len(kinds) > 1 else data.noise
     if not around:
         return KINDS[kind](region, data, rng)
-    side = data.patch + 2 * BORDER
+    border, reach = _border(data), blur.reach(data.blur)
+    side = data.patch + 2 * border
     if rng.random() < rescaling(kind, data):
         image = _rescaled(region, side, data, rng)
     else:
-        cut = around - BORDER
-        image = region[cut : cut + side, cut : cut + side]
-    degraded, truth = KINDS[kind](image, data, rng)
-    inner = slice(BORDER, BORDER + data.patch)
-    return np.ascontiguousarray(degraded[inner, inner]), np.ascontiguousarray(truth[inner, inner])
+        image = _middle(region, around - border)
+    kernel, sharp, noise = blur.draw(data.blur, rng), _middle(image, reach), _drawn(kind, data)
+    if kernel is None:
+        degraded, truth = noise(sharp, rng)
+    else:
+        soft = blur.blurred(_middle(image, reach - kernel.shape[0] // 2), kernel, data.blur.gamma)
+        degraded, truth = _followed(sharp, soft, noise, rng)
+    cut = border - reach
+    return np.ascontiguousarray(_middle(degraded, cut)), np.ascontiguousarray(_middle(truth, cut))
+
+
+def _middle(image: Pixels, border: int) -> Pixels:
+    return image[border : image.shape[0] - border, border : image.shape[1] - border]
+
+
+def _followed(sharp: Pixels, soft: Pixels, noise: Apply, rng: np.random.Generator) -> Pair:
+    """Noise on a blurred photo; the truth is what the same camera makes of the sharp one."""
+    again = copy.deepcopy(rng)
+    degraded, truth = noise(soft, rng)
+    return degraded, sharp if truth is soft else noise(sharp, again)[1]
 
 
 def _rescaled(region: Pixels, side: int, data: DataConfig, rng: np.random.Generator) -> Pixels:
@@ -129,32 +150,47 @@ class Condition:
 
     name: str
     """In the names of metrics, e.g. ``sigma25``."""
-    apply: Callable[[Pixels, np.random.Generator], Pair]
+    apply: Apply
 
 
 def conditions(data: DataConfig) -> list[Condition]:
     """How photos are degraded to evaluate a model of this recipe, in order; the generator is one for all photos.
 
     Gaussian noise at every level of ``data.eval_sigma``, rounded to 8 bits; with ``poisson``, shot noise of the middle
-    of ``data.shot`` is added. Other kinds are drawn as in training, without rescaling.
+    of ``data.shot`` is added. Other kinds are drawn as in training, without rescaling. Where photos are blurred, each
+    of these comes after each kind of blur: ``shake-sigma5``, and ``shake`` where ``data.noise`` is none.
     """
-    found = []
-    for kind in shares(data):
-        if kind in ("camera", "correlated"):
-            found.append(Condition(kind, _drawn(kind, data)))
-        else:
-            shot = (data.shot[0] + data.shot[1]) / 2 if kind == "poisson" else None
-            found += [_level(sigma, shot) for sigma in data.eval_sigma]
-    return found
+    noises = [condition for kind in shares(data) for condition in _noises(kind, data)]
+    if not data.blur.probability:
+        return noises
+    return [_blurred(kind, noise, data) for kind in data.blur.shares() for noise in noises]
 
 
 def main_of(data: DataConfig) -> Condition:
-    """The condition of the main metric: of the most frequent kind, the middle one of ``data.eval_sigma``."""
-    several = next(iter(shares(data))) not in ("camera", "correlated")
-    return conditions(data)[len(data.eval_sigma) // 2 if several else 0]
+    """The condition of the main metric: of the most frequent kinds, the middle one of ``data.eval_sigma``."""
+    return conditions(data)[len(_noises(next(iter(shares(data))), data)) // 2]
 
 
-def _drawn(kind: str, data: DataConfig) -> Callable[[Pixels, np.random.Generator], Pair]:
+def _noises(kind: str, data: DataConfig) -> list[Condition]:
+    if kind in ("camera", "correlated"):
+        return [Condition(kind, _drawn(kind, data))]
+    if kind == "none" and data.blur.probability:
+        return [Condition("", _drawn(kind, data))]
+    shot = (data.shot[0] + data.shot[1]) / 2 if kind == "poisson" else None
+    return [_level(sigma, shot) for sigma in data.eval_sigma]
+
+
+def _blurred(kind: str, noise: Condition, data: DataConfig) -> Condition:
+    def apply(clean: Pixels, rng: np.random.Generator) -> Pair:
+        kernel = blur.KERNELS[kind](data.blur, rng)
+        edge = (kernel.shape[0] // 2,) * 2
+        wider = np.pad(clean, (edge, edge, (0, 0)), mode="symmetric")
+        return _followed(clean, blur.blurred(wider, kernel, data.blur.gamma), noise.apply, rng)
+
+    return Condition("-".join(filter(None, (kind, noise.name))), apply)
+
+
+def _drawn(kind: str, data: DataConfig) -> Apply:
     return lambda image, rng: KINDS[kind](image, data, rng)
 
 

@@ -1,4 +1,4 @@
-"""How clean photos are made worse for training: the ranges of each kind of noise, as sections of the recipe's ``data``.
+"""How clean photos are made worse for training: the ranges of each kind of noise and of blur, sections of ``data``.
 
 Pairs of numbers are ranges that a value is drawn from, for each sample anew; shares are probabilities.
 """
@@ -21,6 +21,10 @@ _CORRELATED = {
     **{"sigma": Range(0.1, 255), "luma": Range(0, 4), "color": Range(0, 8)},
     **dict.fromkeys(("signal", "rescale", "sharpen", "jpeg"), _SHARE),
 }
+_BLUR = {
+    **{"probability": _SHARE, "shake": _COUNT, "defocus": _COUNT, "shake_size": Range(1, 127)},
+    **{"anxiety": Range(0, 0.1), "defocus_size": Range(0, 127), "defocus_edge": Range(0.5, 32), "gamma": Range(1, 4)},
+}
 
 
 def _ordered(section: str, settings: object) -> None:
@@ -28,6 +32,11 @@ def _ordered(section: str, settings: object) -> None:
         if isinstance(value, tuple) and not value[0] <= value[1]:
             what = f"{section}.{name} must be low and high, low <= high, not {short(value)}."
             raise UsageError(what, "Correct the recipe or the option.")
+
+
+def _shares(weights: dict[str, float]) -> dict[str, float]:
+    found = sorted(((kind, weight) for kind, weight in weights.items() if weight > 0), key=lambda entry: -entry[1])
+    return {kind: weight / sum(weights.values()) for kind, weight in found}
 
 
 @dataclass(frozen=True)
@@ -111,5 +120,36 @@ class MixtureConfig:
 
     def shares(self) -> dict[str, float]:
         """Kinds of a weight above 0, the heaviest first, with weights that sum to 1."""
-        weights = sorted(((kind, weight) for kind, weight in asdict(self).items() if weight > 0), key=lambda x: -x[1])
-        return {kind: weight / sum(w for _, w in weights) for kind, weight in weights}
+        return _shares(asdict(self))
+
+
+@dataclass(frozen=True)
+class BlurConfig:
+    """Blur of clean photos, before any noise (:mod:`pocketvit.data.blur`)."""
+
+    probability: float = 0.0
+    """Share of photos that are blurred; 0 blurs none."""
+    shake: float = 0.7
+    """Weight of camera shake among the blurred photos."""
+    defocus: float = 0.3
+    """Weight of defocus among the blurred photos."""
+    shake_size: tuple[float, float] = (3.0, 25.0)
+    """Width of the kernels of camera shake, in pixels."""
+    anxiety: tuple[float, float] = (0.0, 0.005)
+    """How restless the hand is: 0 moves in a straight line."""
+    defocus_size: tuple[float, float] = (2.0, 9.0)
+    """Diameter of the discs of defocus, in pixels."""
+    defocus_edge: tuple[float, float] = (1.0, 2.0)
+    """Width of the soft edge of those discs, in pixels."""
+    gamma: float = 2.2
+    """Blur is of light, before a camera's tone curve: of pixels to this power. 1 blurs the pixels as they are."""
+
+    def __post_init__(self) -> None:
+        check_ranges("data.blur", self, _BLUR)
+        _ordered("data.blur", self)
+        if not self.shake + self.defocus:
+            raise UsageError("data.blur gives no kind of blur a weight.", "Give one of them a weight above 0.")
+
+    def shares(self) -> dict[str, float]:
+        """Kinds of a weight above 0, the heaviest first, with weights that sum to 1."""
+        return _shares({"shake": self.shake, "defocus": self.defocus})

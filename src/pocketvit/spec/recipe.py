@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
-from pocketvit.spec.degradation import CameraConfig, CorrelatedConfig, MixtureConfig
+from pocketvit.spec.degradation import BlurConfig, CameraConfig, CorrelatedConfig, MixtureConfig
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
@@ -94,6 +94,7 @@ class DataConfig:
     camera: CameraConfig = field(default_factory=CameraConfig)
     correlated: CorrelatedConfig = field(default_factory=CorrelatedConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    blur: BlurConfig = field(default_factory=BlurConfig)
     patch: int = 64
     """Side of the training crops in pixels (tasks whose answer has the photo's pixels)."""
     patches_per_image: int = 1

@@ -14,6 +14,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.files import plain
 from pocketvit.progress import track
 from pocketvit.runtimes.model import load
+from pocketvit.spec.degradation import BlurConfig
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case, Evaluator, Measure, Study
@@ -124,6 +125,7 @@ def eval(
     target: str | None = None,
     class_names: str | None = None,
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0),
+    blur: bool = False,
     limit: int | None = None,
     trust: bool = False,
 ) -> EvalReport:
@@ -139,6 +141,7 @@ def eval(
         target: runtime:precision[:threads]; by default the artifact's own.
         class_names: CSV with class names for list files.
         eval_sigma: noise levels for clean photos, 0 to 255.
+        blur: blur clean photos before that, by camera shake and by defocus, as data.blur does by default.
         limit: at most so many images, evenly spread.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
 
@@ -149,7 +152,12 @@ def eval(
     check_limit(limit)
     model = load(artifact, target, trust=trust)
     task = TASKS[model.manifest.task]
-    section = DataConfig(layout=layout or task.layouts[0], class_names=class_names, eval_sigma=tuple(eval_sigma))
+    section = DataConfig(
+        layout=layout or task.layouts[0],
+        class_names=class_names,
+        eval_sigma=tuple(eval_sigma),
+        blur=BlurConfig(probability=float(blur)),
+    )
     collection = load_collection([os.fspath(data)], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))
     total = images * max(1, len(condition_names(collection, section)))
