@@ -59,7 +59,9 @@ def _finished(
     settings = data.camera
     if rng.random() < sharpen:
         amount, deviation = rng.uniform(*settings.sharpen_by), rng.uniform(0.5, 1.2)
-        noisy, clean = (camera.sharpen(each, amount, deviation) for each in (noisy, clean))
+        noisy = camera.sharpen(noisy, amount, deviation)
+        if rng.random() < settings.sharpen_truth:
+            clean = camera.sharpen(clean, amount, deviation)
     degraded, truth = quantize(noisy * 255), quantize(clean * 255)
     if rng.random() < jpeg:
         quality = int(rng.integers(settings.quality[0], settings.quality[1] + 1))

@@ -13,7 +13,7 @@ from pocketvit.spec.typed import Range, check_ranges, short
 _SHARE, _COUNT = Range(0, 1), Range(0, 1e6)
 _CAMERA = {
     **{"shot": Range(1e-6, 0.5), "red_gain": Range(0.5, 8), "blue_gain": Range(0.5, 8), "exposure": Range(0.1, 4)},
-    **dict.fromkeys(("malvar", "smooth", "rescale", "sharpen", "jpeg", "subsampling"), _SHARE),
+    **dict.fromkeys(("malvar", "smooth", "rescale", "sharpen", "sharpen_truth", "jpeg", "subsampling"), _SHARE),
     **{"smooth_luma": Range(0, 4), "smooth_color": Range(0, 8), "rescale_by": Range(0.25, 4), "reduce": Range(1, 8)},
     **{"sharpen_by": Range(0, 4), "quality": Range(1, 100)},
 }
@@ -67,7 +67,9 @@ class CameraConfig:
     """A photo that is rescaled is first reduced so many times (averages of squares), which takes away its own grain and
     what its JPEG file has left, and then enlarged to the size that ``rescale_by`` gives."""
     sharpen: float = 0.3
-    """Share of photos that are sharpened after noise has arisen (unsharp mask); so is the truth."""
+    """Share of photos that are sharpened after noise has arisen (unsharp mask)."""
+    sharpen_truth: float = 1.0
+    """Share of those whose truth is sharpened too; else the halos of sharpening are to be taken back with the noise."""
     sharpen_by: tuple[float, float] = (0.2, 1.0)
     """Amount of that sharpening."""
     jpeg: float = 0.6
