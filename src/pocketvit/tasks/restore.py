@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pocketvit.errors import UsageError
+from pocketvit.models.layers.patch_embed import fold_patches
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -32,8 +34,46 @@ LOSSES = {
 }
 
 
+class PixelDecoder(nn.Module):
+    """Features to an image: (B, 3, H, W) in [0, 1] -> the same.
+
+    ``decoder="token"`` decodes every place of each feature to the pixels that it stands for (LayerNorm, Linear
+    C -> 3 * stride^2, fold), added up on top of the input; ``"global"`` the pooled feature to all pixels (LayerNorm,
+    Linear D -> 3 * H * W). ``backbone`` keeps :class:`pocketvit.models.backbone.Backbone`, ``size`` is (H, W).
+    """
+
+    def __init__(self, backbone: Any, decoder: str, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone, self.size, self.strides = backbone, size, () if decoder == "global" else backbone.strides
+        widths = [(c, 3 * stride**2) for c, stride in zip(backbone.channels, self.strides)]
+        widths = widths or [(backbone.embed_dim, 3 * size[0] * size[1])]
+        self.decoders = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, pixels)) for c, pixels in widths)
+        if self.strides:  # training starts at the identity
+            for parameter in (p for decode in self.decoders for p in decode.get_submodule("1").parameters()):
+                nn.init.zeros_(parameter)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore."""
+        if not self.strides:
+            return self.decoders[0](self.backbone(image)).unflatten(1, (3, *self.size))
+        restored, (height, width) = image, image.shape[-2:]
+        for feature, decode, stride in zip(self.backbone.features(image), self.decoders, self.strides, strict=True):
+            tokens = feature if feature.dim() == 3 else feature.flatten(2).transpose(1, 2)
+            pixels = fold_patches(decode(tokens), (-(-height // stride), -(-width // stride)), stride, 3)
+            restored = restored + pixels[..., :height, :width]
+        return restored
+
+
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> nn.Module:
-    """The backbone itself, which already gives an image."""
+    """The backbone itself where it gives an image, else a decoder on it.
+
+    Raises UsageError: ``config.decoder`` is set for an architecture that has one of its own.
+    """
+    if getattr(backbone, "gives", "image") == "features":
+        return PixelDecoder(backbone, config.decoder or "token", preprocess.size)
+    if config.decoder:
+        what = f"task.decoder {config.decoder} is for architectures that give features; this one gives an image."
+        raise UsageError(what, "Leave task.decoder out; a vit_restorer has model.options.decoder.")
     return backbone
 
 

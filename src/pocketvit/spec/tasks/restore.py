@@ -31,6 +31,9 @@ class RestoreConfig(base.TaskConfig):
     name: str = "restore"
     loss: Literal["auto", "l1", "charbonnier", "mse", "log_mse"] = "auto"
     """``auto`` is log_mse: it weighs all noise levels alike."""
+    decoder: Literal["token", "global"] | None = None
+    """How an architecture that gives features makes pixels: ``token`` (the default there) from every place of its
+    features those around it, on top of the input; ``global`` all of them from the pooled feature."""
 
 
 @dataclass(frozen=True, repr=False)
