@@ -62,7 +62,7 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     file, fetched = weights, from_timm(weights)
     if not fetched and weights not in shipped_names() and not os.path.exists(weights):
         what = f"model.weights {short(weights)}: no such file or folder."
-        known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, timm or timm:<name>"
+        known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm (timm:<name>)"
         raise DataError(what, f"Give {known}; other names are fetched from nowhere.")
     if not fetched and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
