@@ -47,18 +47,20 @@ LEVELS = (LevelSpec(name="label", labels=["a", "b", "c"]),)
 
 def trained(name: str, options: dict[str, Any], size: tuple[int, int]) -> Trained:
     """With random weights, for a task that the architecture serves."""
+    return trained_as(
+        {"name": "classify" if architecture(name).gives == "features" else "restore"}, name, options, size
+    )
+
+
+def trained_as(task: dict[str, Any], name: str, options: dict[str, Any], size: tuple[int, int]) -> Trained:
+    """With random weights, for the task of a recipe's section."""
     torch.manual_seed(0)
-    if architecture(name).gives == "features":
-        task, levels, spec = config_of({"name": "classify"}), LEVELS, Preprocess(size=size)
-    else:
-        plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        task, levels, spec = (
-            config_of({"name": "restore"}),
-            (),
-            Preprocess(size=size, resize="tile", overlap=8, **plain),
-        )
+    config, levels, spec = config_of(task), LEVELS, Preprocess(size=size)
+    if task["name"] == "restore":
+        levels, plain = (), {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        spec = Preprocess(size=size, resize="tile", overlap=8, **plain)
     model = ModelConfig(name, options)
-    return Trained(build_task_model(model, task, levels, spec), model, task, levels, spec)
+    return Trained(build_task_model(model, config, levels, spec), model, config, levels, spec)
 
 
 def one_batch(start: Trained, steps: int) -> list[float]:

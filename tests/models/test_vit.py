@@ -35,6 +35,8 @@ def test_parameter_counts_are_the_golden_ones() -> None:
     assert count(base.patch_embed) == 590_592
     assert count(base) == 85_797_120
     assert count(meta_build("vit_restorer_base_global")) == 201_554_688
+    assert count(meta_build("vit_restorer_base_global", final_norm=True)) == 201_556_224
+    assert count(meta_build("vit_restorer_base_token")) == 86_387_712  # no class token: 85,795,584 + 1,536 + 590,592
     tiny = meta_build("vit_tiny_patch16_224")
     assert count(tiny) + 192 * 1000 + 1000 == 5_717_416
 

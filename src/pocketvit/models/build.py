@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.models.names import to_timm_names
 from pocketvit.models.shapes import cut_like
 from pocketvit.models.variants import VARIANTS, Architecture
 from pocketvit.spec.typed import Range, check_range, short
 
 TIMM = "timm:"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 _WIDTH, _COUNT, _SIDE = Range(1, 8192), Range(1, 128), Range(1, 256)
 OPTIONS = {
     **{"embed_dim": _WIDTH, "width": _WIDTH, "widths": _WIDTH, "image_size": _WIDTH, "channels": Range(1, 64)},
@@ -76,10 +78,12 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
             if count > MAX_PARAMETERS:
                 what = f"model.options {short(str(options))} make {count:.3g} parameters of {name}."
                 raise UsageError(what, f"Stay below {MAX_PARAMETERS:.0e}.")
-        return row.build(**given)
+        network = row.build(**given)
     except _REFUSALS as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UsageError(f"model.options for {name}: {reason}.", "Correct model.options.") from error
+    network.gives = row.gives  # type: ignore[assignment]  # for tasks that take either
+    return network
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -119,11 +123,25 @@ def check_option(key: str, value: object) -> None:
             check_range(name, entry, allowed or _ANY)
 
 
+def from_timm(weights: str) -> bool:
+    """Whether ``model.weights`` asks for pretrained weights of timm: ``timm``, or ``timm:<name>``."""
+    return weights == "timm" or weights.startswith(TIMM)
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file. Raises DataError: missing, truncated, or its header lies."""
+    """Tensors of a .safetensors file; those of torchvision's ViTs by timm's names.
+
+    Raises DataError: missing, truncated, its header lies, or a pickle.
+    """
     try:
-        return load_file(path)
+        return to_timm_names(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
+        if path.suffix in PICKLES:
+            todo = (
+                "Convert what you trust: from torch import load; from safetensors.torch import save_file; "
+                f"save_file(load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
+            )
+            raise DataError(f"{path}: is a pickle, which can run programs; weights are safetensors.", todo) from error
         raise DataError(f"{path}: weights cannot be read ({error}).", "Copy the file again.") from error
 
 
@@ -134,7 +152,8 @@ def load_weights(
 
     Args:
         model: the backbone.
-        weights: path of a .safetensors, or ``timm`` for timm's pretrained weights of the variant ``timm_name``.
+        weights: path of a .safetensors, ``timm`` for timm's pretrained weights of the variant ``timm_name``, or
+            ``timm:<name>`` for those of another.
         timm_name: used with ``timm``.
         original: the file may be narrowed against this one, and the model is cut like it first
             (:func:`pocketvit.models.shapes.cut_like`); without one all shapes must agree.
@@ -143,10 +162,10 @@ def load_weights(
     Raises UsageError: a tensor of the backbone is missing in the file or has another shape. DataError: the file is
     damaged, or timm's weights cannot be had.
     """
-    if weights == "timm":
+    if from_timm(weights):
         from pocketvit.models.timm_backbone import pretrained_state
 
-        state = pretrained_state(timm_name.removeprefix(TIMM))
+        state = pretrained_state((timm_name if weights == "timm" else weights).removeprefix(TIMM))
     else:
         state = read_safetensors(Path(weights))
     state = {key.removeprefix("backbone."): value for key, value in state.items()}

@@ -27,15 +27,15 @@ def _map_block(kind: str, width: int, window: int) -> nn.Module:
     return table[kind](width, max(1, width // HEAD_DIM), window)
 
 
-def padded(image: Tensor, multiple: int) -> Tensor:
+def _padded(image: Tensor, multiple: int) -> Tensor:
     """Continued at the right and bottom to multiples. Replication works for any size; reflection needs more pixels."""
     pad_h, pad_w = -image.shape[-2] % multiple, -image.shape[-1] % multiple
     return F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
 
 
-def added(image: Tensor, residual: Tensor, multiple: int) -> Tensor:
+def _added(image: Tensor, residual: Tensor, multiple: int) -> Tensor:
     """The residual of the padded image on top of it, cut to the image's size."""
-    restored = padded(image, multiple) + residual
+    restored = _padded(image, multiple) + residual
     return restored if restored.shape == image.shape else restored[..., : image.shape[-2], : image.shape[-1]]
 
 
@@ -84,10 +84,7 @@ class Restorer(AnySize, nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> a map (B, C, h, w) of each level, finest first."""
-        return self.levels_of(self.stem(F.pixel_unshuffle(padded(image, self.multiple), self.unshuffle)))
-
-    def levels_of(self, z: Tensor) -> list[Tensor]:
-        """From the stem's map to a map of each level, finest first."""
+        z = self.stem(F.pixel_unshuffle(_padded(image, self.multiple), self.unshuffle))
         maps = []
         for encode, down in zip(self.encoder, self.down, strict=True):
             z = encode(z)
@@ -97,14 +94,10 @@ class Restorer(AnySize, nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
-        return added(image, self.residual(self.features(image)), self.multiple)
-
-    def residual(self, maps: list[Tensor]) -> Tensor:
-        """From the maps of the levels to what is added to the padded image."""
-        *skips, z = maps
+        *skips, z = self.features(image)
         for up, decode, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             z = decode(F.pixel_shuffle(up(z), 2) + skip)
-        return F.pixel_shuffle(self.head(z), self.unshuffle)
+        return _added(image, F.pixel_shuffle(self.head(z), self.unshuffle), self.multiple)
 
 
 class DenseDenoiser(AnySize, OneFeature, nn.Module):
@@ -129,9 +122,9 @@ class DenseDenoiser(AnySize, OneFeature, nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, C, h, w)]."""
-        return [self.body[:-1](F.pixel_unshuffle(padded(image, self.unshuffle), self.unshuffle))]
+        return [self.body[:-1](F.pixel_unshuffle(_padded(image, self.unshuffle), self.unshuffle))]
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
         residual = F.pixel_shuffle(self.body[-1](self.features(image)[0]), self.unshuffle)
-        return added(image, residual, self.unshuffle)
+        return _added(image, residual, self.unshuffle)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
 from pocketvit.models.restorer import DenseDenoiser, Restorer
-from pocketvit.models.told import ToldRestorer
 from pocketvit.models.vit import ViT, ViTRestorer
 
 
@@ -38,7 +37,8 @@ def _restorer(widths: tuple[int, ...], decoder: tuple[int, ...]) -> Architecture
 
 _VIT, _DEIT = "Dosovitskiy et al. 2020, table 1", "Touvron et al. 2021, table 1"
 _SMALL = {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8}
-_GLOBAL = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16, "decoder": "global"}
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16}
+_GLOBAL, _TOKEN = {**_BASE, "decoder": "global"}, {**_BASE, "decoder": "token"}
 
 VARIANTS: dict[str, Architecture] = {
     "vit_micro_patch16_224": _vit(96, 6, 3, 16, "half of ViT-Ti, for quick runs"),
@@ -49,9 +49,9 @@ VARIANTS: dict[str, Architecture] = {
     "vit_large_patch16_224": _vit(1024, 24, 16, 16, _VIT),
     "vit_restorer_tiny": Architecture("image", ViTRestorer, _SMALL, True, "every token to its own pixels"),
     "vit_restorer_base_global": Architecture("image", ViTRestorer, _GLOBAL, True, "reference: one token to all"),
+    "vit_restorer_base_token": Architecture("image", ViTRestorer, _TOKEN, True, "reference: every token to its own"),
     "restorer_xs": _restorer((32, 64, 96), (1, 1)),
     "restorer_s": _restorer((48, 64, 96), (1, 1)),
-    "restorer_s_told": replace(_restorer((48, 64, 96), (1, 1)), build=ToldRestorer),
     "restorer_m": _restorer((48, 64, 96), (2, 1)),
     "restorer_l": _restorer((48, 96, 128), (2, 1)),
     "dense_ffdnet": Architecture("image", DenseDenoiser, source="Zhang et al. 2018, colour FFDNet's layer stack"),

@@ -118,21 +118,22 @@ class ViT(OneFeature, nn.Module):
 class ViTRestorer(OneFeature, nn.Module):
     """A ViT that gives an image: (B, 3, H, W) in [0, 1] -> the same.
 
-    ``decoder="patch"`` decodes every token to its own pixels on top of the input (LayerNorm, Linear D -> C*P^2, fold);
-    ``"global"`` decodes the class token alone to all pixels (LayerNorm, Linear D -> C*H*W): kept to compare with.
+    ``decoder="token"`` (``"patch"``, its older name) decodes every token to its own pixels on top of the input
+    (LayerNorm, Linear D -> C*P^2, fold); ``"global"`` decodes the class token alone to all pixels (LayerNorm,
+    Linear D -> C*H*W): kept to compare with.
     """
 
     feature_kind, any_size = "tokens", False
 
-    def __init__(self, *, decoder: Literal["patch", "global"] = "patch", **vit: Any) -> None:
+    def __init__(self, *, decoder: Literal["token", "patch", "global"] = "token", **vit: Any) -> None:
         super().__init__()
-        _check("decoder", decoder, ("patch", "global"))
+        _check("decoder", decoder, ("token", "patch", "global"))
         self.vit = ViT(**{"final_norm": False, **vit, "pool": "cls" if decoder == "global" else "gap"})
         self.decoder, self.strides = decoder, self.vit.strides
         c, d, (height, width) = self.vit.in_channels, self.vit.embed_dim, self.vit.image_size
         self.decoder_norm = nn.LayerNorm(d)
         self.decoder_proj = nn.Linear(d, c * height * width if decoder == "global" else c * self.vit.patch_size**2)
-        if decoder == "patch":
+        if decoder != "global":
             nn.init.zeros_(self.decoder_proj.weight)
             nn.init.zeros_(self.decoder_proj.bias)
 
@@ -155,6 +156,12 @@ class ViTRestorer(OneFeature, nn.Module):
         return image + fold_patches(pixels, self.vit.grid, self.vit.patch_size, self.vit.in_channels)
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
-        """The ViT's positions for ``size``; the global decoder's output is of one size and stays."""
+        """The ViT's positions for ``size``; the global decoder's output is of one size and stays.
+
+        The state of a ViT without pixels (a classifier's) is understood: our decoder goes on top of it.
+        """
+        if "patch_embed.proj.weight" in state:
+            own = {key: value for key, value in self.state_dict().items() if not key.startswith("vit.")}
+            state = own | {f"vit.{key}": value for key, value in state.items()}
         inner = {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
         return state | {f"vit.{key}": value for key, value in self.vit.resize_state(inner, size).items()}

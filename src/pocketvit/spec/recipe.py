@@ -135,7 +135,8 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
-    """Start from a .safetensors file (timm's names too), a checkpoint, a shipped artifact's name, or ``timm``."""
+    """Start from a .safetensors file (names of timm or torchvision too), a checkpoint, a shipped artifact's name, or
+    pretrained weights of timm: ``timm``, ``timm:<name>``."""
 
     def __post_init__(self) -> None:
         check_finite("model.options", self.options)

@@ -38,8 +38,6 @@ class TorchTask:
     """The network's output to the outputs that the device record names, in that order: float32, batch first."""
     targets: Callable[[Tensor], Tensor] = lambda raw: raw
     """A batch of the device record's ``truth`` to what ``loss`` compares with."""
-    told: Callable[[nn.Module, Tensor, Any], tuple[Tensor, ...]] = lambda model, image, target: ()
-    """(network, normalised images, ``targets``) to what the network is told in training beside the images."""
     state: Callable[[Any, Collection], Any] = lambda config, collection: None
     """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights."""
     check: Callable[[Recipe], None] = check_recipe

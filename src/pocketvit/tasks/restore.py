@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pocketvit.models.told import ToldRestorer
+from pocketvit.errors import UsageError
+from pocketvit.models.layers.patch_embed import fold_patches
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -25,9 +26,6 @@ def log_mse(difference: Tensor, floor: float = 0.255) -> Tensor:
     return torch.log(difference.square().mean(dim=(1, 2, 3)) + (floor / 255) ** 2).mean()
 
 
-LEVEL_WEIGHT = 0.3
-"""Of the noise level's estimate in the loss."""
-LOW_COSTS = 3.0
 LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "l1": lambda d, floor: d.abs().mean(),
     "mse": lambda d, floor: d.square().mean(),
@@ -37,8 +35,46 @@ LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
+class PixelDecoder(nn.Module):
+    """Features to an image: (B, 3, H, W) in [0, 1] -> the same.
+
+    ``decoder="token"`` decodes every place of each feature to the pixels that it stands for (LayerNorm, Linear
+    C -> 3 * stride^2, fold), added up on top of the input; ``"global"`` the pooled feature to all pixels (LayerNorm,
+    Linear D -> 3 * H * W). ``backbone`` keeps :class:`pocketvit.models.backbone.Backbone`, ``size`` is (H, W).
+    """
+
+    def __init__(self, backbone: Any, decoder: str, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone, self.size, self.strides = backbone, size, () if decoder == "global" else backbone.strides
+        widths = [(c, 3 * stride**2) for c, stride in zip(backbone.channels, self.strides)]
+        widths = widths or [(backbone.embed_dim, 3 * size[0] * size[1])]
+        self.decoders = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, pixels)) for c, pixels in widths)
+        if self.strides:  # training starts at the identity
+            for parameter in (p for decode in self.decoders for p in decode.get_submodule("1").parameters()):
+                nn.init.zeros_(parameter)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Restore."""
+        if not self.strides:
+            return self.decoders[0](self.backbone(image)).unflatten(1, (3, *self.size))
+        restored, (height, width) = image, image.shape[-2:]
+        for feature, decode, stride in zip(self.backbone.features(image), self.decoders, self.strides, strict=True):
+            tokens = feature if feature.dim() == 3 else feature.flatten(2).transpose(1, 2)
+            pixels = fold_patches(decode(tokens), (-(-height // stride), -(-width // stride)), stride, 3)
+            restored = restored + pixels[..., :height, :width]
+        return restored
+
+
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> nn.Module:
-    """The backbone itself, which already gives an image."""
+    """The backbone itself where it gives an image, else a decoder on it.
+
+    Raises UsageError: ``config.decoder`` is set for an architecture that has one of its own.
+    """
+    if getattr(backbone, "gives", "image") == "features":
+        return PixelDecoder(backbone, config.decoder or "token", preprocess.size)
+    if config.decoder:
+        what = f"task.decoder {config.decoder} is for architectures that give features; this one gives an image."
+        raise UsageError(what, "Leave task.decoder out; a vit_restorer has model.options.decoder.")
     return backbone
 
 
@@ -47,23 +83,9 @@ def targets(clean_bhwc: Tensor) -> Tensor:
     return clean_bhwc.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
 
-def loss(output: Any, target: Tensor, config: Any, state: None = None) -> Tensor:
+def loss(output: Tensor, target: Tensor, config: Any, state: None = None) -> Tensor:
     """Scalar ``config.loss`` of (B, 3, H, W) against the same shape."""
-    if isinstance(output, tuple):
-        output, estimate, truth = output
-        return loss(output, target, config) + LEVEL_WEIGHT * level_loss(estimate.float(), truth.float())
     return LOSSES[config.loss](output.float() - target, config.loss_floor)
-
-
-def level_loss(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Squared difference of the logs of noise levels; too low counts ``LOW_COSTS`` times (CBDNet, equation 5)."""
-    difference = estimate - truth
-    return (difference.square() * torch.where(difference < 0, LOW_COSTS, 1.0)).mean()
-
-
-def told(model: nn.Module, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """The true noise level for a network that asks for one."""
-    return (model.true_level(image, target),) if isinstance(model, ToldRestorer) else ()
 
 
 def distil(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -78,4 +100,4 @@ def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
     return torch.clamp(answer.float() * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
 
 
-RESTORE = TorchTask(build=build, loss=loss, told=told, distil=distil, graph_output=graph_output, targets=targets)
+RESTORE = TorchTask(build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
-from pocketvit.models.build import architecture, build, load_weights, read_safetensors
+from pocketvit.models.build import architecture, build, from_timm, load_weights, read_safetensors
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.artifact import shipped_names
@@ -26,8 +26,8 @@ from pocketvit.spec.typed import short
 from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, load_checkpoint
 
-GIVES = {"image": "features", "pixels": "image"}
-"""By a task's geometry: what an architecture must give to serve it."""
+GIVES = {"image": ("features",), "pixels": ("image", "features")}
+"""By a task's geometry: what an architecture may give to serve it."""
 
 
 def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
@@ -37,9 +37,9 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     task or labels. DataError: the weights are damaged, or cannot be fetched.
     """
     row, geometry = architecture(recipe.model.name), task_of(recipe.task.name).geometry
-    if row.gives != GIVES[geometry]:
+    if row.gives not in GIVES[geometry]:
         what = f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}."
-        raise UsageError(what, f"Choose a variant that gives {GIVES[geometry]}.")
+        raise UsageError(what, f"Choose a variant that gives {' or '.join(GIVES[geometry])}.")
     TORCH_TASKS[recipe.task.name].check(recipe)
     if geometry == "pixels" and row.sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
         what = f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size."
@@ -59,12 +59,12 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     A checkpoint of the same architecture and options may be narrowed; the model is then cut like it.
     """
     weights, past, original = str(spec.weights), {}, None
-    file = weights
-    if weights != "timm" and weights not in shipped_names() and not os.path.exists(weights):
+    file, fetched = weights, from_timm(weights)
+    if not fetched and weights not in shipped_names() and not os.path.exists(weights):
         what = f"model.weights {short(weights)}: no such file or folder."
-        known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm"
+        known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm (timm:<name>)"
         raise DataError(what, f"Give {known}; other names are fetched from nowhere.")
-    if weights != "timm" and (Path(weights).is_dir() or weights in shipped_names()):
+    if not fetched and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
         meta = read_meta(folder)
         past, file = meta["info"], str(folder / WEIGHTS)
@@ -73,7 +73,7 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     backbone = backbone_of(model)
     unused = load_weights(backbone, file, spec.name, original=original)
     headed = backbone is not model
-    kept = _keep_heads(model, read_safetensors(Path(file))) if headed and weights != "timm" else []
+    kept = _keep_heads(model, read_safetensors(Path(file))) if headed and not fetched else []
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
     heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if headed else "")
     rest = f" ({len(unused)} tensors of the file not used)" if unused and not kept else ""

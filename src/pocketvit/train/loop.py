@@ -167,9 +167,8 @@ def _make_step(
             pixels = pixels.to(fabric.device)
             x = normalise(pixels, recipe.preprocess)
             x = x.contiguous(memory_format=torch.channels_last) if settings.channels_last else x.contiguous()
-            target = task.targets(raw.to(fabric.device))
-            output = forward(x, *task.told(run.trained.model, x, target))
-            loss = task.loss(output, target, recipe.task, task_state)
+            output = forward(x)
+            loss = task.loss(output, task.targets(raw.to(fabric.device)), recipe.task, task_state)
             if teacher is not None:
                 distilled = task.distil(output, ask_teacher(teacher, pixels), settings.distill_temperature)
                 loss = (1 - settings.distill_weight) * loss + settings.distill_weight * distilled

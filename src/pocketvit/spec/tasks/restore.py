@@ -40,6 +40,9 @@ class RestoreConfig(base.TaskConfig):
     loss_floor: float = 0.255
     """log_mse: smaller errors than this (root mean square, 0 to 255) hardly count. A model that is to be bold with real
     noise needs one of some levels: nearly clean photos teach it to change nothing."""
+    decoder: Literal["token", "global"] | None = None
+    """How an architecture that gives features makes pixels: ``token`` (the default there) from every place of its
+    features those around it, on top of the input; ``global`` all of them from the pooled feature."""
 
     def __post_init__(self) -> None:
         check_ranges("task", self, {"loss_floor": Range(0, 255, above=True)})
