@@ -10,7 +10,7 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.tasks.restore import RestoreConfig
 from pocketvit.tasks import TORCH_TASKS
-from pocketvit.tasks.restore import LOSSES, PixelDecoder
+from pocketvit.tasks.restore import LOSSES, PixelDecoder, loss
 from tests.models.test_backbone import check_files, one_batch, trained_as
 
 RESTORE = TORCH_TASKS["restore"]
@@ -18,16 +18,23 @@ RESTORE = TORCH_TASKS["restore"]
 
 def test_losses_are_their_formulas() -> None:
     d = torch.tensor([[[[0.1, -0.3]]], [[[0.0, 0.2]]]])
-    assert LOSSES["l1"](d).item() == pytest.approx(0.15)
-    assert LOSSES["mse"](d).item() == pytest.approx((0.01 + 0.09 + 0.04) / 4)
-    assert LOSSES["charbonnier"](d).item() == pytest.approx(np.mean(np.sqrt(d.numpy() ** 2 + 1e-6)), rel=1e-5)
-    assert LOSSES["log_mse"](d).item() == pytest.approx((np.log(0.05 + 1e-6) + np.log(0.02 + 1e-6)) / 2, rel=1e-5)
+    assert LOSSES["l1"](d, 0.255).item() == pytest.approx(0.15)
+    assert LOSSES["mse"](d, 0.255).item() == pytest.approx((0.01 + 0.09 + 0.04) / 4)
+    assert LOSSES["charbonnier"](d, 0.255).item() == pytest.approx(np.mean(np.sqrt(d.numpy() ** 2 + 1e-6)), rel=1e-5)
+    assert LOSSES["log_mse"](d, 0.255).item() == pytest.approx(
+        (np.log(0.05 + 1e-6) + np.log(0.02 + 1e-6)) / 2, rel=1e-5
+    )
+    floor = (51 / 255) ** 2
+    bold = RestoreConfig(loss="log_mse", loss_floor=51)
+    assert loss(d, torch.zeros_like(d), bold).item() == pytest.approx(
+        (np.log(0.05 + floor) + np.log(0.02 + floor)) / 2, rel=1e-5
+    )
 
 
 def test_log_mse_weighs_noise_levels_alike() -> None:
     weak, strong = torch.full((1, 3, 4, 4), 0.01, requires_grad=True), torch.full((1, 3, 4, 4), 0.1, requires_grad=True)
-    LOSSES["log_mse"](weak).backward()
-    LOSSES["log_mse"](strong).backward()
+    LOSSES["log_mse"](weak, 0.255).backward()
+    LOSSES["log_mse"](strong, 0.255).backward()
     # The gradient of log MSE is proportional to 1 / error: a relative change counts the same at every level.
     ratio = (weak.grad * weak).sum() / (strong.grad * strong).sum()
     assert ratio.item() == pytest.approx(1.0, abs=0.02)

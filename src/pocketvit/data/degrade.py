@@ -59,9 +59,10 @@ def _finished(
     settings = data.camera
     if rng.random() < sharpen:
         amount, deviation = rng.uniform(*settings.sharpen_by), rng.uniform(0.5, 1.2)
-        noisy = camera.sharpen(noisy, amount, deviation)
         if rng.random() < settings.sharpen_truth:
-            clean = camera.sharpen(clean, amount, deviation)
+            noisy, clean = (camera.sharpen(each, amount, deviation) for each in (noisy, clean))
+        else:  # edges alone
+            noisy = noisy + camera.sharpen(clean, amount, deviation) - clean
     degraded, truth = quantize(noisy * 255), quantize(clean * 255)
     if rng.random() < jpeg:
         quality = int(rng.integers(settings.quality[0], settings.quality[1] + 1))
