@@ -69,7 +69,7 @@ class CameraConfig:
     sharpen: float = 0.3
     """Share of photos that are sharpened after noise has arisen (unsharp mask)."""
     sharpen_truth: float = 1.0
-    """Share of those whose truth, and noise, are sharpened too; else the edges of the photo alone are, and its halos are
+    """Share of those whose truth and noise are sharpened too; else the edges of the photo alone are, and its halos are
     to be taken back with the noise: what a mean of many shots holds is softer than one shot."""
     sharpen_by: tuple[float, float] = (0.2, 1.0)
     """Amount of that sharpening."""
