@@ -177,8 +177,8 @@ def main_of(data: DataConfig) -> Condition:
 def _noises(kind: str, data: DataConfig) -> list[Condition]:
     if kind in ("camera", "correlated"):
         return [Condition(kind, _drawn(kind, data))]
-    if kind == "none" and data.blur.probability:
-        return [Condition("", _drawn(kind, data))]
+    if kind == "none":
+        return [Condition("" if data.blur.probability else "clean", _drawn(kind, data))]
     shot = (data.shot[0] + data.shot[1]) / 2 if kind == "poisson" else None
     return [_level(sigma, shot) for sigma in data.eval_sigma]
 

@@ -115,6 +115,8 @@ class MixtureConfig:
     correlated: float = 0.35
     gaussian: float = 0.15
     poisson: float = 0.0
+    none: float = 0.0
+    """Photos as they are, to be left alone."""
 
     def __post_init__(self) -> None:
         check_ranges("data.mixture", self, dict.fromkeys(asdict(self), _COUNT))
