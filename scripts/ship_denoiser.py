@@ -1,6 +1,10 @@
-"""Make the shipped denoiser's artifact from a training run (or anew from the shipped checkpoint) and lay both in place.
+"""Make a shipped denoiser's artifact from a training run (or anew from the shipped checkpoint) and lay both in place.
 
-python scripts/ship_denoiser.py runs/denoise_color|denoise-color [--recipe recipes/denoise_color.yaml]
+python scripts/ship_denoiser.py runs/denoise_photo|denoise-photo --recipe recipes/denoise_photo.yaml
+python scripts/ship_denoiser.py runs/denoise_color|denoise-color --recipe recipes/denoise_color.yaml
+
+The recipe's name is the artifact's. Weights are rounded to float16 first, so that the checkpoint is small and all files
+are of the same weights.
 
 One ONNX file serves ONNX Runtime and OpenVINO (fp32 and bf16), which reads ONNX; int8 is added if the gain gate keeps
 it. Every variant is scored on all validation images, timed side by side in one run and verified before it is copied.
@@ -11,6 +15,8 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from pocketvit.data.collections import load_splits
 from pocketvit.export.artifact import create_artifact, make_golden
@@ -30,40 +36,42 @@ from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.verify.command import verify
 
-NAME = "denoise-color"
+GOLDEN_BYTES = 1_000_000
 
 
-def more(history: Path, metric: str) -> str:
+def more(history: Path, metric: str, recipe: Path, name: str) -> str:
     """What each doubling of the images seen brought in this run, and how to train on."""
     rows = [row for row in read_rows(history) if metric in row]
     last = rows[-1]["images"]
     steps = [min(rows, key=lambda row: abs(row["images"] - share * last)) for share in (0.25, 0.5, 1.0)]
     curve = ", ".join(f"{row['images'] / 1000:.0f}k: {row[metric]:.2f}" for row in steps)
-    how = f"pocketvit train recipes/denoise_color.yaml --model.weights {NAME}"
-    return f"validation {metric} (dB) after so many patches: {curve}; not flat yet. To train on: {how}"
+    how = f"pocketvit train recipes/{recipe.name} --model.weights {name}"
+    return f"validation {metric} (dB) after so many patches: {curve}. To train on: {how}"
 
 
-def describe(trained: Trained, history: Path, metric: str) -> Trained:
+def describe(trained: Trained, history: Path, metric: str, recipe: Path, name: str) -> Trained:
     """The model with what its card should say of its training; a shipped checkpoint says it already."""
     if not history.exists():
         return trained
     machine = environment()
     where = f"{machine['cpu']}, {machine['cores']} cores, no GPU, shared with other work"
-    return replace(trained, info={**trained.info, "machine": where, "what_more_would_bring": more(history, metric)})
+    return replace(
+        trained, info={**trained.info, "machine": where, "what_more_would_bring": more(history, metric, recipe, name)}
+    )
 
 
-def build_rows(measurer: Measurer, folder: Path) -> list[Row]:
+def build_rows(measurer: Measurer, folder: Path, origin: str) -> list[Row]:
     """The float file, its int8 version, and the float file in OpenVINO; all kept ones timed once more in one run."""
-    rows = [replace(row, origin=NAME) for row in shrink(measurer, NAME, folder / "files", print)]
+    rows = [replace(row, origin=origin) for row in shrink(measurer, origin, folder / "files", print)]
     onnx = next(row.built for row in rows if not row.step and row.built)
     for precision in ("fp32", "bf16"):
         built = Built("openvino", precision, onnx.path)
-        name, measures = f"{NAME} {built.key}", measurer.score(built)
+        name, measures = f"{origin} {built.key}", measurer.score(built)
         size, reason = measurer.image.shape[:2], "the same ONNX file"
-        shared = {"origin": NAME, "main": measurer.main_metric, "image": size, "reason": reason}
+        shared = {"origin": origin, "main": measurer.main_metric, "image": size, "reason": reason}
         rows.append(Row(name, "openvino", precision, built=built, measures=measures, kept=True, **shared))
     notes = wait_for_quiet(measurer.recipe, print)
-    rows = time_finalists(rows, {NAME: measurer}, limits_of(measurer.recipe, measurer.main_metric), notes)
+    rows = time_finalists(rows, {origin: measurer}, limits_of(measurer.recipe, measurer.main_metric), notes)
     for row in sorted(rows, key=lambda row: not row.kept):
         figures = f"{row.metric or float('nan'):7.2f} dB {row.latency(50) or float('nan'):7.1f} ms"
         print(f"{row.name:44s} {figures}  {'kept' if row.kept else 'rejected'}: {row.reason}")
@@ -74,25 +82,26 @@ def build_rows(measurer: Measurer, folder: Path) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
-    parser.add_argument("--recipe", default="recipes/denoise_color.yaml")
+    parser.add_argument("--recipe", type=Path, required=True)
     arguments = parser.parse_args()
     overrides = {"search.runtimes": ["onnxruntime"], "search.timing_seconds": 6.0, "search.quiet_seconds": 300}
     recipe = load_recipe(arguments.recipe, overrides)
     place = find_checkpoint(arguments.run)
-    trained = load_checkpoint(place)
+    trained, name = load_checkpoint(place), recipe.name
+    trained.model.half().float()
     measurer = make_measurer(trained, load_splits(recipe.data, recipe.task.name), recipe)
-    trained = describe(trained, place.parent / "metrics.csv", measurer.main_metric)
+    trained = describe(trained, place.parent / "metrics.csv", measurer.main_metric, arguments.recipe, name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rows = build_rows(measurer, folder)
+        rows = build_rows(measurer, folder, name)
         kept = [row for row in rows if row.kept and row.built]
-        main_cases = (case for case in measurer.cases() if measurer.main_metric.endswith(f"@{case.condition}"))
+        main_cases = (case for case in measurer.cases() if measurer.main_metric.endswith(case.condition))
         create_artifact(
             trained,
             folder / "artifact",
-            name=NAME,
+            name=name,
             version="1.0.0",
-            golden=make_golden(trained, main_cases, 4, max_bytes=1_300_000),
+            golden=make_golden(trained, main_cases, 4, max_bytes=GOLDEN_BYTES),
             built=[row.built for row in kept],
             default="onnxruntime:fp32",
             main_metric=measurer.main_metric,
@@ -100,13 +109,13 @@ def main() -> None:
             metrics=metric_rows(kept, measurer),
             benchmarks=bench_rows(kept, measurer),
             licence=Licence(weights="Apache-2.0", data=recipe.licence_data),
-            training={"recipe": "recipes/denoise_color.yaml", **trained.info},
+            training={"recipe": f"recipes/{arguments.recipe.name}", **trained.info},
         )
         print(f"verified: {verify(str(folder / 'artifact')).passed}")
-        destination = shipped_root() / NAME
+        destination = shipped_root() / name
         shutil.rmtree(destination, ignore_errors=True)
         shutil.copytree(folder / "artifact", destination)
-    save_checkpoint(shipped_root() / f"{NAME}-checkpoint", trained)
+    save_checkpoint(shipped_root() / f"{name}-checkpoint", trained, dtype=torch.float16)
     print(f"{sum(p.stat().st_size for p in destination.iterdir()) / 1e6:.2f} MB in {destination.name}")
 
 

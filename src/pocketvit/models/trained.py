@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -51,13 +52,17 @@ def copy_of(trained: Trained) -> Trained:
     return replace(trained, model=copy.deepcopy(trained.model), info=copy.deepcopy(trained.info))
 
 
-def save_checkpoint(folder: Path, trained: Trained, state: dict[str, Tensor] | None = None) -> None:
+def save_checkpoint(
+    folder: Path, trained: Trained, state: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float32
+) -> None:
     """Write weights and description, each file in one step; ``state`` replaces the model's own tensors (EMA).
+
+    Floating point is written as ``dtype`` and read back as float32.
 
     Raises DataError: the folder cannot be written; a checkpoint that was there is intact.
     """
     tensors = {
-        key: (value.float() if value.is_floating_point() else value).detach().contiguous().cpu()
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().contiguous().cpu()
         for key, value in (state or trained.model.state_dict()).items()
     }
     meta = {
