@@ -81,9 +81,8 @@ def _model(m: Manifest) -> list[str]:
     }
     crop = f"centre crop to {size} ({p.interpolation}, {p.crop_pct})"
     lines = _pairs({k: v for k, v in m.architecture.items() if v not in ({}, None)})
-    lines.append(
-        f"- input: {how.get('whole' if p.multiple else p.resize, crop)}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}"
-    )
+    taken = how.get("whole" if p.multiple else p.resize, crop)
+    lines.append(f"- input: {taken}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}")
     lines += [f"- output `{o.name}` {o.shape} {o.dtype}: {o.meaning}" for o in m.outputs]
     return lines + [f"- level {level.name}: {len(level.labels)} classes" for level in m.levels]
 

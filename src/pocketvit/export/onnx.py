@@ -67,7 +67,7 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
     """The graph as torch.export sees it, in fp32 on the CPU; of any size in multiples where the model states one."""
     logger, multiple = logging.getLogger("torch.onnx"), pixel_model.preprocess.multiple
-    free: dict[int, Any] = {axis: _multiples(multiple, name) for axis, name in ((1, "h"), (2, "w"))}
+    free = ({axis: _multiples(multiple, name) for axis, name in ((1, "h"), (2, "w"))},) if multiple else None
     if multiple:  # unlike each other and above 1, so that no equality is taken for a rule
         size = (5 * multiple * -(-64 // multiple), 7 * multiple * -(-64 // multiple))
     level = logger.level
@@ -84,7 +84,7 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
                 input_names=[INPUT],
                 output_names=pixel_model.output_names,
                 opset_version=OPSET,
-                dynamic_shapes=(free,) if multiple else None,
+                dynamic_shapes=free,
             )
     finally:
         logger.setLevel(level)

@@ -22,7 +22,7 @@ MARGIN = 1.05
 
 
 def footprint(path: Path, target: Target) -> Memory | None:
-    """Memory of runs of the file ``path``, above the process that has opened it; ``None`` where the system does not say.
+    """Memory of runs of the file ``path``, above the process that has opened it; ``None`` where it cannot be told.
 
     Raises:
         VerificationError: the engine crashed or refused the file.
