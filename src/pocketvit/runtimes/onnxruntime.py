@@ -25,7 +25,7 @@ from pocketvit.spec.target import CPU, Target
 _DTYPES = {"float": "float32", "double": "float64"}
 """Element types that NumPy calls otherwise."""
 _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
-    CPU: ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
+    CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
 

@@ -13,7 +13,7 @@ from pocketvit.spec.manifest import Memory, Variant
 from pocketvit.spec.preprocess import Preprocess
 
 LIMIT_MB = 1000.0
-TILED_MB, TILED_PHOTOS = 500.0, 2.75
+TILED_MB, TILED_PHOTOS = 500.0, 2.6
 """What tiles keep to where nobody gives a limit, whichever is more: so many MB, or times the photo's own bytes. Larger
 tiles would save next to nothing: the overlap is a small part of them already."""
 UNMEASURED = Memory(fixed_mb=50.0, bytes_per_pixel=600.0)
