@@ -10,7 +10,6 @@ multiple of the photo's bytes (3 a pixel). Decoding, turning, tiling and writing
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from pocketvit.bench.memory import synthetic
+from pocketvit.runtimes import footprint
 from pocketvit.serve import predict as serve
 
 
 def resident(field: str) -> float:
     """``VmRSS`` or ``VmHWM`` (the peak) of this process in MB."""
-    found = re.search(rf"^{field}:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 / 1e6 if found else float("nan")
+    return footprint.resident(field) / 1e6
 
 
 def measure(artifact: str, target: str | None, photo: Path, out: Path) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from pocketvit.data.collections import load_splits
-from pocketvit.export.artifact import create_artifact, make_golden
+from pocketvit.export.artifact import create_artifact, make_golden, measure_memory
 from pocketvit.export.built import Built
 from pocketvit.fit.decide import time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
@@ -103,6 +103,7 @@ def main() -> None:
             version="1.0.0",
             golden=make_golden(trained, main_cases, 4, max_bytes=GOLDEN_BYTES),
             built=[row.built for row in kept],
+            memory=measure_memory(trained, [row.built for row in kept]),
             default="onnxruntime:fp32",
             main_metric=measurer.main_metric,
             lineage=lineage(rows),

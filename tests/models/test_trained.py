@@ -15,7 +15,7 @@ from pocketvit.models.shapes import shapes_of
 from pocketvit.models.trained import META, WEIGHTS, find_checkpoint, read_meta, save_checkpoint
 from pocketvit.spec.artifact import shipped_root
 from pocketvit.spec.tasks import config_of
-from pocketvit.tasks.load import load_checkpoint
+from pocketvit.tasks.load import free_size, load_checkpoint
 from tests.export.nets import classifier, restorer
 
 
@@ -24,7 +24,7 @@ def test_all_that_is_known_of_a_model_comes_back(make: object, tmp_path: Path) -
     model = replace(make(), info={"images_seen": 7, "metrics": {"x": 1.5}})  # type: ignore[operator]
     save_checkpoint(tmp_path / "run" / "best", model)
     loaded = load_checkpoint(tmp_path / "run")
-    assert (loaded.levels, loaded.preprocess) == (model.levels, model.preprocess)
+    assert (loaded.levels, loaded.preprocess) == (model.levels, free_size(model.model, model.preprocess))
     assert loaded.task.name == model.task.name
     assert read_meta(tmp_path / "run" / "best")["task"] == loaded.task
     assert loaded.info == model.info

@@ -63,14 +63,16 @@ def test_a_whole_model_from_many_threads(artifact: Artifact) -> None:
 def test_openvino_makes_requests_as_they_are_needed_and_no_more(artifact: Artifact) -> None:
     session = load(artifact.path, "openvino:fp32:1").session
     made = []
-    compiled = session._compiled
+    compiled = session._fixed._compiled
 
     class Counting:
+        outputs = compiled.outputs
+
         def create_infer_request(self) -> object:
             made.append(1)
             return compiled.create_infer_request()
 
-    session._compiled = Counting()
+    session._fixed._compiled = Counting()
     pictures = [photo(*TILE)]
     answers_of_threads(session, pictures, calls=20, threads=1)
     assert len(made) == 1

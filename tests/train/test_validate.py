@@ -1,5 +1,6 @@
 """The score of training is the score of the exported file: same tiles, same rounding, same evaluator."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,17 @@ def test_validation_scores_as_the_exported_file_does(tmp_path: Path, task: str) 
     assert ours.main in exported
 
 
-def test_photos_are_restored_in_tiles_of_the_artifact(tmp_path: Path) -> None:
+def test_photos_are_restored_whole_and_in_tiles_as_the_artifact_does(tmp_path: Path) -> None:
     recipe = restore_recipe(write_photos(tmp_path / "d", 2), **{"train.epochs": 0})
     trained = run(recipe, tmp_path / "run")
     seen: list[tuple[int, ...]] = []
     trained.model.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
-    (restored,) = answer(trained, [np.zeros((96, 130, 3), np.uint8)])
-    assert restored.image.shape == (96, 130, 3)
-    assert set(seen) == {(1, 3, 48, 48)}
+    fixed = replace(trained, preprocess=replace(trained.preprocess, multiple=0))
+    for model, shape in ((trained, (1, 3, 96, 130)), (fixed, (1, 3, 48, 48))):
+        seen.clear()
+        (restored,) = answer(model, [np.zeros((96, 130, 3), np.uint8)])
+        assert restored.image.shape == (96, 130, 3)
+        assert set(seen) == {shape}
 
 
 def test_the_model_is_left_in_its_mode_and_progress_is_told(tmp_path: Path) -> None:

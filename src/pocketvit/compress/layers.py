@@ -22,6 +22,9 @@ Floats = NDArray[np.float32]
 ROWS = 2048
 """Rows (tokens) of each layer's input that are kept to try quantisers on."""
 
+NOMINAL = (256, 256)
+"""Height and width at which the work of layers is counted where files take any."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -74,6 +77,8 @@ def find_layers(graph: onnx.ModelProto, kinds: Sequence[str] = ()) -> list[Layer
         x.name: [d.dim_value for d in x.type.tensor_type.shape.dim]
         for x in (*graph.graph.value_info, *graph.graph.output, *graph.graph.input)
     }
+    if any(0 in shapes[port.name] for port in graph.graph.input):  # any size
+        shapes |= _shapes_at(graph, NOMINAL)
     consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.graph.node:
         for name in node.input:
@@ -126,6 +131,24 @@ def find_layers(graph: onnx.ModelProto, kinds: Sequence[str] = ()) -> list[Layer
     return chosen
 
 
+def _shapes_at(graph: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[int]]:
+    """Shapes of what layers with weights give for an input of ``size``: inference knows no numbers for free sizes."""
+    names = [node.output[0] for node in graph.graph.node if node.op_type in ("Gemm", "MatMul", "Conv")]
+    values = session(_observed(graph, names)).run(names, {INPUT: np.zeros((1, *size, 3), np.uint8)})
+    return {name: list(value.shape) for name, value in zip(names, values, strict=True)}
+
+
+def _observed(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy that gives the tensors ``names`` too."""
+    observed = onnx.ModelProto()
+    observed.CopyFrom(graph)
+    have = {x.name for x in observed.graph.output} | {INPUT}
+    observed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in have
+    )
+    return observed
+
+
 def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
     """An ONNX Runtime session of a graph in memory."""
     import onnxruntime
@@ -149,13 +172,7 @@ def collect(
     """
     tokens = {x.input for x in layers if x.kind != "Conv"}
     wanted = sorted(tokens | {x.input for x in layers} | {x.relu or x.output for x in layers if x.kind == "Conv"})
-    observed = onnx.ModelProto()
-    observed.CopyFrom(graph)
-    have = {x.name for x in observed.graph.output} | {INPUT}
-    observed.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted if name not in have
-    )
-    runner, rng = session(observed, threads), np.random.default_rng(seed)
+    runner, rng = session(_observed(graph, wanted), threads), np.random.default_rng(seed)
     images = list(images)
     if not images:
         raise DataError("there are no calibration images.", "Give some training images.")

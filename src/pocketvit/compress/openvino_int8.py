@@ -67,6 +67,7 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context) -> Iterator[StepRe
     stem = f"{built.path.stem}-int8"
     # The graph is saved from a copy: saving changes it, and the ranking needs it as it is.
     yield StepReport("int8", asdict(step), openvino_format.save(quantised.clone(), context.folder, stem, "int8"))
+    quantised.reshape([1, *context.calibration[0].shape])  # where it takes any size: the work is counted by shapes
     order, errors = _rank(quantised, built, context)
     macs = [_macs(op) for op in order]
     most = len(order) - 1 if step.max_float_layers is None else min(len(order) - 1, step.max_float_layers)

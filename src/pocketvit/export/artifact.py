@@ -22,10 +22,12 @@ from pocketvit.export.card import write_card
 from pocketvit.export.onnx import add_metadata
 from pocketvit.export.wrap import PixelModel, example
 from pocketvit.models.trained import Trained
+from pocketvit.runtimes.footprint import footprint
 from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
 from pocketvit.spec.golden import Golden, write_golden
-from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, MetricRow, TensorSpec, Variant
+from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, Memory, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
+from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
@@ -58,8 +60,9 @@ def make_golden(
     """Run the trained float model on real inputs.
 
     Of a model with a fixed input, inputs are prepared images, and the first three come from ``sources`` (the images,
-    shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size, and ``sources`` is empty since
-    tiles are not resized. Outputs are rounded as the task's golden policy says, so that they pack.
+    shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size (a few pixels less where files take
+    any: odd, so that padding is proven too), and ``sources`` is empty since tiles are not resized. Outputs are rounded
+    as the task's golden policy says, so that they pack.
 
     Args:
         trained: the model.
@@ -71,13 +74,14 @@ def make_golden(
         DataError: there are no cases.
     """
     task, spec = TASKS[trained.task.name], trained.preprocess
+    crop = odd_size(spec)
     tiled = spec.resize == "tile"
     limit = task.golden.max_bytes if max_bytes is None else max_bytes
     spare = limit - (0 if tiled else MAX_SOURCES * SOURCE_SIDE**2 * 2)
     count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
     inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
     for case in islice(cases, count):
-        image, answer = _tile(case, spec) if tiled else (case.image, np.asarray(case.truth))
+        image, answer = _tile(case, crop) if tiled else (case.image, np.asarray(case.truth))
         if not tiled and len(sources) < MAX_SOURCES:
             image = shrink(image, SOURCE_SIDE)
             sources.append(image)
@@ -91,15 +95,21 @@ def make_golden(
     return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
 
 
-def _tile(case: Case, spec: Preprocess) -> tuple[Pixels, NDArray[Any]]:
-    """The centre of image and truth at the model's size (padded by reflection where too small)."""
+def odd_size(spec: Preprocess) -> tuple[int, int]:
+    """Height and width of a tiled model's goldens: its size, less where files take any, and then no multiple."""
+    least = [max(1, side - less) for side, less in zip(spec.size, (5, 11), strict=True)]
+    return (least[0], least[1]) if spec.multiple else spec.size
+
+
+def _tile(case: Case, size: tuple[int, int]) -> tuple[Pixels, NDArray[Any]]:
+    """The centre of image and truth at ``size`` (padded by reflection where too small)."""
     cut = []
     for image in (case.image, case.truth):
-        pad = [(0, max(0, want - have)) for want, have in zip(spec.size, image.shape[:2], strict=True)]
+        pad = [(0, max(0, want - have)) for want, have in zip(size, image.shape[:2], strict=True)]
         mode: Literal["reflect", "edge"] = "reflect" if min(image.shape[:2]) > max(p[1] for p in pad) else "edge"
         image = np.pad(image, (*pad, (0, 0)), mode=mode)
-        top, left = (image.shape[0] - spec.size[0]) // 2, (image.shape[1] - spec.size[1]) // 2
-        cut.append(np.ascontiguousarray(image[top : top + spec.size[0], left : left + spec.size[1]]))
+        top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+        cut.append(np.ascontiguousarray(image[top : top + size[0], left : left + size[1]]))
     return cut[0], cut[1]
 
 
@@ -123,7 +133,7 @@ def complexity(trained: Trained) -> dict[str, int]:
 def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
     meaning = "RGB pixels, 0 to 255, channels last"
-    inputs = [TensorSpec(name=PIXELS, shape=[1, *trained.preprocess.size, 3], dtype="uint8", meaning=meaning)]
+    inputs = [TensorSpec(name=PIXELS, shape=trained.preprocess.input_shape, dtype="uint8", meaning=meaning)]
     return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)
 
 
@@ -143,6 +153,7 @@ def create_artifact(
     benchmarks: Sequence[BenchRow] = (),
     licence: Licence | None = None,
     training: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Memory] | None = None,
     replace: bool = False,
 ) -> Artifact:
     """Write an artifact folder in one step; on any error nothing is left.
@@ -162,6 +173,7 @@ def create_artifact(
         benchmarks: measured times.
         licence: terms of weights and data.
         training: how the model was trained.
+        memory: from :func:`measure_memory`.
         replace: an artifact that lies at ``destination`` is replaced, nothing else.
 
     Raises:
@@ -181,7 +193,7 @@ def create_artifact(
     if replace:
         check_replaceable(destination)
     with new_folder(destination, replace=replace) as folder:
-        variants = _copy_files(built, folder, metrics)
+        variants = _copy_files(built, folder, metrics, memory or {})
         for path in sorted(folder.glob(f"*{ONNX}")):
             add_metadata(path, _metadata(trained, name, version))
         fields: dict[str, Any] = {
@@ -221,7 +233,20 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         raise UsageError(what, "Correct the argument of that name.") from error
 
 
-def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow]) -> list[Variant]:
+def measure_memory(trained: Trained, built: Sequence[Built], threads: int = 2) -> dict[str, Memory]:
+    """What runs of each file take, by variant, where files take any size: see :mod:`pocketvit.runtimes.footprint`.
+
+    Raises:
+        VerificationError: a file does not run.
+    """
+    files = built if trained.preprocess.multiple else ()
+    found = {x.key: footprint(x.path, Target(x.runtime, x.precision, threads, x.device)) for x in files}
+    return {key: memory for key, memory in found.items() if memory is not None}
+
+
+def _copy_files(
+    built: Sequence[Built], folder: Path, metrics: Sequence[MetricRow], memory: Mapping[str, Memory]
+) -> list[Variant]:
     """Copy each source once; different sources get different names, pairs such as .xml and .bin keep one stem."""
     stems: dict[Path, str] = {}
     variants = []
@@ -234,6 +259,7 @@ def _copy_files(built: Sequence[Built], folder: Path, metrics: Sequence[MetricRo
                 shutil.copyfile(path, folder / f"{stems[source]}{path.suffix}")
         name, *companions = (f"{stems[source]}{file.suffix}" for file in files)
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
-        which = {"runtime": item.runtime, "precision": item.precision, "device": item.device}
-        variants.append(Variant.model_validate(which | {"path": name, "companions": companions, "metrics": measured}))
+        which: dict[str, Any] = {"runtime": item.runtime, "precision": item.precision, "device": item.device}
+        which |= {"path": name, "companions": companions, "metrics": measured, "memory": memory.get(item.key)}
+        variants.append(Variant.model_validate(which))
     return variants

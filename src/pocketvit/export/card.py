@@ -76,11 +76,13 @@ def _model(m: Manifest) -> list[str]:
     size = f"{p.size[0]}x{p.size[1]}"
     how = {
         "tile": f"tiles of {size} pixels, overlap {p.overlap}",
+        "whole": f"any height and width, padded inside to multiples of {p.multiple}; in overlapping tiles if too large",
         "stretch": f"stretched to {size} ({p.interpolation})",
     }
     crop = f"centre crop to {size} ({p.interpolation}, {p.crop_pct})"
     lines = _pairs({k: v for k, v in m.architecture.items() if v not in ({}, None)})
-    lines.append(f"- input: {how.get(p.resize, crop)}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}")
+    taken = how.get("whole" if p.multiple else p.resize, crop)
+    lines.append(f"- input: {taken}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}")
     lines += [f"- output `{o.name}` {o.shape} {o.dtype}: {o.meaning}" for o in m.outputs]
     return lines + [f"- level {level.name}: {len(level.labels)} classes" for level in m.levels]
 

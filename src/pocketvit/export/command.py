@@ -84,7 +84,7 @@ def export(
         DataError: damaged checkpoint or images.
         VerificationError: a file does not give the trained model's answers.
     """
-    from pocketvit.export.artifact import create_artifact, make_golden, pixel_model_of
+    from pocketvit.export.artifact import create_artifact, make_golden, measure_memory, pixel_model_of
     from pocketvit.export.check import check_parity
     from pocketvit.export.formats import exporter
     from pocketvit.tasks.load import at_size, load_checkpoint
@@ -122,6 +122,7 @@ def export(
             built=built,
             main_metric=metric,
             licence=licence,
+            memory=measure_memory(trained, built),
             replace=replace_existing,
         )
         variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}

@@ -1,4 +1,4 @@
-"""ONNX for ONNX Runtime: one file, static shapes, every node named after the module it came from."""
+"""ONNX for ONNX Runtime: one file, of one size or of any, every node named after the module it came from."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch.export import Dim
 
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
@@ -28,14 +31,17 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     Raises:
         VerificationError: the graph is not valid ONNX or has another shape than asked for.
     """
-    path = folder / f"{stem}.onnx"
+    path, multiple = folder / f"{stem}.onnx", pixel_model.preprocess.multiple
     graph = tidy(capture(pixel_model, size))
+    if multiple:
+        graph = any_size(graph, multiple)
     onnx.checker.check_model(graph, full_check=True)
     ports = (*graph.graph.input, *graph.graph.output)
-    shapes = {port.name: [d.dim_value for d in port.type.tensor_type.shape.dim] for port in ports}
-    names = [INPUT, *pixel_model.output_names]
-    if shapes.get(INPUT) != [1, *size, 3] or list(shapes) != names or any(0 in shape for shape in shapes.values()):
-        what = f"the exported graph has {shapes}, not {names} with one static {size[0]}x{size[1]} input."
+    shapes = {port.name: [d.dim_value or -1 for d in port.type.tensor_type.shape.dim] for port in ports}
+    names, wanted = [INPUT, *pixel_model.output_names], [1, -1, -1, 3] if multiple else [1, *size, 3]
+    fixed = multiple or not any(-1 in shape for shape in shapes.values())
+    if shapes.get(INPUT) != wanted or list(shapes) != names or not fixed:
+        what = f"the exported graph has {shapes}, not {names} with the input {wanted}."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     save(graph, path)
     return Built("onnxruntime", "fp32", path)
@@ -59,8 +65,11 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
 
 
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
-    """The graph as torch.export sees it, in fp32 on the CPU."""
-    logger = logging.getLogger("torch.onnx")
+    """The graph as torch.export sees it, in fp32 on the CPU; of any size in multiples where the model states one."""
+    logger, multiple = logging.getLogger("torch.onnx"), pixel_model.preprocess.multiple
+    free = ({axis: _multiples(multiple, name) for axis, name in ((1, "h"), (2, "w"))},) if multiple else None
+    if multiple:  # unlike each other and above 1, so that no equality is taken for a rule
+        size = (5 * multiple * -(-64 // multiple), 7 * multiple * -(-64 // multiple))
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -75,10 +84,50 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
                 input_names=[INPUT],
                 output_names=pixel_model.output_names,
                 opset_version=OPSET,
+                dynamic_shapes=free,
             )
     finally:
         logger.setLevel(level)
     return program.model_proto  # type: ignore[union-attr]
+
+
+def _multiples(multiple: int, name: str) -> Any:
+    return Dim(name, min=2, max=65536) if multiple == 1 else multiple * Dim(name, min=2, max=65536)
+
+
+def any_size(graph: onnx.ModelProto, multiple: int) -> onnx.ModelProto:
+    """A graph for multiples as one for any size: bytes are padded by their edge in front, answers are cut behind."""
+    body, constants = graph.graph, {"last": np.array([0, 1, 1, 0]), "none": np.zeros(4), "spatial": np.array([1, 2])}
+    constants |= {"multiple": np.array([multiple]), "zero": np.zeros(1), "start": np.zeros(2)}
+    body.initializer.extend(numpy_helper.from_array(x.astype(np.int64), f"any_size.{k}") for k, x in constants.items())
+    steps = [
+        ("Shape", [INPUT], "shape"),
+        ("Sub", ["any_size.zero", "any_size.shape"], "negative"),
+        ("Mod", ["any_size.negative", "any_size.multiple"], "missing"),
+        ("Mul", ["any_size.missing", "any_size.last"], "after"),
+        ("Concat", ["any_size.none", "any_size.after"], "pads"),
+        ("Pad", [INPUT, "any_size.pads"], "padded"),
+        ("Gather", ["any_size.shape", "any_size.spatial"], "size"),
+    ]
+    extra: dict[str, dict[str, Any]] = {"Concat": {"axis": 0}, "Pad": {"mode": "edge"}}
+    before = [
+        helper.make_node(kind, names, [f"any_size.{out}"], name=f"any_size/{kind}", **extra.get(kind, {}))
+        for kind, names, out in steps
+    ]
+    outputs, inner, after = {port.name for port in body.output}, list(body.node), []
+    for node in inner:
+        node.input[:] = ["any_size.padded" if name == INPUT else name for name in node.input]
+        for index, name in enumerate(node.output):
+            if name in outputs:
+                node.output[index] = f"{name}.padded"
+                cut = [f"{name}.padded", "any_size.start", "any_size.size", "any_size.spatial"]
+                after.append(helper.make_node("Slice", cut, [name], name=f"any_size/Slice_{name}"))
+    for port in (*body.input, *body.output):
+        for axis, name in ((1, "height"), (2, "width")):
+            port.type.tensor_type.shape.dim[axis].dim_param = name
+    del body.node[:], body.value_info[:]
+    body.node.extend([*before, *inner, *after])
+    return onnx.shape_inference.infer_shapes(graph)
 
 
 def tidy(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -56,9 +56,13 @@ for top, down in tiles(padded.shape[0], height):
         weights[here] += weight
 answer = (total / weights)[: pixels.shape[0], : pixels.shape[1]]
 """
+_WHOLE = """\
+answer = session.run(None, {{"pixels": np.asarray(image)[None]}})[0][0]  # of any size, as far as memory goes
+"""
 _WHAT_SIZES = {
     "crop": "The photo's short side is scaled and the centre cut out; any size may come in.",
     "stretch": "The photo is stretched to the input's size; any size may come in.",
+    "whole": "The photo keeps its size, and any size may come in; large ones `pocketvit predict` covers with tiles.",
     "tile": "The photo keeps its size: it is covered with evenly spread tiles of one size that are blended where they "
     "overlap; a photo smaller than a tile is mirrored at its edges and cut back.",
 }
@@ -73,7 +77,8 @@ def plain_code(m: Manifest) -> tuple[list[str], list[str]]:
     if not files or not tail:
         return [], []
     p, file = m.preprocess, files[0][1]
-    middle = {"crop": _CROP, "stretch": _STRETCH, "tile": _TILE}[p.resize]
+    kind = "whole" if p.multiple else p.resize
+    middle = {"crop": _CROP, "stretch": _STRETCH, "tile": _TILE, "whole": _WHOLE}[kind]
     height, width = p.size
     # As `prepare` does it: see there for where each integer is rounded.
     short_h, short_w = math.floor(height / p.crop_pct), math.floor(width / p.crop_pct)
@@ -81,5 +86,5 @@ def plain_code(m: Manifest) -> tuple[list[str], list[str]]:
     code = _OPEN.format(file=json.dumps(f"THIS_FOLDER/{file}")) + middle.format(
         **fields, filter=p.interpolation.upper()
     )
-    about = [f"Without pocketvit, with ONNX Runtime, NumPy and Pillow, on `{file}`: {_WHAT_SIZES[p.resize]}", _READING]
+    about = [f"Without pocketvit, with ONNX Runtime, NumPy and Pillow, on `{file}`: {_WHAT_SIZES[kind]}", _READING]
     return (code + tail).rstrip("\n").split("\n"), about

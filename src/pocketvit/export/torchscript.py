@@ -19,7 +19,9 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     trace: Any = torch.jit.trace  # untyped in torch
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = trace(pixel_model.float().cpu().eval(), (example(size),))
+        free = bool(pixel_model.preprocess.multiple)  # odd, so that what pads and cuts is in the trace
+        odd = (size[0] | 1, size[1] | 1) if free else size
+        traced = trace(pixel_model.float().cpu().eval(), (example(odd),), check_trace=not free)
         with replacing(path) as partial:
             torch.jit.freeze(traced).save(str(partial))
     return Built("torchscript", "fp32", path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pocketvit.bench.memory import peak_rss_mb
 from pocketvit.data.cases import Case, condition_names, eval_cases
-from pocketvit.export.artifact import create_artifact, make_golden
+from pocketvit.export.artifact import create_artifact, make_golden, measure_memory
 from pocketvit.fit.choose import pareto
 from pocketvit.fit.gate import Limits, usable_rows
 from pocketvit.fit.measure import Measurer
@@ -19,7 +19,7 @@ from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES
 from pocketvit.spec.artifact import CANDIDATE, Artifact, read_artifact
-from pocketvit.spec.manifest import Licence, MetricRow
+from pocketvit.spec.manifest import Licence, Memory, MetricRow
 from pocketvit.spec.target import Target
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.verify.command import verify
@@ -78,14 +78,15 @@ def hand_over(
     shutil.rmtree(candidate, ignore_errors=True)  # of a killed process; the name is ours alone
     metrics = metric_rows(kept, measurer, measurer.trivial())
     try:
-        _write(candidate, trained, kept, rows, measurer, metrics)
+        memory = measure_memory(trained, [row.built for row in kept if row.built], measurer.recipe.target.threads)
+        _write(candidate, trained, kept, rows, measurer, metrics, memory)
         _check_sizes(kept, read_artifact(candidate), limits)
         # Every variant must meet a limit; without one the chosen file's figure is enough.
         many = kept if limits.budget.memory_mb is not None else kept[:1]
         measured = [*(_with_memory(row, candidate, measurer, limits) for row in many), *kept[len(many) :]]
         if split is not None and chosen.built is not None:  # only now it is sure that this file is handed over
             tested = test_rows(chosen.key, measurer.score(chosen.built, split), split, measurer)
-            _write(candidate, trained, kept, rows, measurer, [*metrics, *tested])
+            _write(candidate, trained, kept, rows, measurer, [*metrics, *tested], memory)
         shutil.rmtree(destination, ignore_errors=True)
         os.replace(candidate, destination)
     finally:
@@ -100,6 +101,7 @@ def _write(
     rows: Sequence[Row],
     measurer: Measurer,
     metrics: Sequence[MetricRow],
+    memory: Mapping[str, Memory],
 ) -> None:
     """Write and verify the artifact of the rows ``kept``, of which the first is the default."""
     recipe, count = measurer.recipe, measurer.task.golden.count
@@ -116,6 +118,7 @@ def _write(
         benchmarks=bench_rows(kept, measurer),
         licence=Licence(data=recipe.licence_data),
         training={"recipe": recipe.name, **trained.info},
+        memory=memory,
         replace=True,
     )
     verify(str(folder), trust=True)  # this run wrote all of it

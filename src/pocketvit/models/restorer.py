@@ -33,10 +33,9 @@ def _padded(image: Tensor, multiple: int) -> Tensor:
     return F.pad(image, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else image
 
 
-def _added(image: Tensor, residual: Tensor, multiple: int) -> Tensor:
-    """The residual of the padded image on top of it, cut to the image's size."""
-    restored = _padded(image, multiple) + residual
-    return restored if restored.shape == image.shape else restored[..., : image.shape[-2], : image.shape[-1]]
+def _cut(padded: Tensor, image: Tensor) -> Tensor:
+    """Cut to the image's size."""
+    return padded if padded.shape == image.shape else padded[..., : image.shape[-2], : image.shape[-1]]
 
 
 class Restorer(AnySize, nn.Module):
@@ -84,8 +83,13 @@ class Restorer(AnySize, nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> a map (B, C, h, w) of each level, finest first."""
-        z = self.stem(F.pixel_unshuffle(_padded(image, self.multiple), self.unshuffle))
-        maps = []
+        return self._maps(self._unshuffled(image))
+
+    def _unshuffled(self, image: Tensor) -> Tensor:
+        return F.pixel_unshuffle(_padded(image, self.multiple), self.unshuffle)
+
+    def _maps(self, unshuffled: Tensor) -> list[Tensor]:
+        z, maps = self.stem(unshuffled), []
         for encode, down in zip(self.encoder, self.down, strict=True):
             z = encode(z)
             maps.append(z)
@@ -94,10 +98,12 @@ class Restorer(AnySize, nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
-        *skips, z = self.features(image)
+        unshuffled = self._unshuffled(image)
+        *skips, z = self._maps(unshuffled)
         for up, decode, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
             z = decode(F.pixel_shuffle(up(z), 2) + skip)
-        return _added(image, F.pixel_shuffle(self.head(z), self.unshuffle), self.multiple)
+        # The residual is added before the shuffle: engines keep the small maps in their own layout.
+        return _cut(F.pixel_shuffle(unshuffled + self.head(z), self.unshuffle), image)
 
 
 class DenseDenoiser(AnySize, OneFeature, nn.Module):
@@ -110,7 +116,7 @@ class DenseDenoiser(AnySize, OneFeature, nn.Module):
 
     def __init__(self, *, unshuffle: int = 2, width: int = 96, layers: int = 10, channels: int = 3) -> None:
         super().__init__()
-        self.unshuffle, self.strides = unshuffle, (unshuffle,)
+        self.unshuffle, self.multiple, self.strides = unshuffle, unshuffle, (unshuffle,)
         inner = channels * unshuffle**2
         body = (layer for a in (inner, *[width] * layers) for layer in (nn.Conv2d(a, width, 3, 1, 1), nn.ReLU()))
         self.body = nn.Sequential(*body, nn.Conv2d(width, inner, 3, 1, 1))
@@ -127,4 +133,4 @@ class DenseDenoiser(AnySize, OneFeature, nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Restore."""
         residual = F.pixel_shuffle(self.body[-1](self.features(image)[0]), self.unshuffle)
-        return _added(image, residual, self.unshuffle)
+        return _cut(_padded(image, self.unshuffle) + residual, image)

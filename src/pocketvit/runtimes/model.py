@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pocketvit.errors import DataError, MissingDependencyError, UsageError, Veri
 from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
 from pocketvit.runtimes.order import load_order
 from pocketvit.runtimes.strength import check_strength
+from pocketvit.runtimes.whole import check_limit, memory_of, tile_for
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
@@ -42,6 +43,8 @@ class Model:
     artifact: Artifact | None = None
     """The artifact the file belongs to; ``None`` for a candidate file that is not in one yet."""
     variant: Variant | None = None
+    memory_mb: float | None = None
+    """What an image may take above the idle process, in MB (1e6 bytes): see :mod:`pocketvit.runtimes.whole`."""
 
     def __repr__(self) -> str:
         """One line: name, version, what it runs as, its input."""
@@ -65,7 +68,7 @@ class Model:
 
         Args:
             image: a path, a PIL image or an (H, W, 3) uint8 RGB array (see :func:`pocketvit.spec.images.read_image`).
-            on_tile: called after each tile of a tiled model, for progress.
+            on_tile: called after each tile of an image that runs in tiles, for progress.
             strength: of a restorer, 0 to 2: 0 is the image itself, 1 or nothing the trained answer, between them a
                 blend; above 1 the model runs a second time, on its own answer, and 2 is what that gives.
 
@@ -99,18 +102,20 @@ class Model:
             VerificationError: an answer is not what the manifest says.
         """
         with _enough_memory(prepared):
-            if not self.tiled:
-                return self._run(prepared)
-            spec, name = self.manifest.preprocess, self.manifest.outputs[0].name
-            tiles = run_tiled(lambda tile: self._run(tile)[name][0], prepared, spec.size, spec.overlap, on_tile)
+            size, name = self.tile(*prepared.shape[:2]), self.manifest.outputs[0].name
+            if size is None:
+                return self._run(np.ascontiguousarray(prepared))
+            overlap = self.manifest.preprocess.overlap
+            tiles = run_tiled(lambda tile: self._run(tile)[name][0], prepared, size, overlap, on_tile)
             return {name: tiles[None]}
 
     def _run(self, pixels: Pixels) -> Raw:
         raw = self.session.run({PIXELS: pixels[None]})
         for spec in self.manifest.outputs:  # files can declare one shape and answer with another
             shape = raw[spec.name].shape if spec.name in raw else "missing"
-            if shape != tuple(spec.shape):
-                what = f"{self.file}: output {spec.name} is {shape}, the manifest says {tuple(spec.shape)}."
+            want = tuple(got if stated == -1 else stated for got, stated in zip((1, *pixels.shape), spec.shape))
+            if shape != want:
+                what = f"{self.file}: output {spec.name} is {shape}, the manifest says {want}."
                 raise VerificationError(what, "Run `pocketvit verify`, or take another variant.")
         _check_finite(raw)  # each tile: blending rounds to 8 bits, which would hide it
         return raw
@@ -124,15 +129,22 @@ class Model:
         _check_finite(raw)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
+    def tile(self, height: int, width: int) -> tuple[int, int] | None:
+        """Height and width of the tiles that an image of this size is covered with; ``None`` where it runs whole."""
+        spec = self.manifest.preprocess
+        if not self.tiled or not spec.multiple:
+            return spec.size if self.tiled else None
+        return tile_for((height, width), spec, memory_of(self.variant), self.memory_mb)
+
     @property
     def tiled(self) -> bool:
-        """Whether images keep their resolution and are covered with tiles."""
+        """Whether images keep their resolution: they run whole or are covered with tiles (:meth:`tile`)."""
         return self.manifest.preprocess.resize == "tile"
 
     def count_runs(self, height: int, width: int) -> int:
         """How many times the file runs for an image of this size."""
-        spec = self.manifest.preprocess
-        return count_tiles(height, width, spec.size, spec.overlap) if self.tiled else 1
+        size = self.tile(height, width)
+        return count_tiles(height, width, size, self.manifest.preprocess.overlap) if size else 1
 
 
 @contextmanager
@@ -152,7 +164,13 @@ def _check_finite(raw: Raw) -> None:
             raise DataError(f"output {name} holds NaN or infinity.", todo)
 
 
-def load(path_or_name: str | PathLike[str], target: str | Target | None = None, *, trust: bool = False) -> Model:
+def load(
+    path_or_name: str | PathLike[str],
+    target: str | Target | None = None,
+    *,
+    trust: bool = False,
+    memory_mb: float | None = None,
+) -> Model:
     """Load an artifact as a callable model.
 
     Args:
@@ -162,6 +180,7 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
             instructions), or it needs trust, the first other variant that it can, which is logged. ``model.target``
             says which it is.
         trust: also open files that are programs and not data (TorchScript): they may do anything on this machine.
+        memory_mb: MB that a photo may take above the idle process; beyond it, it runs in tiles. 1000 by default.
 
     Returns:
         A model that may be called from many threads at once.
@@ -171,11 +190,13 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
         MissingDependencyError: the engine of ``target`` is not installed.
         VerificationError: manifest or model file are damaged, or do not go together.
     """
+    check_limit(memory_mb)
     artifact = read_artifact(path_or_name)
     if not isinstance(target, str | Target | None):
         raise UsageError(f"target is a {type(target).__name__}, not text.", "Write e.g. onnxruntime:fp32:2.")
     if target is not None:
-        return open_variant(artifact, Target.parse(target) if isinstance(target, str) else target, trust=trust)
+        wanted = Target.parse(target) if isinstance(target, str) else target
+        return replace(open_variant(artifact, wanted, trust=trust), memory_mb=memory_mb)
     default = artifact.variant()
     refused: dict[str, UsageError | MissingDependencyError] = {}
     for variant in load_order(artifact.manifest):
@@ -185,9 +206,9 @@ def load(path_or_name: str | PathLike[str], target: str | Target | None = None, 
             refused[variant.key] = error
             continue
         if why := refused.get(default.key):
-            name, wanted = artifact.manifest.name, default.key
-            log.warning("%s: running %s instead of %s (%s)", name, model.target, wanted, why.what)
-        return model
+            name = artifact.manifest.name
+            log.warning("%s: running %s instead of %s (%s)", name, model.target, default.key, why.what)
+        return replace(model, memory_mb=memory_mb)
     raise refused.get(default.key) or UsageError(f"{artifact.path}: holds no variants.", "Export the artifact again.")
 
 

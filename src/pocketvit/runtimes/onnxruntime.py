@@ -7,6 +7,7 @@ in speed and answers, so there fp16 is refused for files whose arithmetic is flo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,23 +30,40 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+_KEPT_PIXELS = 1_000_000
+"""Of images of any size up to which the memory of a run is kept for the next of the same size."""
+
+
 class OnnxRuntimeSession:
     """An ONNX file in ONNX Runtime; the engine is thread-safe by itself."""
 
-    def __init__(self, session: Any, info: SessionInfo) -> None:
+    def __init__(self, session: Any, info: SessionInfo, shrink: Any = None) -> None:
         self.info = info
         self.inputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_inputs()}
         self.outputs: Mapping[str, Port] = {node.name: _port(node) for node in session.get_outputs()}
-        self._session = session
+        self._session, self._shrink = session, shrink
+        self._shape: tuple[int, ...] | None = None
 
     def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
         try:
-            answers = self._session.run(list(self.outputs), dict(inputs))
+            answers = self._session.run(list(self.outputs), dict(inputs), self._options(inputs))
         except Exception as error:  # the engine's error classes share no base but Exception
             raise cannot_run("ONNX Runtime", error) from error
         return dict(zip(self.outputs, answers, strict=True))
+
+    def _options(self, inputs: Mapping[str, NDArray[np.uint8]]) -> Any:
+        """The engine keeps the memory of a run for the next. Where sizes change it would keep that of the largest one
+        and more: a run of a large size, or of another than the last one's, gives it back at its end."""
+        shape = next(iter(inputs.values())).shape
+        changed, self._shape = shape != self._shape, shape
+        kept = not changed and math.prod(shape) <= _KEPT_PIXELS * 3
+        return self._shrink if _is_free(self.inputs) and not kept else None
+
+
+def _is_free(ports: Mapping[str, Port]) -> bool:
+    return any(-1 in (port.shape or ()) for port in ports.values())
 
 
 def _port(node: Any) -> Port:
@@ -83,7 +101,10 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     wanted, settings = list(providers), list(providers.values())
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
-        opened = OnnxRuntimeSession(session, SessionInfo.of(target, onnxruntime.__version__, _coverage(session)))
+        shrink = onnxruntime.RunOptions()
+        shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        info = SessionInfo.of(target, onnxruntime.__version__, _coverage(session))
+        opened = OnnxRuntimeSession(session, info, shrink)
     except Exception as error:  # the engine's error classes share no base but Exception
         raise cannot_open(path, "ONNX Runtime", error) from error
     if session.get_providers()[0] != wanted[0]:  # the engine falls back to the processor without an error

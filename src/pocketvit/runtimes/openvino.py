@@ -6,9 +6,14 @@ An int8 file holds its quantisers itself; what is left in float runs in float32.
 
 from __future__ import annotations
 
+import logging
+import math
 import queue
 import re
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,35 +31,79 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _TAIL_BYTES = 64
 _REQUESTS = 4
 """At most so many infer requests at once: each holds the memory of one run, and the engine computes them in turns."""
+_SIZES, _KEPT_PIXELS = 4, 1_000_000
+"""How many sizes a model of any size stays compiled for, and their pixels together; one of any size is always kept."""
+_LONG_S, _LOUD, _QUIET = 1.0, logging.WARNING, logging.INFO
+"""Seconds of compiling that are said aloud."""
+log = logging.getLogger("pocketvit")
 _CONSTANT = re.compile(rb'<data element_type="(?:f32|f16|bf16|i8|u8|i4|u4)"[^>]*? offset="(\d+)" size="(\d+)"')
 
 
-class OpenVinoSession:
-    """An OpenVINO model compiled for a device, with a pool of infer requests; each serves one thread at a time."""
+class _Pool:
+    """A compiled model with its infer requests; each serves one thread at a time."""
 
-    def __init__(self, compiled: Any, info: SessionInfo) -> None:
-        self.info = info
-        self.inputs: Mapping[str, Port] = {port.get_any_name(): _port(port) for port in compiled.inputs}
-        self.outputs: Mapping[str, Port] = {port.get_any_name(): _port(port) for port in compiled.outputs}
-        self._ports = list(zip(self.outputs, compiled.outputs, strict=True))
+    def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()  # last in, first out: one thread uses one request only
         for _ in range(_REQUESTS):
             self._idle.put(None)  # made when it is first needed
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        """See :class:`pocketvit.runtimes.Session`."""
-        check_inputs(self.inputs, inputs)
-        feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+    def infer(self, feed: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         request = self._idle.get()
         try:
             request = request or self._compiled.create_infer_request()
             results = request.infer(feed, share_inputs=True)
-            return {name: np.array(results[port]) for name, port in self._ports}  # the request reuses its buffers
-        except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
-            raise cannot_run("OpenVINO", error) from error
+            return [np.array(results[port]) for port in self._compiled.outputs]  # the request reuses its buffers
         finally:
             self._idle.put(request)
+
+
+class OpenVinoSession:
+    """An OpenVINO model. One of any size is compiled for each size that comes: such files are a fifth faster than one
+    that is compiled for all sizes, and give their memory back. A few that were used last are kept."""
+
+    def __init__(self, graph: Any, compile_for: Callable[[Any], Any], info: SessionInfo) -> None:
+        self.info = info
+        self.inputs: Mapping[str, Port] = {port.get_any_name(): _port(port) for port in graph.inputs}
+        self.outputs: Mapping[str, Port] = {port.get_any_name(): _port(port) for port in graph.outputs}
+        self.compiled: list[float] = []
+        """Seconds that each compilation for a size took."""
+        self._graph, self._compile = graph, compile_for
+        self._pools: OrderedDict[tuple[tuple[int, ...], ...], _Pool] = OrderedDict()
+        self._lock = threading.Lock()
+        self._fixed = None if graph.is_dynamic() else _Pool(compile_for(graph))
+
+    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+        """See :class:`pocketvit.runtimes.Session`."""
+        check_inputs(self.inputs, inputs)
+        feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        try:
+            pool = self._fixed or self._pool_for(tuple(feed[name].shape for name in self.inputs))
+            return dict(zip(self.outputs, pool.infer(feed), strict=True))
+        except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
+            raise cannot_run("OpenVINO", error) from error
+
+    def _pool_for(self, shapes: tuple[tuple[int, ...], ...]) -> _Pool:
+        with self._lock:
+            if shapes not in self._pools:
+                began = time.perf_counter()
+                _shrink(self._pools, sum(map(math.prod, shapes)))
+                graph = self._graph.clone()
+                graph.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
+                self._pools[shapes] = _Pool(self._compile(graph))
+                self.compiled.append(seconds := time.perf_counter() - began)
+                size = "x".join(map(str, shapes[0][1:3]))
+                log.log(_LOUD if seconds > _LONG_S else _QUIET, "OpenVINO: compiled for %s in %.1f s", size, seconds)
+            self._pools.move_to_end(shapes)
+            return self._pools[shapes]
+
+
+def _shrink(pools: OrderedDict[tuple[tuple[int, ...], ...], Any], values: int) -> None:
+    """Leave only so many of those used last that they and a new one of ``values`` inputs are few and small."""
+    while pools and (
+        len(pools) >= _SIZES or values + sum(math.prod(x) for key in pools for x in key) > _KEPT_PIXELS * 3
+    ):
+        pools.popitem(last=False)
 
 
 def _port(port: Any) -> Port:
@@ -102,9 +151,12 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     if target.device == CPU:
         config["INFERENCE_NUM_THREADS"] = target.threads
     try:
-        compiled = _core().compile_model(_core().read_model(str(path)), target.device.upper(), config)
         note = " (fp16 weights, float32 arithmetic)" if widened else ""
-        return OpenVinoSession(compiled, SessionInfo.of(target, openvino.__version__.split("-")[0], note=note))
+        info = SessionInfo.of(target, openvino.__version__.split("-")[0], note=note)
+        device = target.device.upper()
+        return OpenVinoSession(
+            _core().read_model(str(path)), lambda graph: _core().compile_model(graph, device, config), info
+        )
     except Exception as error:  # the engine raises plain RuntimeErrors and pybind's own
         raise cannot_open(path, "OpenVINO", error) from error
 

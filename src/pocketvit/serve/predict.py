@@ -122,6 +122,7 @@ def predict(
     compare: bool = False,
     overwrite: bool = False,
     trust: bool = False,
+    memory_mb: float | None = None,
 ) -> PredictReport:
     """Run an artifact on images.
 
@@ -145,12 +146,14 @@ def predict(
             them details, enlarged.
         overwrite: replace files of those names that were there before, but never an input.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
+        memory_mb: MB that a photo may take above the idle process (restoration); beyond it, it runs in tiles that are
+            as large as it allows. 1000 by default.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
         UsageError: no such artifact or variant, or options that do not go together.
     """
-    model = load(artifact, target, trust=trust)
+    model = load(artifact, target, trust=trust, memory_mb=memory_mb)
     most = max((len(level.labels) for level in model.manifest.levels), default=0)
     if not 1 <= top <= max(most, 5):
         raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
@@ -178,7 +181,7 @@ def predict(
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
-    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
+    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry)) + _compiling(model)
     inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
     if inputs & {os.path.realpath(place.parent) for place in places.values()}:
         notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
@@ -186,6 +189,13 @@ def predict(
         notes += (f"strength {strength:g}: the model ran {'twice on each image' if strength else 'on no image'}",)
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes, strength)
+
+
+def _compiling(model: Model) -> tuple[str, ...]:
+    """How long an engine that compiles for each size took to, where that is worth saying."""
+    times = getattr(model.session, "compiled", ())
+    said = len(times) > 1 or sum(times) > 1
+    return (f"of that {sum(times):.1f} s for compiling for {len(times)} sizes of images",) * said
 
 
 def _images(count: int) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,18 @@ def golden_faults(manifest: Manifest, golden: Golden) -> list[str]:
 
 
 def _input_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
-    have, (height, width) = golden.inputs, manifest.preprocess.size
-    if len(have.shape) == 0 or len(have) == 0 or have.dtype != np.uint8 or have.shape[1:] != (height, width, 3):
-        yield f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {height}, {width}, 3)"
+    have, (_, *wanted) = golden.inputs, manifest.preprocess.input_shape
+    if have.ndim != 4 or 0 in have.shape or have.dtype != np.uint8 or not _fits(have.shape[1:], wanted):
+        yield f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {', '.join(map(str, wanted))})"
     elif len(golden.sources) > len(have):
         yield f"{len(golden.sources)} sources for {len(have)} golden inputs"
     for index, source in enumerate(golden.sources):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0:
             yield f"golden source {index} is {source.dtype} {source.shape}, not uint8 (H, W, 3)"
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(n in (-1, have) for have, n in zip(shape, wanted, strict=True))
 
 
 def _output_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
@@ -120,8 +124,9 @@ def _output_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
         value = golden.outputs.get(spec.name)
         if value is None:
             continue
-        if value.dtype != spec.dtype or value.shape != (*count, *spec.shape[1:]):
-            wanted = (*count, *spec.shape[1:])
+        free = golden.inputs.shape if golden.inputs.ndim == len(spec.shape) else spec.shape
+        wanted = (*count, *(have if n == -1 else n for have, n in zip(free[1:], spec.shape[1:], strict=True)))
+        if value.dtype != spec.dtype or value.shape != wanted:
             yield f"golden output {spec.name} is {value.dtype} {value.shape}, not {spec.dtype} {wanted}"
         elif not np.isfinite(value).all():
             yield f"golden output {spec.name} holds NaN or infinity"

@@ -32,6 +32,13 @@ class FileEntry(_Strict):
     sha256: str
 
 
+class Memory(_Strict):
+    """What runs of a file that takes any size need in memory beside the process that has it open."""
+
+    fixed_mb: FiniteFloat = Field(ge=0, description="Of any run, in MB (1e6 bytes).")
+    bytes_per_pixel: FiniteFloat = Field(gt=0, description="Of each pixel of the image or tile, its answer included.")
+
+
 class Variant(_Strict):
     """One way to run the model: a file in a runtime at a precision."""
 
@@ -43,6 +50,9 @@ class Variant(_Strict):
     metrics: dict[str, FiniteFloat] = Field(
         default={},
         description="Metrics measured on this very variant, by name; `metrics` of the manifest says on what.",
+    )
+    memory: Memory | None = Field(
+        default=None, description="Of a file that takes any size, as measured: images larger than it allows are tiled."
     )
 
     @property

@@ -117,7 +117,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     task, resize = TASKS[manifest.task], manifest.preprocess.resize
     if (task.geometry == "pixels") != (resize == "tile"):
         yield f"preprocess.resize: {resize} does not go with the task {task.name}"
-    wanted = (PIXELS, [1, *manifest.preprocess.size, 3], "uint8")
+    wanted = (PIXELS, manifest.preprocess.input_shape, "uint8")
     if [(x.name, x.shape, x.dtype) for x in manifest.inputs] != [wanted]:
         have = ", ".join(f"{x.name} {x.dtype} {x.shape}" for x in manifest.inputs) or "none"
         yield f"the inputs are {have}, not {PIXELS} uint8 {wanted[1]}"

@@ -26,7 +26,7 @@ PIXELS = "pixels"
 """Name of the one input of every model file: (1, H, W, 3) uint8 RGB."""
 
 _RANGES = {
-    **{"size": Range(1, 8192), "crop_pct": Range(0.05, 1), "overlap": Range(0, 4096)},
+    **{"size": Range(1, 8192), "crop_pct": Range(0.05, 1), "overlap": Range(0, 4096), "multiple": Range(0, 256)},
     **{"mean": Range(-1000, 1000), "std": Range(0, 1000, above=True)},
 }
 MAX_AREA = 4096 * 4096
@@ -38,7 +38,8 @@ class Preprocess:
     """How an image becomes the model's input.
 
     ``resize``: ``crop`` scales the short side to ``size / crop_pct`` and cuts the centre (timm's evaluation transform);
-    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution and covers the image with such tiles.
+    ``stretch`` scales both sides to ``size``; ``tile`` keeps the resolution: the image is covered with such tiles, or
+    where ``multiple`` is given runs whole, and in larger tiles only where it takes too much memory.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True}  # for the manifest's schema
@@ -57,6 +58,9 @@ class Preprocess:
     """Filter, always antialiased when shrinking (Pillow's definition)."""
     overlap: int = 0
     """Pixels shared by neighbouring tiles (``tile`` only)."""
+    multiple: int = 0
+    """Above 0 the files take an image of any height and width, which they pad inside to multiples of this; 0 means that
+    they take ``size`` alone. The architecture says which (``tile`` only)."""
     color: Literal["RGB", "BGR"] = "RGB"
     """Channel order that the model itself sees; the exported graph always takes RGB."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -71,6 +75,11 @@ class Preprocess:
         if self.resize == "tile" and not 0 <= 2 * self.overlap <= min(self.size):
             what = f"preprocess.overlap {self.overlap} must be at most half of the tile {self.size}."
             raise UsageError(what, "Take 16.")
+
+    @property
+    def input_shape(self) -> list[int]:
+        """Of the model files' input: (1, H, W, 3), -1 where a size is free."""
+        return [1, -1, -1, 3] if self.multiple else [1, *self.size, 3]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

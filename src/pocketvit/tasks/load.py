@@ -31,6 +31,12 @@ def build_task_model(
     return TORCH_TASKS[task.name].build(backbone, task, levels, preprocess)
 
 
+def free_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
+    """``preprocess`` with the multiple that the network states, where it keeps the resolution and takes any size."""
+    free = preprocess.resize == "tile" and getattr(model, "any_size", False)
+    return replace(preprocess, multiple=model.multiple if free else 0)  # type: ignore[arg-type]
+
+
 def load_checkpoint(source: str | Path) -> Trained:
     """Rebuild a trained model, narrowed as it was, in evaluation mode on the CPU.
 
@@ -49,7 +55,7 @@ def load_checkpoint(source: str | Path) -> Trained:
     except RuntimeError as error:
         what = f"{folder / WEIGHTS}: does not fit {META} ({' '.join(str(error).split())[:200]})."
         raise DataError(what, "Copy the checkpoint again.") from error
-    return Trained(model=model.eval(), **meta)
+    return Trained(model=model.eval(), **meta | {"preprocess": free_size(model, meta["preprocess"])})
 
 
 def at_size(trained: Trained, size: tuple[int, int]) -> Trained:

@@ -24,7 +24,7 @@ from pocketvit.spec.recipe import ModelConfig, Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.typed import short
 from pocketvit.tasks import TORCH_TASKS
-from pocketvit.tasks.load import build_task_model, load_checkpoint
+from pocketvit.tasks.load import build_task_model, free_size, load_checkpoint
 
 GIVES = {"image": ("features",), "pixels": ("image", "features")}
 """By a task's geometry: what an architecture may give to serve it."""
@@ -50,7 +50,8 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     note = _start(model, recipe.model) if recipe.model.weights else "random weights"
     # The weights are in the model now: a checkpoint of it must not look for the file again.
     spec = replace(recipe.model, weights=None)
-    return Trained(model, spec, recipe.task, tuple(levels), recipe.preprocess, {"start": note})
+    preprocess = free_size(model, recipe.preprocess)
+    return Trained(model, spec, recipe.task, tuple(levels), preprocess, {"start": note})
 
 
 def _start(model: nn.Module, spec: ModelConfig) -> str:

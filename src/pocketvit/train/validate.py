@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from pocketvit.data.cases import Case
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained
-from pocketvit.spec.preprocess import Pixels, prepare
+from pocketvit.runtimes.whole import UNMEASURED, tile_for
+from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Evaluator, Result
-from pocketvit.spec.tiles import run_tiled
+from pocketvit.spec.tiles import Run, run_tiled
 from pocketvit.tasks import TORCH_TASKS
 
 
@@ -37,11 +39,17 @@ def answer(trained: Trained, images: Sequence[Pixels]) -> list[Result]:
         return run_batch(trained, tile[None])[0][0]
 
     if spec.resize == "tile":
-        blended = (run_tiled(one, image, spec.size, spec.overlap) for image in images)
-        return [record.finish({names[0]: image[None]}, trained.levels) for image in blended]
+        answers = (_restored(one, image, spec) for image in images)
+        return [record.finish({names[0]: image[None]}, trained.levels) for image in answers]
     outputs = run_batch(trained, np.stack([prepare(image, spec) for image in images]))
     rows = (dict(zip(names, (each[i : i + 1] for each in outputs), strict=True)) for i in range(len(images)))
     return [record.finish(row, trained.levels) for row in rows]
+
+
+def _restored(one: Run, image: Pixels, spec: Preprocess) -> NDArray[Any]:
+    """Whole or in tiles, as the artifact's files would run it."""
+    size = tile_for(image.shape[:2], spec, UNMEASURED) if spec.multiple else spec.size
+    return run_tiled(one, image, size, spec.overlap) if size else one(image)
 
 
 def validate(

@@ -63,7 +63,7 @@ class LinearAttention(SelfAttention):
 class WindowAttention(nn.Module):
     """Full attention and MLP inside windows of ``window`` x ``window`` positions of a map (as in SwinIR, not shifted).
 
-    Maps that are no multiple of the window are padded by zeros at the right and bottom with sizes known at export.
+    Maps that are no multiple of the window are padded by zeros at the right and bottom.
     The convolutions around the block carry information between windows.
     """
 
@@ -77,14 +77,15 @@ class WindowAttention(nn.Module):
     def forward(self, x_bdhw: Tensor) -> Tensor:
         """(B, D, H, W) -> (B, D, H, W), residual."""
         (b, d, h, w), k = x_bdhw.shape, self.window
-        pad_h, pad_w = -h % k, -w % k
-        x = F.pad(x_bdhw, (0, pad_w, 0, pad_h)) if pad_h or pad_w else x_bdhw
-        rows, columns = (h + pad_h) // k, (w + pad_w) // k
+        rows, columns = (h + k - 1) // k, (w + k - 1) // k
+        # In a graph for any size the numbers are symbols (no int), on which nothing can branch: it always pads.
+        whole = isinstance(h, int) and isinstance(w, int) and (rows * k, columns * k) == (h, w)
+        x = x_bdhw if whole else F.pad(x_bdhw, (0, columns * k - w, 0, rows * k - h))
         tokens = x.reshape(b, d, rows, k, columns, k).permute(0, 2, 4, 3, 5, 1).reshape(b * rows * columns, k * k, d)
         tokens = tokens + self.attn(self.norm1(tokens))
         tokens = tokens + self.fc2(F.relu(self.fc1(self.norm2(tokens))))
-        x = tokens.reshape(b, rows, columns, k, k, d).permute(0, 5, 1, 3, 2, 4).reshape(b, d, h + pad_h, w + pad_w)
-        return x[:, :, :h, :w] if pad_h or pad_w else x
+        x = tokens.reshape(b, rows, columns, k, k, d).permute(0, 5, 1, 3, 2, 4).reshape(b, d, rows * k, columns * k)
+        return x if whole else x[:, :, :h, :w]
 
 
 class ChannelAttention(nn.Module):

@@ -146,7 +146,7 @@ def _check(preprocess: Preprocess) -> None:
 
 def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
     meaning = "RGB pixels, 0 to 255, channels last, not rounded"
-    return [base.TensorSpec(name=OUTPUT, shape=[1, *preprocess.size, 3], dtype="float32", meaning=meaning)]
+    return [base.TensorSpec(name=OUTPUT, shape=preprocess.input_shape, dtype="float32", meaning=meaning)]
 
 
 def _finish(raw: base.Raw, levels: Sequence[LevelSpec]) -> Restored:
