@@ -22,8 +22,6 @@ class Backbone(Protocol):
     """Of each feature, finest first: h and w are those of the image over the stride, rounded up."""
     any_size: bool
     """Takes any H and W; otherwise only those that it was built with."""
-    multiple: int
-    """Of an ``any_size`` one: H and W are padded inside to multiples of this. Files are exported for any of them."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -58,6 +56,7 @@ class AnySize:
 
     any_size = True
     multiple = 1
+    """H and W are padded inside to multiples of this. Files of networks that give images and state it take any size."""
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """As it is."""

@@ -33,7 +33,7 @@ def build_task_model(
 
 def free_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
     """``preprocess`` with the multiple that the network states, where it keeps the resolution and takes any size."""
-    free = preprocess.resize == "tile" and getattr(model, "any_size", False)
+    free = preprocess.resize == "tile" and getattr(model, "any_size", False) and hasattr(model, "multiple")
     return replace(preprocess, multiple=model.multiple if free else 0)  # type: ignore[arg-type]
 
 
