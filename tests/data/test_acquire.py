@@ -317,7 +317,13 @@ def test_a_process_that_ends_in_the_middle_is_gone_on_with(
     with serving(content, serve(chunk=4096, pause=0.03)) as server:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", RUN, f"{server.url}/sidd.zip", str(tmp_path / "to")]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
+        )
         part, until = tmp_path / "to" / "sidd.zip.part", time.monotonic() + 120
         while not (part.exists() and part.stat().st_size > 20_000):
             assert time.monotonic() < until
