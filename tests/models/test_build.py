@@ -62,5 +62,5 @@ def test_options_count_their_parameters_without_changing_random_weights() -> Non
 def test_weights_that_are_nowhere_are_named_with_what_there_is(weights: str) -> None:
     with pytest.raises(DataError, match="no such file or folder") as caught:
         new_model(load_recipe(None, {"model.weights": weights, "model.name": VIT}), ())
-    assert "denoise-color, or timm" in caught.value.todo
+    assert "denoise-color, denoise-photo, or timm" in caught.value.todo
     assert len(str(caught.value)) < 400
