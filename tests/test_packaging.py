@@ -115,6 +115,7 @@ def test_shipped_artifact_is_at_most_six_megabytes(wheel: Path) -> None:
         sizes = {entry["path"]: archive.getinfo(f"{SHIPPED}/{entry['path']}").file_size for entry in manifest["files"]}
     assert sizes == {entry["path"]: entry["bytes"] for entry in manifest["files"]}
     assert sum(sizes.values()) <= 6_000_000
+    assert wheel.stat().st_size <= 14_000_000  # with every artifact and its checkpoint
 
 
 @pytest.mark.slow
