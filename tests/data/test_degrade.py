@@ -123,6 +123,13 @@ def test_a_mixture_draws_its_kinds_by_weight(monkeypatch: pytest.MonkeyPatch) ->
     assert taken["correlated"] == 0
 
 
+def test_a_mixture_may_be_of_one_kind() -> None:
+    alone = data_of(noise="mixture", mixture={"camera": 0, "correlated": 0, "gaussian": 1}, sigma=[10, 10], patch=32)
+    noisy, truth = degrade(GREY[:32, :32], alone, np.random.default_rng(0))
+    assert spread(noisy) == pytest.approx(10, rel=0.1)
+    assert np.array_equal(truth, GREY[:32, :32])
+
+
 def test_conditions_of_an_evaluation_are_named() -> None:
     assert [each.name for each in conditions(data_of(eval_sigma=[15, 50]))] == ["sigma15", "sigma50"]
     assert [each.name for each in conditions(data_of(noise="poisson", shot=[0, 0.02]))][1] == "sigma25shot0.01"

@@ -7,6 +7,7 @@ reads ``VmHWM``, which starts anew with the program; ``ru_maxrss`` would carry o
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.files import scratch
+from pocketvit.runtimes.footprint import resident
 from pocketvit.runtimes.model import load
 from pocketvit.runtimes.probe import fresh_process
 from pocketvit.spec.images import MAX_PIXELS, read_image
@@ -117,9 +119,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def _own_peak_mb() -> float:
     """Peak resident memory of this process in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+)", status.read_text(), re.MULTILINE)):
-        return int(found[1]) * 1024 / 1e6
+    if Path("/proc/self/status").is_file() and not math.isnan(peak := resident("VmHWM")):
+        return peak / 1e6
     import psutil
 
     info = psutil.Process().memory_info()

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.noise import quantize
+from pocketvit.data.noise import pick, quantize
 from pocketvit.spec.degradation import BlurConfig
 from pocketvit.spec.preprocess import Pixels
 
@@ -117,8 +117,7 @@ def draw(blur: BlurConfig, rng: np.random.Generator) -> Kernel | None:
     """A kernel as the recipe has them, ``None`` for a photo that stays sharp (``blur.probability``)."""
     if not blur.probability or rng.random() >= blur.probability:
         return None
-    shares = blur.shares()
-    return KERNELS[list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]](blur, rng)
+    return KERNELS[pick(blur.shares(), rng)](blur, rng)
 
 
 @lru_cache(4)

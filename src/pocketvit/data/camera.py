@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pocketvit.spec.degradation import CameraConfig
+from pocketvit.spec.detail import LUMA
 from pocketvit.spec.preprocess import Pixels
 
 Floats = NDArray[np.float32]
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _XYZ_TO_CAMERA = np.array(
     [
         [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],

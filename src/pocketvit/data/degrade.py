@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvit.data import blur, camera
-from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, quantize
+from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, pick, quantize
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
 
@@ -106,7 +106,7 @@ def _border(data: DataConfig) -> int:
 def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
     """Degraded crop and truth, (patch, patch, 3) uint8, of a clean crop with :func:`margin` pixels on each side."""
     kinds, around = shares(data), margin(data)
-    kind = list(kinds)[int(rng.choice(len(kinds), p=list(kinds.values())))] if len(kinds) > 1 else data.noise
+    kind = pick(kinds, rng) if len(kinds) > 1 else next(iter(kinds))
     if not around:
         return KINDS[kind](region, data, rng)
     border, reach = _border(data), blur.reach(data.blur)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,11 @@ from pocketvit.spec.preprocess import Pixels
 def quantize(values: NDArray[np.floating]) -> Pixels:
     """Round to the nearest integer and clip to 0..255, uint8. ``values`` may be changed in place."""
     return np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
+
+
+def pick(shares: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of the kinds, by shares that sum to 1."""
+    return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
 
 
 def add_gaussian(image: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:

@@ -5,10 +5,11 @@ Pairs of numbers are ranges that a value is drawn from, for each sample anew; sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pocketvit.errors import UsageError
-from pocketvit.spec.typed import Range, check_ranges, short
+from pocketvit.spec.typed import Range, check_ordered, check_ranges
 
 _SHARE, _COUNT = Range(0, 1), Range(0, 1e6)
 _CAMERA = {
@@ -27,11 +28,9 @@ _BLUR = {
 }
 
 
-def _ordered(section: str, settings: object) -> None:
-    for name, value in vars(settings).items():
-        if isinstance(value, tuple) and not value[0] <= value[1]:
-            what = f"{section}.{name} must be low and high, low <= high, not {short(value)}."
-            raise UsageError(what, "Correct the recipe or the option.")
+def _check(section: str, settings: object, ranges: Mapping[str, Range]) -> None:
+    check_ranges(section, settings, ranges)
+    check_ordered(section, settings, (name for name, value in vars(settings).items() if isinstance(value, tuple)))
 
 
 def _shares(weights: dict[str, float]) -> dict[str, float]:
@@ -81,8 +80,7 @@ class CameraConfig:
     """Share of those JPEG files with colour at half resolution (4:2:0); the others have it whole (4:4:4)."""
 
     def __post_init__(self) -> None:
-        check_ranges("data.camera", self, _CAMERA)
-        _ordered("data.camera", self)
+        _check("data.camera", self, _CAMERA)
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,7 @@ class CorrelatedConfig:
     jpeg: float = 0.6
 
     def __post_init__(self) -> None:
-        check_ranges("data.correlated", self, _CORRELATED)
-        _ordered("data.correlated", self)
+        _check("data.correlated", self, _CORRELATED)
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,7 @@ class BlurConfig:
     """Blur is of light, before a camera's tone curve: of pixels to this power. 1 blurs the pixels as they are."""
 
     def __post_init__(self) -> None:
-        check_ranges("data.blur", self, _BLUR)
-        _ordered("data.blur", self)
+        _check("data.blur", self, _BLUR)
         if not self.shake + self.defocus:
             raise UsageError("data.blur gives no kind of blur a weight.", "Give one of them a weight above 0.")
 

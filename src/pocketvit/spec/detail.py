@@ -9,7 +9,8 @@ from pocketvit.spec.preprocess import Pixels
 
 CELL = 8
 """Side in pixels of the squares that are compared."""
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Shares of R, G and B in the light of a pixel (ITU-R BT.601)."""
 _ROWS = 16
 Box = tuple[int, int, int, int]
 """top, left, height, width in pixels."""
@@ -24,7 +25,7 @@ def detail(image: Pixels, minus: Pixels | None = None) -> NDArray[np.float32]:
     found = np.empty((rows, columns), np.float32)
     for top in range(0, rows, _ROWS):
         part = slice(top * CELL, min(top + _ROWS, rows) * CELL), slice(0, columns * CELL)
-        luma = image[part] @ _LUMA if minus is None else image[part] @ _LUMA - minus[part] @ _LUMA
+        luma = image[part] @ LUMA if minus is None else image[part] @ LUMA - minus[part] @ LUMA
         found[top : top + _ROWS] = luma.reshape(-1, CELL, columns, CELL).std(axis=(1, 3))
     return found
 

@@ -25,7 +25,7 @@ from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
 from pocketvit.spec.tasks import TASKS, config_document, config_of
 from pocketvit.spec.tasks.base import TaskConfig as TaskConfig
-from pocketvit.spec.typed import Range, check_finite, check_ranges, short, strict
+from pocketvit.spec.typed import Range, check_finite, check_ordered, check_ranges, short, strict
 from pocketvit.spec.yamlfile import read_yaml
 
 Prefer = Literal["quality", "speed", "size"]
@@ -121,8 +121,7 @@ class DataConfig:
             _require(
                 all(map(str.strip, getattr(self, part))), f"data.{part}", getattr(self, part), "name no empty path"
             )
-        for name, (low, high) in {"sigma": self.sigma, "shot": self.shot}.items():
-            _require(low <= high, f"data.{name}", (low, high), "be low and high, low <= high")
+        check_ordered("data", self, ("sigma", "shot"))
         _require(bool(self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level")
 
 
@@ -195,8 +194,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges("train", self, _TRAIN)
-        low, high = self.crop_scale
-        _require(low <= high, "train.crop_scale", (low, high), "be low and high, low <= high")
+        check_ordered("train", self, ("crop_scale",))
 
 
 @dataclass(frozen=True)

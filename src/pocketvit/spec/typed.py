@@ -7,7 +7,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -55,6 +55,15 @@ def check_range(key: str, value: object, allowed: Range) -> None:
     for number in value if isinstance(value, (tuple, list)) else (value,):
         if number is not None and number not in allowed:
             raise UsageError(f"{key} must be {allowed}, not {short(value)}.", "Correct the recipe or the option.")
+
+
+def check_ordered(section: str, settings: object, names: Iterable[str]) -> None:
+    """Raise the ``UsageError`` that names the first field that is no range, low and high with low <= high."""
+    for name in names:
+        low, high = value = getattr(settings, name)
+        if not low <= high:  # nan fails it too
+            what = f"{section}.{name} must be low and high, low <= high, not {short(value)}."
+            raise UsageError(what, "Correct the recipe or the option.")
 
 
 def check_finite(key: str, value: object) -> None:
