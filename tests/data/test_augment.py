@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvit.data.augment import OPERATIONS, color_jitter, randaugment, random_resized_crop, settle, symmetry, vary
+from pocketvit.data.augment import (
+    OPERATIONS,
+    color_jitter,
+    packed,
+    randaugment,
+    random_resized_crop,
+    settle,
+    symmetry,
+    vary,
+)
 from pocketvit.spec.preprocess import Preprocess, prepare
 from pocketvit.spec.recipe import TrainConfig
 from tests.bad_images import photo
@@ -21,6 +30,17 @@ def draw(seed: int = 0) -> np.random.Generator:
 
 def augment(image: np.ndarray, preprocess: Preprocess, train: TrainConfig, rng: np.random.Generator) -> np.ndarray:
     return vary(settle(image, preprocess, train), preprocess, train, rng)
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_turned_pixels_are_packed_as_they_are(turn: int) -> None:
+    view = symmetry(IMAGE[3:50, 7:40], turn)
+    found = packed(view)
+    assert np.array_equal(found, view)
+    assert found.flags.c_contiguous
+    colors_first = np.ascontiguousarray(view.transpose(2, 0, 1)).transpose(1, 2, 0)
+    assert np.array_equal(packed(colors_first), view)
+    assert packed(found) is found
 
 
 def test_none_is_the_evaluation_transform_and_flip_its_mirror() -> None:

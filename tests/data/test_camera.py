@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
 
 from pocketvit.data import camera
 from pocketvit.spec.degradation import CameraConfig
@@ -109,6 +110,17 @@ def test_smoothing_reaches_light_and_colour_apart() -> None:
     tint = smooth - (smooth @ camera.LUMA)[..., None]
     assert tint[..., 0].std() < 0.2
     assert camera.smooth_noise(noise, 1.0, 0).std() < noise.std()
+
+
+@pytest.mark.parametrize("shape", [(112, 112), (31, 60), (28, 1), (5, 3), (300, 200)])
+@pytest.mark.parametrize("deviation", [0.2, 0.8, 3.0, 6.0])
+def test_smoothing_is_that_of_scipy(shape: tuple[int, int], deviation: float) -> None:
+    values = draw().random((*shape, 3), dtype=np.float32)
+    wanted = values.astype(np.float64)
+    for axis in (0, 1):
+        wanted = gaussian_filter1d(wanted, deviation, axis, truncate=3.0)
+    assert np.abs(camera.blur(values, deviation) - wanted).max() < 1e-6
+    assert camera.blur(values, 0.19) is values
 
 
 def test_jpeg_is_what_pillow_writes() -> None:

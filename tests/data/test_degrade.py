@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
-from pocketvit.data.degrade import BORDER, KINDS, conditions, degrade, main_of, margin, shares
+from pocketvit.data.degrade import _FILTERS, BORDER, KINDS, _rescaled, conditions, degrade, main_of, margin, shares
 from pocketvit.errors import UsageError
 from pocketvit.spec.recipe import DataConfig, load_recipe
 
@@ -51,6 +52,36 @@ def test_a_sample_repeats_with_its_generator(kind: str) -> None:
     for part in first:
         assert part.shape == (32, 32, 3)
         assert part.dtype == np.uint8
+
+
+GOLDEN = {
+    ("camera", 3): (171.037, 55.911, 171.972, 56.667),
+    ("camera", 4): (165.161, 65.345, 166.520, 64.810),
+    ("correlated", 3): (172.315, 57.334, 172.126, 56.656),
+    ("correlated", 4): (166.917, 64.190, 166.421, 64.778),
+}
+"""Mean and deviation of input and truth, as the first version of these kinds of noise made them."""
+
+
+@pytest.mark.parametrize(("kind", "seed"), GOLDEN)
+def test_samples_are_those_of_every_version(kind: str, seed: int) -> None:
+    data = data_of(noise=kind, patch=32, camera__jpeg=0, correlated__jpeg=0)
+    pair = degrade(region(data), data, np.random.default_rng(seed))
+    assert [f(part) for part in pair for f in (np.mean, np.std)] == pytest.approx(GOLDEN[kind, seed], abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rescaling_sees_the_whole_region_though_it_averages_the_middle_alone(seed: int) -> None:
+    data = data_of(noise="camera", patch=64, camera__reduce=[1, 4], camera__rescale_by=[0.5, 3])
+    side, turned = 80, np.rot90(region(data))
+    found = _rescaled(turned, side, data, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    times, factor = int(rng.integers(1, 5)), rng.uniform(0.5, 3)
+    small = Image.fromarray(np.ascontiguousarray(turned)).reduce(times)
+    size = min(*small.size, side / factor / times)
+    box = [(length - size) / 2 for length in small.size] + [(length + size) / 2 for length in small.size]
+    wanted = np.asarray(small.resize((side, side), _FILTERS[int(rng.integers(3))], box=tuple(box)))
+    assert np.abs(found.astype(int) - wanted).max() <= 1
 
 
 def test_the_margin_is_what_filters_and_rescaling_need() -> None:

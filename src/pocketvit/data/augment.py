@@ -94,6 +94,13 @@ def symmetry(image: Pixels, which: int) -> Pixels:
     return image[:, ::-1] if which >= 4 else image
 
 
+def packed(image: Pixels) -> Pixels:
+    """A C-contiguous (H, W, 3) copy of a turned or flipped view, pixel by pixel: twice as fast as byte by byte."""
+    if image.flags.c_contiguous or image.strides[2] != 1:
+        return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image.view("V3")).view(np.uint8).reshape(image.shape)
+
+
 def _flip(image: Pixels, rng: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
 

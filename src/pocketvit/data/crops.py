@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.augment import settle, symmetry, vary
+from pocketvit.data.augment import packed, settle, symmetry, vary
 from pocketvit.data.collections import Collection
 from pocketvit.data.decode import Decoded, ImageCache
 from pocketvit.data.degrade import degrade, margin
@@ -69,6 +69,8 @@ def training_sample(
         image, clean = _crop(cache.get(collection, item), data.patch + 2 * around, train, rng)
     if collection.degraded:
         image, clean = degrade(image, data, rng)
+    elif record.geometry == "pixels":
+        image, clean = packed(image), None if clean is None else packed(clean)
     return image, record.truth(image, clean, item.labels)
 
 
@@ -77,6 +79,7 @@ def _per_image(collection: Collection, data: DataConfig) -> int:
 
 
 def _crop(decoded: Decoded, patch: int, train: TrainConfig, rng: np.random.Generator) -> Decoded:
+    """A crop of both, as views: turned pixels are slow to copy, and few of a wide margin are used."""
     image, clean = decoded
     top, left = (int(rng.integers(max(1, length - patch + 1))) for length in image.shape[:2])
     turn = 0 if train.augment == "none" else int(rng.integers(8))
@@ -88,7 +91,7 @@ def _cut(image: Pixels, top: int, left: int, patch: int, turn: int) -> Pixels:
     short = [max(0, patch - length) for length in crop.shape[:2]]
     if any(short):
         crop = np.pad(crop, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
-    return np.ascontiguousarray(symmetry(crop, turn))
+    return symmetry(crop, turn)
 
 
 def _draw(train: TrainConfig, stream: int, *parts: int) -> np.random.Generator:

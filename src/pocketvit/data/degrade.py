@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvit.data import blur, camera
+from pocketvit.data.augment import packed
 from pocketvit.data.noise import add_gaussian, add_poisson_gaussian, pick, quantize
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
@@ -43,13 +44,19 @@ def _camera(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
 
 
 def _correlated(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
-    settings, clean = data.correlated, image.astype(np.float32) / np.float32(255)
+    settings, clean = data.correlated, camera.to_unit(image)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise = camera.smooth_noise(noise, rng.uniform(*settings.luma), rng.uniform(*settings.color))
-    noise *= np.float32(math.exp(rng.uniform(*np.log(settings.sigma))) / 255 / max(float(noise.std()), 1e-6))
+    noise *= np.float32(math.exp(rng.uniform(*np.log(settings.sigma))) / 255 / max(_deviation(noise), 1e-6))
     if rng.random() < settings.signal:
         noise *= (0.3 + clean.mean(2, keepdims=True)) ** np.float32(rng.uniform(-0.5, 0.5))
     return _finished(clean + noise, clean, data, settings.sharpen, settings.jpeg, rng)
+
+
+def _deviation(noise: camera.Floats) -> float:
+    """As ``noise.std()``, which makes two more pictures on the way."""
+    values = camera.planes(noise).ravel()
+    return math.sqrt(max(float(values @ values) / values.size - float(values.mean()) ** 2, 0.0))
 
 
 def _finished(
@@ -62,7 +69,7 @@ def _finished(
         if rng.random() < settings.sharpen_truth:
             noisy, clean = (camera.sharpen(each, amount, deviation) for each in (noisy, clean))
         else:  # edges alone
-            noisy = noisy + camera.sharpen(clean, amount, deviation) - clean
+            noisy = noisy + camera.halo(clean, amount, deviation)
     degraded, truth = quantize(noisy * 255), quantize(clean * 255)
     if rng.random() < jpeg:
         quality = int(rng.integers(settings.quality[0], settings.quality[1] + 1))
@@ -104,17 +111,20 @@ def _border(data: DataConfig) -> int:
 
 
 def degrade(region: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
-    """Degraded crop and truth, (patch, patch, 3) uint8, of a clean crop with :func:`margin` pixels on each side."""
+    """Degraded crop and truth, (patch, patch, 3) uint8, of a clean crop with :func:`margin` pixels on each side.
+
+    ``region`` may be a view that is turned or flipped: only what is needed of it is copied.
+    """
     kinds, around = shares(data), margin(data)
     kind = pick(kinds, rng) if len(kinds) > 1 else next(iter(kinds))
     if not around:
-        return KINDS[kind](region, data, rng)
+        return KINDS[kind](packed(region), data, rng)
     border, reach = _border(data), blur.reach(data.blur)
     side = data.patch + 2 * border
     if rng.random() < rescaling(kind, data):
         image = _rescaled(region, side, data, rng)
     else:
-        image = _middle(region, around - border)
+        image = packed(_middle(region, around - border))
     kernel, sharp, noise = blur.draw(data.blur, rng), _middle(image, reach), _drawn(kind, data)
     if kernel is None:
         degraded, truth = noise(sharp, rng)
@@ -140,11 +150,18 @@ def _rescaled(region: Pixels, side: int, data: DataConfig, rng: np.random.Genera
     """The middle of a region, reduced by averaging squares and then enlarged: (side, side, 3)."""
     low, high = data.camera.reduce
     times, factor = int(rng.integers(low, high + 1)), rng.uniform(*data.camera.rescale_by)
-    small = Image.fromarray(region).reduce(times)
-    size = min(small.width, small.height, side / factor / times)
-    left, top = (small.width - size) / 2, (small.height - size) / 2
+    small = [-(-length // times) for length in region.shape[:2]]
+    size = min(*small, side / factor / times)
     kind = _FILTERS[int(rng.integers(len(_FILTERS)))]
-    return np.asarray(small.resize((side, side), kind, box=(left, top, left + size, top + size)))
+    # Only the squares that the filter sees are averaged: it reaches three of its pixels beyond the middle.
+    beyond = math.ceil(3 * max(1.0, size / side)) + 1
+    starts = [(length - size) / 2 for length in small]
+    first = [max(0, math.floor(start) - beyond) for start in starts]
+    last = [math.ceil(start + size) + beyond for start in starts]
+    seen = region[first[0] * times : last[0] * times, first[1] * times : last[1] * times]
+    top, left = (start - skipped for start, skipped in zip(starts, first))
+    middle = Image.fromarray(packed(seen)).reduce(times)
+    return np.asarray(middle.resize((side, side), kind, box=(left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)
