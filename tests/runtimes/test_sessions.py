@@ -158,7 +158,7 @@ def test_onnxruntime_reports_the_precision_of_the_file(restorer: Artifact, preci
 def test_openvino_compiles_with_the_hint_of_the_target(
     restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if precision == "bf16" and not has_bf16():
+    if precision in ("bf16", "int8-bf16") and not has_bf16():
         pytest.skip("this processor has no bf16")
     seen = {}
     core = openvino_module._core()
@@ -177,6 +177,7 @@ def test_openvino_compiles_with_the_hint_of_the_target(
         "fp32": "f32",
         "bf16": "bf16",
         "int8": "f32",
+        "int8-bf16": "bf16",
         "fp16": "f16" if "FP16" in openvino_module.capabilities() else "f32",
     }[precision]
     assert seen == {
@@ -186,6 +187,16 @@ def test_openvino_compiles_with_the_hint_of_the_target(
         "INFERENCE_PRECISION_HINT": expected,
     }
     assert session.info.precision == precision
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8-bf16"])
+def test_a_processor_without_bf16_refuses_it(
+    restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_module, "capabilities", lambda device="cpu": ("FP32", "INT8"))
+    with pytest.raises(UsageError, match=f"openvino has no {precision} on the cpu of this machine") as caught:
+        open_session(restorer.path / "model.xml", Target("openvino", precision))
+    assert caught.value.todo == "Take openvino:fp32, openvino:fp16, openvino:int8, or another runtime."
 
 
 def test_openvino_bf16_computes_in_bf16(restorer: Artifact) -> None:

@@ -52,6 +52,16 @@ def test_every_task_and_precision_has_limits() -> None:
         assert TASKS[task].tolerances["fp32"]["max_abs"] < TASKS[task].tolerances["bf16"]["max_abs"]
 
 
+def test_int8_with_bf16_for_the_rest_is_judged_as_int8_and_nothing_is_judged_by_no_limit(classifier: Artifact) -> None:
+    assert parity.tolerances(classifier.manifest, "int8-bf16") == TASKS["classify"].tolerances["int8"]
+    stated = classifier.manifest.model_copy(update={"tolerances": {"int8-bf16": {"mean_cosine": 0.94}}})
+    with pytest.raises(VerificationError, match="looser than"):
+        parity.tolerances(stated, "int8-bf16")
+    stated = classifier.manifest.model_copy(update={"tolerances": {"int4": {"mean_cosine": 0.5}}})
+    with pytest.raises(VerificationError, match="has no limits for the precision int4"):
+        parity.tolerances(stated, "int4")
+
+
 def test_the_manifest_states_limits(classifier: Artifact) -> None:
     assert parity.tolerances(classifier.manifest, "bf16") == TASKS["classify"].tolerances["bf16"]
     stated = classifier.manifest.model_copy(update={"tolerances": {"bf16": {"max_abs": 0.01}}})

@@ -45,6 +45,8 @@ class StepReport:
     scores: tuple[tuple[int, float], ...] = ()
     """Tried numbers of layers in float with the score of each file, in the order tried."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
+    """What people must be told of how it was carried out here."""
 
     @property
     def built(self) -> Built:
@@ -62,7 +64,7 @@ class StepReport:
         plain = {"step": self.step, "settings": dict(self.settings), "ranking": [asdict(row) for row in self.ranking]}
         plain |= {"scores": [{"float_layers": count, "score": score} for count, score in self.scores]}
         file = {"file": self.built.path.name, "bytes": self.built.bytes} if isinstance(self.result, Built) else {}
-        return plain | file | {"notes": dict(self.notes)}
+        return plain | file | {"notes": dict(self.notes), "told": self.told}
 
 
 def no_score(path: Path) -> float:

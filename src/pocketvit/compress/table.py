@@ -9,7 +9,7 @@ from typing import Any
 
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
-from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
+from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
@@ -22,6 +22,7 @@ STEPS: list[StepKind] = [
     StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
     StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
     StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
+    StepKind("int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4),
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
     StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
     StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),

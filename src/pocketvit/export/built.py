@@ -15,7 +15,7 @@ class Built:
     runtime: str
     """Engine that opens ``path``: a name of ``pocketvit.runtimes.RUNTIMES``."""
     precision: str
-    """Precision the engine is asked for: ``fp32``, ``fp16``, ``bf16`` or ``int8``."""
+    """Precision the engine is asked for: a name of ``pocketvit.spec.target.PRECISIONS``."""
     path: Path
     companions: tuple[Path, ...] = ()
     """Files the engine reads beside it (OpenVINO's .bin)."""

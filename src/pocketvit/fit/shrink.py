@@ -149,7 +149,8 @@ class Chain:
                     break
                 self.notify(f"{self.origin}: {self.runtime} {step.label}: {misses[0]}; trying a milder one")
                 continue
-            return State(self._judged(origin.row, before.row, row), trained, self._file_steps(before, step, row))
+            judged = _telling(self._judged(origin.row, before.row, row), report)
+            return State(judged, trained, self._file_steps(before, step, row))
         return State(self._judged(origin.row, before.row, state.row), before.trained)
 
     def _built(self, before: State, step: Planned, place: Path) -> Iterator[tuple[Trained, Built, StepReport]]:
@@ -236,6 +237,11 @@ def probe_risky(built: Built, measurer: Measurer) -> None:
     """
     if RUNTIMES[built.runtime].risky:
         probe(built.path, measurer.target(built), measurer.trained.preprocess.size)
+
+
+def _telling(row: Row, report: StepReport) -> Row:
+    """The row with what the step has to say, behind what became of it."""
+    return replace(row, reason=f"{row.reason}; {report.told}") if report.told else row
 
 
 def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:

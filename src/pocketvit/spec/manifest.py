@@ -43,7 +43,10 @@ class Variant(_Strict):
     """One way to run the model: a file in a runtime at a precision."""
 
     runtime: str
-    precision: str
+    precision: str = Field(
+        description="fp32, fp16, bf16, int8, int8-bf16. What an int8 file leaves in float is computed in float32; of "
+        "int8-bf16 in bf16."
+    )
     path: str = Field(description="The file that the runtime opens.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
     device: str = Field(default=CPU, description="Where it was proven; the file may run on other devices too.")

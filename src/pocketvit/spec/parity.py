@@ -37,10 +37,14 @@ def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
     """Limits of one precision: the task's, and what the manifest states where that is as tight or tighter.
 
     Raises:
-        VerificationError: the manifest states a limit that does not exist, which would be a limit nobody checks, or
-            one that is looser than the task's, which would let another model pass.
+        VerificationError: the task has no limits for this precision, so that anything would pass; the manifest states
+            a limit that does not exist, which would be a limit nobody checks, or one that is looser than the task's,
+            which would let another model pass.
     """
     stated, table = manifest.tolerances.get(precision, {}), TASKS[manifest.task].tolerances.get(precision, {})
+    if not table:
+        what = f"the task {manifest.task} has no limits for the precision {precision}."
+        raise VerificationError(what, f"It has them for {', '.join(TASKS[manifest.task].tolerances)}.")
     unknown = sorted(set(stated) - {*UPPER, *LOWER})
     if unknown:
         what = f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit."

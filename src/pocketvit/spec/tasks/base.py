@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess
+from pocketvit.spec.target import JUDGED_AS
 from pocketvit.spec.tasks.strength import Strength
 
 Raw = Mapping[str, NDArray[Any]]
@@ -197,7 +198,8 @@ class Task:
     """Samples carry classes of a label hierarchy."""
     metrics: tuple[MetricSpec, ...]
     tolerances: Mapping[str, Mapping[str, float]]
-    """By precision: how far an exported file may be from the trained model on the goldens."""
+    """By precision: how far an exported file may be from the trained model on the goldens. Where one is not stated that
+    is judged as another is (``spec.target.JUDGED_AS``), it has the limits of that."""
     golden: GoldenPolicy
     protocol: str
     """How the metric is computed, for tables."""
@@ -239,6 +241,10 @@ class Task:
 
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
+
+    def __post_init__(self) -> None:
+        like = {name: self.tolerances[other] for name, other in JUDGED_AS.items() if other in self.tolerances}
+        object.__setattr__(self, "tolerances", {**like, **self.tolerances})
 
     def metric(self, name: str) -> MetricSpec:
         """How values of a metric are compared, by its full name (``fine.top1``, ``psnr@sigma25``).
