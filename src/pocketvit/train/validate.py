@@ -33,7 +33,7 @@ def run_batch(trained: Trained, pixels: Pixels) -> list[NDArray[np.float32]]:
 def answer(trained: Trained, images: Sequence[Pixels]) -> list[Result]:
     """Typed answers for (H, W, 3) uint8 images of any size, as :class:`pocketvit.runtimes.model.Model` gives them."""
     record, spec = task_of(trained.task.name), trained.preprocess
-    names = [output.name for output in record.outputs(trained.levels, spec)]
+    names = [output.name for output in record.outputs(trained.levels, spec, trained.task)]
 
     def one(tile: Pixels) -> NDArray[np.float32]:
         return run_batch(trained, tile[None])[0][0]

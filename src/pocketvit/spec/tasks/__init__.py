@@ -69,6 +69,12 @@ def _plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json")
 
 
+def settings_of(config: TaskConfig) -> dict[str, Any]:
+    """What a task's section says beyond its name and defaults, in plain types: what a manifest keeps of it."""
+    plain = {item.name: _plain(item.default) for item in dataclasses.fields(config)}
+    return {key: value for key, value in config_document(config).items() if key != "name" and value != plain[key]}
+
+
 def config_document(config: TaskConfig) -> dict[str, Any]:
     """A task's section in plain types, as recipes and checkpoints hold it."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")  # type: ignore[no-any-return]

@@ -203,8 +203,9 @@ class Task:
     """How the metric is computed, for tables."""
     check_preprocess: Callable[[Preprocess], None]
     """Raise ``UsageError`` where the preprocessing does not suit the task."""
-    outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
-    """What every file answers, in order; of a task with ``pixels`` the first has the input's height and width."""
+    outputs: Callable[[Sequence[LevelSpec], Preprocess, Any], list[TensorSpec]]
+    """What every file answers, in order, for a label hierarchy, preprocessing and the recipe's ``task``; of a task with
+    ``pixels`` the first has the input's height and width."""
     finish: Callable[[Raw, Sequence[LevelSpec]], Result]
     """Raw outputs, each with a batch dimension of 1, to the typed answer."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]

@@ -144,7 +144,7 @@ def _check(preprocess: Preprocess) -> None:
         raise UsageError(what, "Resizing averages noise away; set the three fields in the recipe.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess, config: base.TaskConfig) -> list[base.TensorSpec]:
     meaning = "RGB pixels, 0 to 255, channels last, not rounded"
     return [base.TensorSpec(name=OUTPUT, shape=preprocess.input_shape, dtype="float32", meaning=meaning)]
 
