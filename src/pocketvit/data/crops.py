@@ -62,7 +62,7 @@ def training_sample(
     rng, item = _draw(train, SAMPLE, epoch, index), collection.items[index // _per_image(collection, data)]
     if record.geometry == "image":
         tag = (preprocess, train.augment, train.crop_scale)
-        image, clean = cache.get(collection, item, lambda photo: settle(photo, preprocess, train), tag)
+        image, clean = cache.get(collection, item, lambda found: (settle(found[0], preprocess, train), found[1]), tag)
         image = vary(image, preprocess, train, rng)
     else:
         around = margin(data) if collection.degraded else 0

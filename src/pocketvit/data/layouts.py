@@ -31,6 +31,8 @@ class Entry:
     """Label texts, coarsest first."""
     origin: str = ""
     """Where the labels stand, for error messages."""
+    unit: float = 1.0
+    """What one stored step of ``clean`` stands for, where that is a map: metres."""
 
 
 Found = tuple[list[Entry], list[str]]

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pocketvit.errors import UsageError
 from pocketvit.spec.hierarchy import LevelSpec
+from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.tasks.strength import Strength
 
@@ -145,6 +148,40 @@ class GoldenPolicy:
     """Outputs are rounded to multiples of this, so that they pack."""
 
 
+Truth = NDArray[Any]
+"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W) float32 where 0 is no value."""
+
+
+def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
+    return photo == partner
+
+
+@dataclass(frozen=True)
+class Partner:
+    """The file beside a photo that holds its ground truth, pixel by pixel."""
+
+    name: str = "clean partner"
+    """For people: "its clean partner"."""
+    read: Callable[[Path, float], Truth] = lambda path, unit: read_image(path)
+    """(file, what one stored step stands for) to its content; ``DataError`` where it cannot be used."""
+    fits: Callable[[tuple[int, int], tuple[int, int]], bool] = _same_size
+    """Whether a photo and a partner of these heights and widths go together."""
+    enlarged: Callable[[Truth, float], Truth] = lambda truth, factor: truth
+    """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
+
+
+def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
+    """Of tasks whose answers are scored in one way alone.
+
+    Raises:
+        UsageError: a protocol is asked for.
+    """
+    if asked:
+        what = f"data.protocol {', '.join(asked)[:80]} does not go with this task: it is scored in one way alone."
+        raise UsageError(what, "Leave it out.")
+    return ()
+
+
 class Case(Protocol):
     """A question with its answer: see :class:`pocketvit.data.cases.Case`."""
 
@@ -188,9 +225,10 @@ class Task:
     """The recipe's ``task`` section."""
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
-    geometry: Literal["image", "pixels"]
+    geometry: Literal["image", "pixels", "maps"]
     """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
-    covered with tiles, and crops of photo and truth go together."""
+    covered with tiles, and crops of photo and truth go together; ``maps``: it is resized to the model's input, and so
+    is the map (H, W) that is its truth."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -210,8 +248,8 @@ class Task:
     """Raw outputs, each with a batch dimension of 1, to the typed answer."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
     """For a label hierarchy and the main condition (``sigma25``, or empty)."""
-    truth: Callable[[Pixels, Pixels | None, tuple[int, ...]], NDArray[Any]]
-    """Ground truth of a sample from its image, its clean partner and its classes."""
+    truth: Callable[[Pixels, Truth | None, tuple[int, ...]], NDArray[Any]]
+    """Ground truth of a sample from its image, what its partner holds and its classes."""
     baseline: Callable[[Iterable[Case], Evaluator], Measure]
     """The main metric of the best answer that needs no learning: the input itself, the most frequent class."""
     change: Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]], float]
@@ -227,6 +265,12 @@ class Task:
     plain: str = ""
     """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
     dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
+    partner: Partner = Partner()
+    """How the files are read that lie beside photos."""
+    conditions: Callable[[Sequence[str], str], Sequence[str]] = no_protocols
+    """(the recipe's ``data.protocol``, layout) to the conditions under which every case is scored, the main one first;
+    ``UsageError`` where there are none of these names. Empty where there is one way alone; where photos are degraded
+    (``degrades``), how they are is the condition."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     study: Callable[[Sequence[LevelSpec]], Study] | None = None
