@@ -81,7 +81,9 @@ def make_golden(
     count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
     inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
     for case in islice(cases, count):
-        image, answer = _tile(case, crop) if tiled else (case.image, np.asarray(case.truth))
+        image, answer = (
+            _tile(case, crop) if tiled else (case.image, task.golden.kept(np.asarray(case.truth), spec.size))
+        )
         if not tiled and len(sources) < MAX_SOURCES:
             image = shrink(image, SOURCE_SIDE)
             sources.append(image)

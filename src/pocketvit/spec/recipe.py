@@ -175,7 +175,7 @@ class TrainConfig:
     """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
     """``crop``: random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Crops of photo and truth
-    (restoration) are flipped and turned unless ``none``."""
+    (restoration) are flipped and turned unless ``none``; of photo and map together they keep the photo's aspect."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area range of the random resized crop."""
     jitter: float = 0.2

@@ -146,6 +146,10 @@ class GoldenPolicy:
     """Estimated packed bytes of one pixel of an input, its truth and its output together."""
     round_to: float | None = None
     """Outputs are rounded to multiples of this, so that they pack."""
+    kept: Callable[[NDArray[Any], tuple[int, int]], NDArray[Any]] = lambda truth, size: truth
+    """Ground truth as goldens keep it, all of one shape, from that of a case and the model's height and width."""
+    fault: Callable[[NDArray[Any], NDArray[np.uint8]], str] = lambda truths, inputs: ""
+    """What is wrong with kept truths (N, ...) for inputs (N, H, W, 3), in a phrase; empty where nothing is."""
 
 
 Truth = NDArray[Any]
@@ -215,6 +219,36 @@ class Study(Protocol):
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What ``predict`` is asked to write beside the picture of each answer."""
+
+    npy: bool = False
+    """The values as they are, as a NumPy file."""
+    ply: bool = False
+    """A cloud of points, in metres."""
+    fov: float | None = None
+    """Of the camera, horizontally, in degrees."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """Of the camera, in the photo's pixels: focal lengths fx and fy, centre cx and cy."""
+
+
+Extra = Callable[[Path, Any, Pixels], None]
+"""(file, result, photo): write what is there beside the picture of an answer."""
+
+
+def no_extras(wishes: Wishes, config: TaskConfig) -> dict[str, Extra]:
+    """Of tasks whose answers are written in one way alone.
+
+    Raises:
+        UsageError: something else is asked for.
+    """
+    asked = [name for name, value in vars(wishes).items() if value]
+    if asked:
+        raise UsageError(f"{asked[0]} does not go with the answers of this artifact.", "Leave it out.")
+    return {}
+
+
+@dataclass(frozen=True)
 class Task:
     """One task on the device side."""
 
@@ -235,7 +269,8 @@ class Task:
     """Samples carry classes of a label hierarchy."""
     metrics: tuple[MetricSpec, ...]
     tolerances: Mapping[str, Mapping[str, float]]
-    """By precision: how far an exported file may be from the trained model on the goldens."""
+    """By precision: how far an exported file may be from the trained model on the goldens. ``max_abs`` and ``mean_abs``
+    are in the outputs' own unit, or where ``relative`` shares of a golden's mean absolute value."""
     golden: GoldenPolicy
     protocol: str
     """How the metric is computed, for tables."""
@@ -262,9 +297,15 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    extras: Callable[[Wishes, Any], Mapping[str, Extra]] = no_extras
+    """(what is asked for, the recipe's ``task``) to the files that are written beside each picture, by the end of their
+    names (``.points.ply``); ``UsageError`` where that does not go together."""
     plain: str = ""
     """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
     dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
+    relative: bool = False
+    """Differences from goldens are shares of each golden's mean: answers have a range that differs from photo to
+    photo."""
     partner: Partner = Partner()
     """How the files are read that lie beside photos."""
     conditions: Callable[[Sequence[str], str], Sequence[str]] = no_protocols
