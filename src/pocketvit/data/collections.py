@@ -15,6 +15,7 @@ import numpy as np
 
 from pocketvit.data import labels, layouts
 from pocketvit.data.copies import first_of
+from pocketvit.data.entries import Entry
 from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import not_looked_at
@@ -145,7 +146,7 @@ def load_collection(
         raise UsageError(what, "Take gaussian or poisson, a data.blur.probability, or a layout with pairs.")
     if split != "train":
         record.conditions(data.protocol, layout)  # unknown names are told before anything is read
-    rows: dict[Path, layouts.Entry] = {}
+    rows: dict[Path, Entry] = {}
     notes: list[str] = []
     excluded = repeated = contradicting = 0
     for root in paths:
@@ -222,7 +223,7 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 
 
 def _items(
-    rows: Sequence[layouts.Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
+    rows: Sequence[Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
 ) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
     if not task_of(task).labelled:
         return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), ()
