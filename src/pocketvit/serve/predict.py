@@ -50,6 +50,7 @@ class Prediction:
     """The picture of before and after, where one was asked for."""
     files: tuple[Path, ...] = ()
     """What else was written of the answer."""
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -198,6 +199,7 @@ def predict(
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
     notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry)) + _compiling(model)
+    notes += tuple(dict.fromkeys(note for one in done for note in one.notes if note))
     inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
     if inputs & {os.path.realpath(place.parent) for place in places.values()}:
         notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
@@ -316,7 +318,7 @@ def _run_all(job: _Job, files: Sequence[Path], alone: bool) -> tuple[list[Predic
 def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Prediction:
     """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
     place, others = job.places.get(path), dict(job.beside.get(path, {}))
-    beside = others.pop(COMPARE, None)
+    beside, notes = others.pop(COMPARE, None), list[str]()
     try:
         pixels = read_image(path)
         start = time.perf_counter()
@@ -327,7 +329,7 @@ def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Predic
             both = compare_picture(pixels, picture) if beside is not None else None
             for suffix, file in others.items():
                 with replacing(file, overwrite=job.overwrite) as partial:
-                    job.extras[suffix](partial, result, pixels)
+                    notes.append(job.extras[suffix](partial, result, pixels))
             del pixels  # encoding needs a copy of the picture; the input is not needed any more
             write_image(place, picture, overwrite=job.overwrite)
             if beside is not None and both is not None:
@@ -338,7 +340,7 @@ def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Predic
         known = any(str(name) in error.what for name in (path, place, beside, *others.values()) if name is not None)
         raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
     answer, cells = result.to_dict(job.top), result.cells(job.top)
-    return Prediction(path, answer, place, ms, result.line, cells, beside, tuple(others.values()))
+    return Prediction(path, answer, place, ms, result.line, cells, beside, tuple(others.values()), tuple(notes))
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

@@ -232,8 +232,9 @@ class Wishes:
     """Of the camera, in the photo's pixels: focal lengths fx and fy, centre cx and cy."""
 
 
-Extra = Callable[[Path, Any, Pixels], None]
-"""(file, result, photo): write what is there beside the picture of an answer."""
+Extra = Callable[[Path, Any, Pixels], str]
+"""(file, result, photo): write what is there beside the picture of an answer; what a reader must know of it, if
+anything."""
 
 
 def no_extras(wishes: Wishes, config: TaskConfig) -> dict[str, Extra]:
