@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
@@ -157,6 +158,8 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "list": read_list,
     "sidd": read_sidd,
     "gopro": read_gopro,
+    "scenes7": read_scenes7,
+    "depth": read_depth_folder,
 }
 
 

@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.tasks.base import Task, TaskConfig
 from pocketvit.spec.tasks.classify import CLASSIFY
+from pocketvit.spec.tasks.depth import DEPTH
 from pocketvit.spec.tasks.restore import RESTORE
 from pocketvit.spec.typed import short, strict
 
-TASKS: dict[str, Task] = {CLASSIFY.name: CLASSIFY, RESTORE.name: RESTORE}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH)}
 """By name; the first one is what a recipe that names none means."""
 
 
