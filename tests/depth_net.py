@@ -1,7 +1,8 @@
-"""A small network that gives depth, one with adaptive bins, and photos whose depth can be learnt: from test code alone."""
+"""A small network that gives depth, one with adaptive bins, and photos whose depth can be learnt, for tests."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ class TinyDepth(OneFeature, AnySize, nn.Module):
     def __init__(self, width: int = 12) -> None:
         super().__init__()
         widths = (3, width, 16, self.embed_dim)
-        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(widths, widths[1:]))
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.fuse = nn.ModuleList(nn.Conv2d(c, 16, 1) for c in widths[1:])
         self.score = nn.Conv2d(16, 1, 3, 1, 1)
 

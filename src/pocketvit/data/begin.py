@@ -139,6 +139,8 @@ def first_recipe(root: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any],
     data: dict[str, Any] = {"train": [str(train.absolute())], "layout": layout}
     if train != root:
         data |= {part: [str(folder.absolute())] for part, folder in parts.items() if folder}
+    elif layout in layouts.SPLIT_THEMSELVES:
+        data["val"] = data["train"]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-._")
     document: dict[str, Any] = {"name": name if re.fullmatch(NAME_PATTERN, name) else "photos", "data": data}
     document |= {"task": {"name": task.name}, **{section: dict(values) for section, values in task.start.items()}}

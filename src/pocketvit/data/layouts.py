@@ -163,6 +163,10 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
 }
 
 
+SPLIT_THEMSELVES = ("scenes7",)
+"""Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
+
+
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """Number and columns of every line of a CSV file that is not blank.
 

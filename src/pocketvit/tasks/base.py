@@ -41,6 +41,7 @@ class TorchTask:
     targets: Callable[[Tensor], Tensor] = lambda raw: raw
     """A batch of the device record's ``truth`` to what ``loss`` compares with."""
     state: Callable[[Any, Collection], Any] = lambda config, collection: None
-    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights."""
+    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights;
+    ``UsageError`` where it cannot use them."""
     check: Callable[[Recipe], None] = check_recipe
     """Raise ``UsageError`` for a recipe that cannot be trained; called before anything is built or written."""
