@@ -13,6 +13,7 @@ from typing import Any
 
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.data.kitti import read_kitti
+from pocketvit.data.nyu import read_nyu
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
 from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
@@ -159,6 +160,7 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "sidd": read_sidd,
     "gopro": read_gopro,
     "kitti": read_kitti,
+    "nyu": read_nyu,
 }
 
 
