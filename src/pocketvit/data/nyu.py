@@ -178,7 +178,7 @@ def _opened(mat: Path) -> Iterator[tuple[Any, Any]]:
 def _dataset(h5py: Any, file: Any, mat: Path, name: str) -> Any:
     """A data set that lies in the file itself: HDF5 can have it point to any other file of this machine."""
     try:
-        found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        found: Any = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
         inside = isinstance(found, h5py.Dataset) and not found.is_virtual and not found.external
         chunk = int(np.prod(found.chunks)) * found.dtype.itemsize if inside and found.chunks else 0
     except Exception as error:  # damaged files raise nearly everything
