@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.data.kitti import read_kitti
 from pocketvit.data.nyu import read_nyu
@@ -159,9 +160,15 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "list": read_list,
     "sidd": read_sidd,
     "gopro": read_gopro,
+    "scenes7": read_scenes7,
+    "depth": read_depth_folder,
     "kitti": read_kitti,
     "nyu": read_nyu,
 }
+
+
+SPLIT_THEMSELVES = ("scenes7",)
+"""Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
 
 
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
