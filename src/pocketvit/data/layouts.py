@@ -13,6 +13,8 @@ from typing import Any
 
 from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
+from pocketvit.data.kitti import read_kitti
+from pocketvit.data.nyu import read_nyu
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
 from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
@@ -160,6 +162,8 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "gopro": read_gopro,
     "scenes7": read_scenes7,
     "depth": read_depth_folder,
+    "kitti": read_kitti,
+    "nyu": read_nyu,
 }
 
 
