@@ -16,8 +16,9 @@ from pocketvit.models.vit import ViT, ViTRestorer
 class Architecture:
     """A row: what the builder is called with. What it builds keeps :class:`pocketvit.models.backbone.Backbone`."""
 
-    gives: Literal["features", "image"]
-    """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, or an image (B, 3, H, W)."""
+    gives: Literal["features", "image", "depth"]
+    """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, an image (B, 3, H, W), or of
+    each pixel a score of its depth (B, 1, h, w) without an activation; with adaptive bins depth and their centres."""
     build: Callable[..., nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
     sized: bool = False
