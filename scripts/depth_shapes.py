@@ -22,13 +22,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pocketvit.bench.load import quiet
 from pocketvit.bench.timing import Timing, interleave
 from pocketvit.errors import PocketvitError
 from pocketvit.export.formats import exporter
-from pocketvit.export.wrap import PixelModel
+from pocketvit.export.wrap import PixelModel, macs_of
 from pocketvit.models import build
 from pocketvit.models.pocketdepth import DenseDecoder
 from pocketvit.runtimes import open_session
@@ -118,15 +117,6 @@ def as_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
     return answer[:, 0].float()
 
 
-def macs_of(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-accumulates of matrix products and convolutions for one input."""
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
-    with torch.no_grad(), counter:
-        model(torch.zeros(1, 3, *size))
-    return int(counter.get_total_flops() // 2)
-
-
 def training_rate(model: nn.Module, size: tuple[int, int], steps: int) -> float:
     """Images a second, forward and backward, of the fastest of ``steps``; 0 steps: not measured."""
     image, best = torch.rand(BATCH, 3, *size).contiguous(memory_format=torch.channels_last), 0.0
@@ -147,16 +137,20 @@ def answer(run: Callable[[Pixels], np.ndarray], spec: Preprocess, frame: Pixels)
     return np.asarray(Image.fromarray(metres).resize(frame.shape[1::-1], Image.Resampling.BILINEAR))
 
 
-def calls_of(name: str, shape: Shape, model: nn.Module, folder: Path, threads: int) -> Iterator[tuple[str, Any]]:
-    """A call for each engine and precision that this machine has."""
+def as_pixel_model(shape: Shape, model: nn.Module) -> PixelModel:
     spec = Preprocess(size=shape.size, resize="stretch", interpolation="bilinear")
+    return PixelModel(Metres(model), spec, as_output, ["depth"])
+
+
+def calls_of(name: str, model: PixelModel, folder: Path, threads: int) -> Iterator[tuple[str, Any]]:
+    """A call for each engine and precision that this machine has."""
+    spec = model.preprocess
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME, 3), dtype=np.uint8)
     files: dict[str, Path] = {}
     for title, (form, runtime, precision) in TARGETS.items():
         try:
             if form not in files:
-                pixel_model = PixelModel(Metres(model), spec, as_output, ["depth"])
-                files[form] = exporter(form)(pixel_model, shape.size, folder, "model").path
+                files[form] = exporter(form)(model, spec.size, folder, "model").path
             session = open_session(files[form], Target(runtime, precision, threads))
         except PocketvitError as error:
             print(f"left out: {name}, {title}: {error.what}")
@@ -195,14 +189,11 @@ def main() -> None:
             torch.manual_seed(0)
             model, folder = shape.make(shape.size), Path(scratch, str(index))
             folder.mkdir()
-            parameters, rate = (
-                sum(p.numel() for p in model.parameters()),
-                training_rate(model, shape.size, arguments.steps),
-            )
-            found[name] = Figures(parameters, macs_of(model.eval(), shape.size), rate)
-            calls |= {
-                f"{name}\n{title}": call for title, call in calls_of(name, shape, model, folder, arguments.threads)
-            }
+            rate = training_rate(model, shape.size, arguments.steps)
+            pixel_model = as_pixel_model(shape, model)
+            found[name] = Figures(sum(p.numel() for p in model.parameters()), macs_of(pixel_model), rate)
+            for title, call in calls_of(name, pixel_model, folder, arguments.threads):
+                calls[f"{name}\n{title}"] = call
         busy = quiet(0)
         timings = interleave(calls, seconds=arguments.seconds, min_rounds=5, pause_ms=5)
     for key, timing in timings.items():
