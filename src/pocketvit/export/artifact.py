@@ -27,7 +27,7 @@ from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, Memory, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.target import Target
-from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks import TASKS, settings_of
 from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
@@ -38,7 +38,7 @@ MAX_SOURCES, SOURCE_SIDE = 3, 400
 
 def pixel_model_of(trained: Trained) -> PixelModel:
     """The graph to export for a trained model."""
-    names = [x.name for x in TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)]
+    names = [x.name for x in tensor_specs(trained)[1]]
     return PixelModel(trained.model, trained.preprocess, TORCH_TASKS[trained.task.name].graph_output, names)
 
 
@@ -80,7 +80,9 @@ def make_golden(
     count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
     inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
     for case in islice(cases, count):
-        image, answer = _tile(case, crop) if tiled else (case.image, np.asarray(case.truth))
+        image, answer = (
+            _tile(case, crop) if tiled else (case.image, task.golden.kept(np.asarray(case.truth), spec.size))
+        )
         if not tiled and len(sources) < MAX_SOURCES:
             image = shrink(image, SOURCE_SIDE)
             sources.append(image)
@@ -129,7 +131,7 @@ def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
     meaning = "RGB pixels, 0 to 255, channels last"
     inputs = [TensorSpec(name=PIXELS, shape=trained.preprocess.input_shape, dtype="uint8", meaning=meaning)]
-    return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)
+    return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess, trained.task)
 
 
 def create_artifact(
@@ -193,6 +195,7 @@ def create_artifact(
             add_metadata(path, _metadata(trained, name, version))
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
+            "settings": settings_of(trained.task),
             "levels": list(trained.levels), "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),

@@ -111,7 +111,7 @@ def export(
     golden = make_golden(trained, eval_cases(collection, settings, count, only=condition or None), count)
     with scratch() as temporary:
         built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
-        found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
+        found = {b.key: check_parity(b, golden, task.tolerances[b.precision], relative=task.relative) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,

@@ -19,8 +19,8 @@ class Architecture:
     """A row: what the builder is called with. What it builds keeps :class:`pocketvit.models.backbone.Backbone`."""
 
     gives: Literal["features", "image", "depth"]
-    """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, an image (B, 3, H, W), or depth:
-    a score (B, 1, h, w) for the task to make metres of, or metres with the centres of their bins (B, n)."""
+    """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, an image (B, 3, H, W), or of
+    each pixel a score of its depth (B, 1, h, w) without an activation; with adaptive bins depth and their centres."""
     build: Callable[..., nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
     sized: bool = False
@@ -70,7 +70,9 @@ VARIANTS: dict[str, Architecture] = {
     "restorer_m": _restorer((48, 64, 96), (2, 1)),
     "restorer_l": _restorer((48, 96, 128), (2, 1)),
     "dense_ffdnet": Architecture("image", DenseDenoiser, source="Zhang et al. 2018, colour FFDNet's layer stack"),
+    "pocketdepth_xs": _pocketdepth((2, 5), (16, 32, 64, 96)),
     "pocketdepth": _pocketdepth((3, 7), (32, 64, 96, 128)),
+    "pocketdepth_l": _pocketdepth((4, 8), (48, 96, 128, 160)),
     "adabins": _adabins("timm:tf_efficientnet_b5"),
     "adabins_small": _adabins("timm:mobilenetv3_large_100", decoder_width=256, width=64, num_bins=64, queries=32),
 }

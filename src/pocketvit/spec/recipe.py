@@ -45,6 +45,7 @@ SIDE = Range(1, 8192)
 _DATA = {
     **{"val_share": _INSIDE, "sigma": Range(0, 255), "eval_sigma": Range(0, 255), "shot": _SHARE},
     **{"patch": Range(8, 4096), "patches_per_image": Range(1, 100_000), "workers": Range(0, 256)},
+    **{"depth_unit": Range(0, 1000, above=True)},
 }
 _TRAIN = {
     **{"epochs": Range(0, MANY), "batch_size": Range(1, 65_536), "accumulate": Range(1, 65_536)},
@@ -101,6 +102,11 @@ class DataConfig:
     """Crops taken from each image per epoch."""
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0)
     """Noise levels of the validation metric (``clean`` layout); the main metric is at the middle one."""
+    protocol: tuple[str, ...] = ()
+    """How answers are scored, by name, the main one first, where a task has several ways; empty takes what goes with
+    the layout."""
+    depth_unit: float | None = None
+    """Metres of one stored step of the maps beside photos (0.001: millimetres) where that is not the layout's own."""
     workers: int = 0
     """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
 
@@ -169,7 +175,7 @@ class TrainConfig:
     """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
     """``crop``: random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Crops of photo and truth
-    (restoration) are flipped and turned unless ``none``."""
+    (restoration) are flipped and turned unless ``none``; of photo and map together they keep the photo's aspect."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area range of the random resized crop."""
     jitter: float = 0.2

@@ -36,6 +36,8 @@ class TorchTask:
     """(the network's output, the teacher's, temperature) to a scalar that is least where they agree."""
     graph_output: Callable[[Any, Preprocess], Tensor | tuple[Tensor, ...]]
     """The network's output to the outputs that the device record names, in that order: float32, batch first."""
+    takes: tuple[str, ...] = ("features",)
+    """What an architecture may give to serve it (``Architecture.gives``)."""
     targets: Callable[[Tensor], Tensor] = lambda raw: raw
     """A batch of the device record's ``truth`` to what ``loss`` compares with."""
     state: Callable[[Any, Collection], Any] = lambda config, collection: None

@@ -26,9 +26,6 @@ from pocketvit.spec.typed import short
 from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, free_size, load_checkpoint
 
-GIVES = {"image": ("features",), "pixels": ("image", "features")}
-"""By a task's geometry: what an architecture may give to serve it."""
-
 
 def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     """Build the recipe's model and load its start weights.
@@ -37,9 +34,10 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     task or labels. DataError: the weights are damaged, or cannot be fetched.
     """
     row, geometry = architecture(recipe.model.name), task_of(recipe.task.name).geometry
-    if row.gives not in GIVES[geometry]:
+    takes = TORCH_TASKS[recipe.task.name].takes
+    if row.gives not in takes:
         what = f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}."
-        raise UsageError(what, f"Choose a variant that gives {' or '.join(GIVES[geometry])}.")
+        raise UsageError(what, f"Choose a variant that gives {' or '.join(takes)}.")
     TORCH_TASKS[recipe.task.name].check(recipe)
     if geometry == "pixels" and row.sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
         what = f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size."
@@ -139,10 +137,10 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
 def ask_teacher(teacher: Trained, pixels: Tensor) -> Any:
     """The teacher's raw output (as :attr:`Trained.model` gives it) for the student's (B, H, W, 3) uint8 inputs.
 
-    The teacher's colour order, mean and deviation are applied. Where a whole image has one answer, a teacher of another
-    input size gets the pixels resized bilinearly (antialiased); pixel by pixel it sees them as they are.
+    The teacher's colour order, mean and deviation are applied. A teacher of another input size gets the pixels resized
+    bilinearly (antialiased); where pixels keep their resolution it sees them as they are.
     """
     x, size = normalise(pixels, teacher.preprocess), tuple(teacher.preprocess.size)
-    if task_of(teacher.task.name).geometry == "image" and tuple(x.shape[2:]) != size:
+    if task_of(teacher.task.name).geometry != "pixels" and tuple(x.shape[2:]) != size:
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
     return teacher.model(x)
