@@ -71,8 +71,10 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     for key, value in (options or {}).items():
         check_option(key, value)
+    names = [name, *(str(given.get(key)) for key in row.parts)]
+    given |= {key: partial(build, given[key]) for key in row.parts if isinstance(given.get(key), str)}
     try:
-        if options and not name.startswith(TIMM):  # timm's constructors may look at values
+        if options and not any(each.startswith(TIMM) for each in names):  # timm's constructors may look at values
             with torch.device("meta"), _Uninitialised():  # too large is told by counting, not by allocating
                 count = sum(parameter.numel() for parameter in row.build(**given).parameters())
             if count > MAX_PARAMETERS:

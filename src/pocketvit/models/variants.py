@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from pocketvit.models.adabins import AdaBins
+from pocketvit.models.pocketdepth import PocketDepth
 from pocketvit.models.restorer import DenseDenoiser, Restorer
 from pocketvit.models.vit import ViT, ViTRestorer
 
@@ -24,6 +26,8 @@ class Architecture:
     sized: bool = False
     """The builder takes ``image_size`` (height, width), and the network takes images of that size alone."""
     source: str = ""
+    parts: tuple[str, ...] = ()
+    """Options that name architectures, ``timm:`` ones too: the builder gets a function from (height, width) to each."""
 
 
 def _vit(dim: int, depth: int, heads: int, patch: int, source: str) -> Architecture:
@@ -36,7 +40,17 @@ def _restorer(widths: tuple[int, ...], decoder: tuple[int, ...]) -> Architecture
     return Architecture("image", Restorer, options, source="docs/LOG.md, timing table")
 
 
+def _pocketdepth(hooks: tuple[int, ...], widths: tuple[int, ...]) -> Architecture:
+    options = {"hooks": hooks, "widths": widths, "embed_dim": 192, "num_heads": 3, "patch_size": 16}
+    return Architecture("depth", PocketDepth, options, True, "docs/LOG.md, depth shapes")
+
+
+def _adabins(backbone: str, **options: int) -> Architecture:
+    return Architecture("depth", AdaBins, {"backbone": backbone} | options, True, _ADABINS, ("backbone",))
+
+
 _VIT, _DEIT = "Dosovitskiy et al. 2020, table 1", "Touvron et al. 2021, table 1"
+_ADABINS = "Bhat et al. 2020, section 4.2"
 _SMALL = {"embed_dim": 192, "depth": 6, "num_heads": 3, "patch_size": 8}
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12, "patch_size": 16}
 _GLOBAL, _TOKEN = {**_BASE, "decoder": "global"}, {**_BASE, "decoder": "token"}
@@ -56,4 +70,9 @@ VARIANTS: dict[str, Architecture] = {
     "restorer_m": _restorer((48, 64, 96), (2, 1)),
     "restorer_l": _restorer((48, 96, 128), (2, 1)),
     "dense_ffdnet": Architecture("image", DenseDenoiser, source="Zhang et al. 2018, colour FFDNet's layer stack"),
+    "pocketdepth_xs": _pocketdepth((2, 5), (16, 32, 64, 96)),
+    "pocketdepth": _pocketdepth((3, 7), (32, 64, 96, 128)),
+    "pocketdepth_l": _pocketdepth((4, 8), (48, 96, 128, 160)),
+    "adabins": _adabins("timm:tf_efficientnet_b5"),
+    "adabins_small": _adabins("timm:mobilenetv3_large_100", decoder_width=256, width=64, num_bins=64, queries=32),
 }

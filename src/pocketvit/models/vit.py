@@ -78,8 +78,8 @@ class ViT(OneFeature, nn.Module):
         """Width of the tokens."""
         return int(self.patch_embed.get_parameter("proj.weight").shape[0])
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, prefix + N, D): what the first block takes, class token first."""
         if tuple(image.shape[-2:]) != self.image_size:
             height, width = self.image_size
             what = f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}."
@@ -87,7 +87,11 @@ class ViT(OneFeature, nn.Module):
         x = self.patch_embed(image)
         if self.num_prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.pos_drop(x + self.pos_embed)
+        return self.pos_drop(x + self.pos_embed)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
+        x = self.embed(image)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
