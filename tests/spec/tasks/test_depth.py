@@ -130,9 +130,11 @@ def test_protocols_come_from_the_recipe_or_the_layout() -> None:
         DEPTH.conditions((), "clean")
 
 
-def test_the_answer_without_learning_is_the_median_of_all_depths() -> None:
-    cases = [Case(np.full((6, 8), value, np.float32), "plain") for value in (1, 2, 4)]
-    assert DEPTH.baseline(iter(cases), DepthEvaluator("plain")).value == pytest.approx((1 + 0 + 0.5) / 3)
+def test_the_answer_without_learning_is_the_one_depth_with_the_least_error() -> None:
+    truths = (1, 2, 4, 5, 7)
+    cases = [Case(np.full((6, 8), value, np.float32), "plain") for value in truths]
+    errors = [np.mean([abs(one - truth) / truth for truth in truths]) for one in np.arange(0.5, 8, 0.25)]
+    assert DEPTH.baseline(iter(cases), DepthEvaluator("plain")).value == pytest.approx(min(errors))
 
 
 def test_truth_is_kept_small_at_the_models_size_and_checked() -> None:

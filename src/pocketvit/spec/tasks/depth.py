@@ -172,7 +172,7 @@ class DepthEvaluator:
         if not result.metric and rules.alignment == "none":
             todo = f"Name one that aligns: {condition}+least_squares or {condition}+median."
             raise UsageError(f"protocol {condition} compares metres; this model's depth is relative.", todo)
-        errors = depth_errors(result.depth, truth, rules, inverse=not result.metric)
+        errors = depth_errors(result.depth, np.asarray(truth, np.float32), rules, inverse=not result.metric)
         self._errors[condition] += [errors] if errors else []
 
     def metrics(self) -> Iterator[base.Measure]:
@@ -235,13 +235,14 @@ def _fault(truths: NDArray[Any], inputs: Pixels) -> str:
 
 
 def _baseline(cases: Iterable[base.Case], evaluator: base.Evaluator) -> base.Measure:
-    """Everywhere the median of all depths."""
+    """Everywhere the one depth that has the least AbsRel: the median of all depths, each weighed by its inverse."""
     kept = []
     for case in cases:
         step = max(1, case.truth.shape[0] // MOST_TRUTH)
         kept.append((case.truth[::step, ::step], case.condition))
-    known = [truth[truth > 0] for truth, _ in kept]
-    middle = float(np.median(np.concatenate(known))) if sum(map(len, known)) else 1.0
+    known = np.sort(np.concatenate([np.ones(0), *(truth[truth > 0] for truth, _ in kept)]))
+    weights = np.cumsum(1 / known)
+    middle = float(known[np.searchsorted(weights, weights[-1] / 2)]) if len(known) else 1.0
     for truth, condition in kept:
         evaluator.update(Depth(np.full(truth.shape, middle, np.float32)), truth, condition)
     return next(measure for measure in evaluator.metrics() if measure.name == evaluator.main)
