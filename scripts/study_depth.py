@@ -105,9 +105,9 @@ class Row:
     artifact: Path
 
 
-def recipe_of(setting: Setting, data: Path, minutes: float) -> Recipe:
+def recipe_of(setting: Setting, recipe: Path, data: Path, minutes: float) -> Recipe:
     """The recipe of scenes7 with the setting's network, size and start, and the minutes that all have."""
-    base = load_recipe(RECIPE)
+    base = load_recipe(recipe)
     places = {
         part: [path.replace(DATA, str(data)) for path in getattr(base.data, part)] for part in ("train", "val", "test")
     }
@@ -127,14 +127,14 @@ def metric(info: dict[str, Any], name: str) -> float:
     return float(found[0]) if found else float("nan")
 
 
-def finish(setting: Setting, data: Path, runs: Path, minutes: float) -> Row | None:
+def finish(setting: Setting, recipe: Path, data: Path, runs: Path, minutes: float) -> Row | None:
     """Train (or find) and export one setting. None: it is not trained, or cannot be, which is said."""
     folder, artifact = runs / setting.slug, runs / f"{setting.slug}-artifact"
     try:
         if not (folder / FINISHED).exists():
             if not minutes:
                 return None
-            pocketvit.train(recipe_of(setting, data, minutes), name=setting.slug, runs=str(runs))
+            pocketvit.train(recipe_of(setting, recipe, data, minutes), name=setting.slug, runs=str(runs))
         if not artifact.exists():
             pocketvit.export(str(folder), str(artifact), formats=("onnx", "openvino"), goldens=2)
         trained = load_checkpoint(find_checkpoint(folder))
@@ -226,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=6.0, help="of training for each setting; 0 trains none")
     parser.add_argument("--data", type=Path, default=Path(DATA))
+    parser.add_argument("--recipe", type=Path, default=Path(RECIPE), help="what all settings have in common")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--only", nargs="+", default=[], help="settings whose run's name holds any of these texts")
     parser.add_argument("--seconds", type=float, default=120.0, help="of timing, for all settings together")
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/depth.md"))
     given = parser.parse_args()
     wanted = [x for x in SETTINGS if not given.only or any(text in x.slug for text in given.only)]
-    rows = [row for x in wanted if (row := finish(x, given.data, given.runs, given.minutes))]
+    rows = [row for x in wanted if (row := finish(x, given.recipe, given.data, given.runs, given.minutes))]
     if not rows:
         raise SystemExit("no setting is trained; give --minutes.")
     busy = quiet(0)

@@ -11,6 +11,9 @@ from torch import nn
 from pocketvit.errors import UsageError
 from pocketvit.models import VARIANTS, build, load_weights
 from pocketvit.models.pocketdepth import DenseDecoder, PocketDepth
+from pocketvit.spec.recipe import load_recipe
+from pocketvit.tasks.load import at_size
+from pocketvit.tasks.start import new_model
 from tests.models.depth_nets import SMALL, check_files
 
 SIZE, FULL = (32, 48), (240, 320)
@@ -42,7 +45,7 @@ def test_the_recommended_row_has_the_parameters_that_its_layers_add_up_to() -> N
         return a * b * k * k + b
 
     branch = conv(3, 32, 3) + conv(32, 64, 3) + conv(64, 96, 3) + 2 * conv(64, 64, 3) + 2 * conv(96, 96, 3)
-    decoder = sum(2 * conv(w, w, 3) for w in (32, 64, 96, 128)) + conv(32, 1, 3)
+    decoder = sum(2 * conv(w, w, 3) for w in (32, 64, 96, 128)) + conv(32, 1, 1)
     decoder += conv(128, 96, 1) + conv(96, 64, 1) + conv(64, 32, 1)
     model = build("pocketdepth", FULL)
     assert parameters(model.vit) == vit
@@ -159,3 +162,23 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
 def test_a_size_that_the_patches_do_not_divide_is_refused() -> None:
     with pytest.raises(UsageError, match="multiple of the patch"):
         small((40, 48))
+
+
+def test_a_recipe_starts_it_from_a_classifiers_weights_and_resizes_it(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = build("vit_tiny_patch16_224", (64, 64), VIT)
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    fields = {"model.name": "pocketdepth", "model.options": SMALL, "model.weights": str(tmp_path / "vit.safetensors")}
+    fields |= {
+        "task.name": "depth",
+        "preprocess.resize": "stretch",
+        "preprocess.size": list(SIZE),
+        "data.layout": "depth",
+    }
+    trained = new_model(load_recipe(None, fields), ())
+    network = trained.model.backbone
+    torch.testing.assert_close(network.vit.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert trained.info["start"].startswith("weights of vit.safetensors")
+    larger = at_size(trained, (48, 80))
+    assert larger.model.backbone.vit.grid == (3, 5)
+    assert torch.equal(larger.model.backbone.join.weight, network.join.weight)

@@ -48,7 +48,7 @@ class DenseDecoder(nn.Module):
         self.inputs = nn.ModuleList(nn.Identity() if c == w else nn.Conv2d(c, w, 1) for c, w in zip(channels, widths))
         self.blocks = nn.ModuleList(_blocks(w, n) for w, n in zip(widths, blocks))
         self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.score = nn.Conv2d(widths[0], 1, 3, 1, 1)
+        self.score = nn.Conv2d(widths[0], 1, 1)  # engines work in blocks of channels: a 3x3 would cost as if it had 16
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode."""
