@@ -166,7 +166,8 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "nyu": read_nyu,
 }
 
-
+DEPTH_LAYOUTS = ("depth", "scenes7", "kitti", "nyu")
+"""Layouts whose partner files are depth maps."""
 SPLIT_THEMSELVES = ("scenes7",)
 """Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
 

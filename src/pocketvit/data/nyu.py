@@ -35,6 +35,9 @@ _PLACES = {
     "test": ("official_splits/test", "test"),
 }
 """Folders of the root that hold a split, where there are any."""
+_RGB, _DEPTH = _SIDES = ("rgb", "depth")
+"""Folders of photos and of depth maps with the same names."""
+_EXTRA = "depth"
 _MOST_PAIRS = 100_000
 _MOST_CHUNK_BYTES = 1 << 30
 _PHOTO = re.compile(r"rgb_(\d+)\.(jpg|jpeg|png)", re.IGNORECASE)
@@ -76,10 +79,10 @@ def _pairs(folder: Path) -> tuple[list[Entry], list[Path]]:
     """Pairs of one folder, and files that lack their partner."""
     names = names_in(folder)
     sides = [(_keyed(folder, names, _PHOTO), _keyed(folder, names, _MAP))]
-    if {"rgb", "depth"} <= set(names):
-        photos, maps = folder / "rgb", folder / "depth"
+    if set(_SIDES) <= set(names):
+        photos, maps = folder / _RGB, folder / _DEPTH
         sides.append((_keyed(photos, names_in(photos), _IMAGE), _keyed(maps, names_in(maps), _PNG)))
-    elif folder.name in ("rgb", "depth") and {"rgb", "depth"} <= set(names_in(folder.parent)):
+    elif folder.name in _SIDES and set(_SIDES) <= set(names_in(folder.parent)):
         return [], []  # read with the folder above
     rows, lonely = list[Entry](), list[Path]()
     for left, right in sides:
@@ -100,8 +103,8 @@ def _keyed(folder: Path, names: Sequence[str], pattern: re.Pattern[str]) -> dict
 
 def _labelled(mat: Path, split: str) -> Found:
     folder = _converted(mat)
-    photos = names_in(folder / "rgb")
-    rows = [Entry(folder / "rgb" / name, folder / "depth" / name, unit=UNIT) for name in photos]
+    photos = names_in(folder / _RGB)
+    rows = [Entry(folder / _RGB / name, folder / _DEPTH / name, unit=UNIT) for name in photos]
     notes = [f"{mat}: its {len(rows)} pairs are PNG files in {folder}."]
     splits = mat.with_name(SPLITS)
     if not splits.is_file():
@@ -114,7 +117,7 @@ def _indices(file: Path, name: str, count: int) -> list[int]:
     try:
         import scipy.io
     except ImportError as error:
-        raise MissingDependencyError.of("scipy", "depth") from error
+        raise MissingDependencyError.of("scipy", _EXTRA) from error
     todo = "Copy it again from NYU's page, or move it elsewhere to read all pairs."
     names = sorted(set(_SPLIT_NAMES.values()))
     try:
@@ -137,7 +140,7 @@ def _converted(mat: Path) -> Path:
     key = hashlib.blake2b(os.fsencode(state), digest_size=12).hexdigest()
     todo = f"Set {CACHE_VARIABLE} to a folder that can be written and has space for some gigabytes."
     folder = cache_root(mat, todo) / "nyu" / key
-    if (photos := names_in(folder / "rgb")) and photos == names_in(folder / "depth"):
+    if (photos := names_in(folder / _RGB)) and photos == names_in(folder / _DEPTH):
         return folder
     with _opened(mat) as (images, depths):
         make_folder(folder.parent)
@@ -145,8 +148,8 @@ def _converted(mat: Path) -> Path:
         with new_folder(folder, replace=True) as partial, track(f"pairs of {mat.name}", len(images)) as advance:
             for i in range(len(images)):
                 photo, depth = _pair(mat, images, depths, i)
-                write_image(partial / "rgb" / f"{i:05d}.png", photo)
-                write_depth_png(partial / "depth" / f"{i:05d}.png", depth)
+                write_image(partial / _RGB / f"{i:05d}.png", photo)
+                write_depth_png(partial / _DEPTH / f"{i:05d}.png", depth)
                 advance()
     return folder
 
@@ -157,7 +160,7 @@ def _opened(mat: Path) -> Iterator[tuple[Any, Any]]:
     try:
         import h5py
     except ImportError as error:
-        raise MissingDependencyError.of("h5py", "depth") from error
+        raise MissingDependencyError.of("h5py", _EXTRA) from error
     try:
         file = h5py.File(mat, "r")
     except OSError as error:
