@@ -115,7 +115,8 @@ def nearest(
         np.clip((low + (np.arange(n) + 0.5) / n * (high - low)) * side, 0, side - 1).astype(np.int64)
         for n, side, low, high in zip(size, values.shape, (box[1], box[0]), (box[3], box[2]), strict=False)
     )
-    return values[rows[:, None], columns]
+    found: NDArray[Any] = values[rows[:, None], columns]
+    return found
 
 
 def prepare(image: Pixels, spec: Preprocess) -> Pixels:

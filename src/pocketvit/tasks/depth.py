@@ -79,9 +79,9 @@ def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preproc
 
 def _begin_at(network: nn.Module, score: float) -> None:
     """Let the last layer with a bias, which makes the score, begin at ``score``."""
-    layers = [x for x in network.modules() if isinstance(x, (nn.Conv2d, nn.Linear)) and x.bias is not None]
+    layers = [x.bias for x in network.modules() if isinstance(x, (nn.Conv2d, nn.Linear)) and x.bias is not None]
     if layers:
-        nn.init.constant_(layers[-1].bias, score)
+        nn.init.constant_(layers[-1], score)
 
 
 def loss(output: Answer, target: Tensor, config: Any, state: None = None) -> Tensor:

@@ -128,7 +128,7 @@ def verify(
     with track(f"verify {found.manifest.name}", None) as advance:
         checks = run_checks(found, wanted, negative_controls=negative_controls, trust=trust, on_check=advance)
     if data is not None and all(check.passed for check in checks):
-        options = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
+        options: dict[str, Any] = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
         options |= {"depth_unit": depth_unit}
         checks.append(_check_data(found, wanted, data, **options))
     report = VerifyReport(found.manifest.name, found.path, tuple(checks), record(found, checks))
