@@ -7,7 +7,7 @@ import glob
 import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pocketvit.runtimes.strength import check_strength
 from pocketvit.serve.compare import compare_picture
 from pocketvit.serve.places import COMPARE, plan_beside, plan_outputs, table_path
 from pocketvit.spec.images import list_images, not_looked_at, read_image, readable_suffixes, write_image
+from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Extra, Wishes
 from pocketvit.terminal import cell, shown, table
@@ -170,14 +171,8 @@ def predict(
         UsageError: no such artifact or variant, or options that do not go together.
     """
     model = load(artifact, target, trust=trust, memory_mb=memory_mb)
-    most = max((len(level.labels) for level in model.manifest.levels), default=0)
-    if not 1 <= top <= max(most, 5):
-        raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
     task = TASKS[model.manifest.task]
-    if csv and task.writes == "picture":
-        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
-    if compare and task.writes != "picture":
-        raise UsageError(f"compare goes with answers that are pictures; this artifact {task.purpose}.", "Leave it out.")
+    _check_options(model.manifest, csv, compare, top)
     check_strength(model.manifest, strength)
     extras = task.extras(Wishes(npy, ply, fov, intrinsics), model.manifest.config)
     images = _entries(images)
@@ -198,15 +193,33 @@ def predict(
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
-    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry)) + _compiling(model)
-    notes += tuple(dict.fromkeys(note for one in done for note in one.notes if note))
-    inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
-    if inputs & {os.path.realpath(place.parent) for place in places.values()}:
-        notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
-    if strength is not None and (strength == 0 or strength > 1):
-        notes += (f"strength {strength:g}: the model ran {'twice on each image' if strength else 'on no image'}",)
+    notes = tuple(_notes(job, images, done))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes, strength)
+
+
+def _check_options(manifest: Manifest, csv: bool, compare: bool, top: int) -> None:
+    """Raise ``UsageError`` for options that do not go with the answers of this artifact."""
+    most, task = max((len(level.labels) for level in manifest.levels), default=0), TASKS[manifest.task]
+    if not 1 <= top <= max(most, 5):
+        raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
+    if csv and task.writes == "picture":
+        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
+    if compare and task.writes != "picture":
+        raise UsageError(f"compare goes with answers that are pictures; this artifact {task.purpose}.", "Leave it out.")
+
+
+def _notes(job: _Job, images: Sequence[str], done: Sequence[Prediction]) -> Iterator[str]:
+    """What else there is to say."""
+    yield from (f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
+    yield from _compiling(job.model)
+    yield from dict.fromkeys(note for one in done for note in one.notes if note)
+    inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
+    if inputs & {os.path.realpath(place.parent) for place in job.places.values()}:
+        yield "the answers lie among the inputs: the next predict on that folder takes them too"
+    if job.strength is not None and (job.strength == 0 or job.strength > 1):
+        how = "twice on each image" if job.strength else "on no image"
+        yield f"strength {job.strength:g}: the model ran {how}"
 
 
 def _compiling(model: Model) -> tuple[str, ...]:
