@@ -92,7 +92,8 @@ class Entry:
     """A file to time: of which system, and its figures."""
 
     title: str
-    built: Built
+    key: str
+    bytes: int
     session: Session
     spec: Preprocess
     parameters: int
@@ -144,7 +145,7 @@ def entries_of(system: System, folder: Path, frames: Sequence[Pixels], threads: 
         except PocketvitError as error:
             print(f"left out: {system.title} in {target}: {error.what}")
             continue
-        yield Entry(system.title, built, session, model.preprocess, parameters, macs)
+        yield Entry(system.title, built.key, built.bytes, session, model.preprocess, parameters, macs)
 
 
 def gather(wanted: Sequence[System], folder: Path, frames: Sequence[Pixels], threads: int) -> list[Entry]:
@@ -167,9 +168,9 @@ def table(times: dict[Entry, Timing]) -> str:
     for entry, timing in times.items():
         low, high = timing.ci95
         quartiles = f"{timing.p50:.1f} ({timing.percentile(25):.1f} to {timing.percentile(75):.1f})"
-        figures = f"{entry.macs / 1e9:.2f} | {entry.parameters / 1e6:.2f} | {entry.built.bytes / 1e6:.1f}"
+        figures = f"{entry.macs / 1e9:.2f} | {entry.parameters / 1e6:.2f} | {entry.bytes / 1e6:.1f}"
         lines.append(
-            f"| {entry.title} | {entry.built.key} | {quartiles} | {low:.1f} to {high:.1f} |"
+            f"| {entry.title} | {entry.key} | {quartiles} | {low:.1f} to {high:.1f} |"
             f" {1e3 / timing.p50:.1f} | {figures} |"
         )
     return "\n".join(lines)

@@ -126,6 +126,7 @@ class AdaBins(nn.Module):
 
     bins, any_size = True, False
     feature_kind: FeatureKind = "maps"
+    encoder: Any
 
     def __init__(
         self,
@@ -149,19 +150,19 @@ class AdaBins(nn.Module):
         if not 0 <= min_depth < max_depth:
             raise UsageError(f"min_depth {min_depth} must be below max_depth {max_depth}.", "Correct model.options.")
         self.min_depth, self.max_depth = min_depth, max_depth
-        self.encoder: Any = backbone(image_size)
-        if self.encoder.feature_kind != "maps" or len(self.encoder.strides) < 2:
+        encoder: Any = backbone(image_size)
+        if encoder.feature_kind != "maps" or len(encoder.strides) < 2:
             what = "AdaBins decodes maps of several strides; this backbone gives one map or tokens."
             raise UsageError(what, "Take a convolutional pyramid, e.g. timm:tf_efficientnet_b5.")
-        net = getattr(self.encoder, "net", None)
+        self.encoder, net = encoder, getattr(encoder, "net", None)
         self.headed = hasattr(net, "conv_head") and hasattr(net, "bn2")  # an EfficientNet's last layers: decoded too
-        deepest = net.conv_head.weight.shape[0] if self.headed else self.encoder.channels[-1]  # type: ignore[union-attr]
-        channels = (*self.encoder.channels[:-1], int(deepest))
+        deepest = int(net.conv_head.weight.shape[0]) if net is not None and self.headed else encoder.channels[-1]
+        channels = (*encoder.channels[:-1], deepest)
         outs = [decoder_width >> level for level in range(len(channels))]
         self.bottleneck = nn.Conv2d(channels[-1], outs[0], 1)
         self.up = nn.ModuleList(UpBlock(a + s, b) for a, b, s in zip(outs, outs[1:], reversed(channels[:-1])))
         self.decoded = nn.Conv2d(outs[-1], width, 3, 1, 1)
-        self.patch = self.encoder.strides[0] * patch_size
+        self.patch = encoder.strides[0] * patch_size
         self.mini = MiniViT(
             width, self._grid(image_size), dim=token_dim, layers=layers, num_heads=num_heads,
             hidden=int(token_dim * mlp_ratio), patch=patch_size, bins=num_bins, queries=queries, dropout=dropout,
