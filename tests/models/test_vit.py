@@ -55,9 +55,9 @@ def test_norm_sizes_inside_a_base_block() -> None:
     "name", [n for n, row in VARIANTS.items() if row.gives == "features" and "base" not in n and "large" not in n]
 )
 def test_every_small_classifier_gives_one_feature_per_image(name: str) -> None:
-    model = build(name, (64, 64)).eval()
+    model = build(name, (112, 112)).eval()
     with torch.inference_mode():
-        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, model.embed_dim)
+        assert model(torch.zeros(2, 3, 112, 112)).shape == (2, model.embed_dim)
 
 
 def test_logits_equal_timm_with_the_same_random_weights(tmp_path: Path) -> None:
