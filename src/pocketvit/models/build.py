@@ -33,6 +33,7 @@ OPTIONS = {
     **{"depth": _COUNT, "num_heads": _COUNT, "layers": _COUNT, "encoder": Range(0, 64), "decoder": Range(0, 64)},
     **{"patch_size": _SIDE, "window": _SIDE, "unshuffle": Range(1, 16)},
     **{"hooks": Range(0, 127), "stages": Range(0, 31), "reassemble": _WIDTH, "head_width": _WIDTH, "classes": _WIDTH},
+    "finest": Range(1, 64),
     **{"mlp_ratio": Range(0, 32, above=True), "dropout": Range(0, 1, below=True), "norm_eps": Range(0, 1, above=True)},
 }
 """What numbers among ``model.options`` may be, by name; all but the last three are whole."""

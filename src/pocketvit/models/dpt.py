@@ -1,12 +1,13 @@
 """Dense prediction transformer, DPT (Ranftl et al. 2021), on any encoder: depth, or segmentation with the same decoder.
 
-Tokens behind chosen blocks (``hooks``), or maps of chosen stages, become maps at about 1/4, 1/8, 1/16 and 1/32, which a
-RefineNet decoder fuses upwards. Depth Anything (Yang et al. 2024) is the same network on DINOv2, which reads no class
+Tokens behind chosen blocks (``hooks``), or maps of chosen stages, become maps at about 1/4, 1/8, 1/16 and 1/32, which
+a RefineNet decoder fuses upwards. Depth Anything (Yang et al. 2024) is the same network on DINOv2, which reads no class
 token and normalises what the hooks give.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal
@@ -36,6 +37,8 @@ class DPT(nn.Module):
         read: what becomes of the class token; ignored for maps.
         cut: blocks behind the last hook are removed: they would be computed for nothing.
         hook_norm: what the hooks give goes through the backbone's final norm.
+        finest: about the stride of the first level of tokens (4: 1/4 of the image, 8: a decoder of a quarter of the
+            work); each further level has twice the stride of the one before.
         reassemble: channels of each level; None: a map's own, and D of tokens over 8, 4, 2 and 1.
         width: channels of the decoder.
         batch_norm: in the decoder's residual units; fusion_bias: biases there (None: where there is no batch norm).
@@ -59,6 +62,7 @@ class DPT(nn.Module):
         read: Literal["ignore", "add", "project"] = "project",
         cut: bool = True,
         hook_norm: bool = False,
+        finest: int = 4,
         reassemble: Sequence[int] | None = None,
         width: int = 256,
         batch_norm: bool = False,
@@ -81,7 +85,7 @@ class DPT(nn.Module):
         self.strides = tuple(sorted(self.last))
         self.grids = [tap.grid for tap in taps]
         given = _widths(reassemble, taps)
-        self.reassemble = nn.ModuleList(_level(tap, c, i, read, taps) for i, (tap, c) in enumerate(zip(taps, given)))
+        self.reassemble = nn.ModuleList(_level(tap, c, i, read, finest) for i, (tap, c) in enumerate(zip(taps, given)))
         bias = not batch_norm if fusion_bias is None else fusion_bias
         self.decoder = Decoder(given, width, batch_norm, bias, doubling)
         self.head: nn.Module = DepthHead(width, head_width, projection)
@@ -191,9 +195,9 @@ def _widths(reassemble: Sequence[int] | None, taps: Sequence[Tap]) -> tuple[int,
     return tuple(reassemble)
 
 
-def _level(tap: Tap, channels: int, number: int, read: str, taps: Sequence[Tap]) -> nn.Module:
-    """From what the encoder gives to a map of ``channels``: tokens at half the stride for each level before the last
-    but one, at twice for the last; maps as they are, but for a 1x1 convolution where they are to be narrower."""
+def _level(tap: Tap, channels: int, number: int, read: str, finest: int) -> nn.Module:
+    """From what the encoder gives to a map of ``channels``: tokens at that power of two of their grid which brings the
+    level nearest to its stride, maps as they are, but for a 1x1 convolution where they are to be of another width."""
     if tap.grid is not None:
-        return Reassemble(tap, channels, Fraction(2) ** (len(taps) - 2 - number), read)
+        return Reassemble(tap, channels, Fraction(2) ** round(math.log2(tap.stride / finest) - number), read)
     return nn.Identity() if tap.channels == channels else nn.Conv2d(tap.channels, channels, 1)

@@ -45,7 +45,8 @@ class Reassemble(nn.Module):
         if factor > 1:
             self.resize = nn.ConvTranspose2d(channels, channels, int(factor), int(factor))
         elif factor < 1:
-            self.resize = nn.Conv2d(channels, channels, 3, int(1 / factor), 1)
+            stride = int(1 / factor)
+            self.resize = nn.Conv2d(channels, channels, stride + 1, stride, stride // 2)
 
     def forward(self, tokens_bnd: Tensor) -> Tensor:
         """Reassemble."""
