@@ -14,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.onnx import add_metadata
-from pocketvit.export.wrap import PixelModel, example
+from pocketvit.export.wrap import PixelModel, macs_of
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes.footprint import footprint
 from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
@@ -124,12 +123,8 @@ def shrink(image: Pixels, side: int) -> Pixels:
 
 def complexity(trained: Trained) -> dict[str, int]:
     """``parameters`` and ``macs`` (multiply-accumulates of matrix products and convolutions) for one model input."""
-    # The processor's fused attention is not among the operators that the counter knows.
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
-    with torch.no_grad(), counter:
-        pixel_model_of(trained).cpu()(example(trained.preprocess.size))
-    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": counter.get_total_flops() // 2}
+    macs = macs_of(pixel_model_of(trained).cpu())
+    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": macs}
 
 
 def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:

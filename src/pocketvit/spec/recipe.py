@@ -141,7 +141,7 @@ class ModelConfig:
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
     """Start from a .safetensors file (names of timm or torchvision too), a checkpoint, a shipped artifact's name, or
-    pretrained weights of timm: ``timm``, ``timm:<name>``."""
+    pretrained weights of timm: ``timm``, ``timm:<name>``; for a DPT ``hf:ORG/NAME`` or a folder of transformers."""
 
     def __post_init__(self) -> None:
         check_finite("model.options", self.options)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
 from pocketvit.models.build import architecture, build, from_timm, load_weights, read_safetensors
+from pocketvit.models.dpt import DPT
+from pocketvit.models.hf import find_folder, from_hf, read_config
+from pocketvit.models.hf_names import answer_of
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.artifact import shipped_names
@@ -58,10 +61,13 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     A checkpoint of the same architecture and options may be narrowed; the model is then cut like it.
     """
     weights, past, original = str(spec.weights), {}, None
-    file, fetched = weights, from_timm(weights)
+    backbone, said = backbone_of(model), ""
+    theirs = isinstance(backbone, DPT) and from_hf(weights)
+    file, fetched = str(find_folder(weights)) if theirs else weights, theirs or from_timm(weights)
     if not fetched and weights not in shipped_names() and not os.path.exists(weights):
         what = f"model.weights {short(weights)}: no such file or folder."
         known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm (timm:<name>)"
+        known += ", for a DPT hf:ORG/NAME or a folder that transformers wrote"
         raise DataError(what, f"Give {known}; other names are fetched from nowhere.")
     if not fetched and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
@@ -69,14 +75,15 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
         past, file = meta["info"], str(folder / WEIGHTS)
         if _plain(spec) == _plain(meta["model_spec"]) and meta["shapes"]:
             original = build(spec.name, meta["preprocess"].size, spec.options)
-    backbone = backbone_of(model)
+    if theirs:
+        said = f" ({answer_of(read_config(Path(file)))})"
     unused = load_weights(backbone, file, spec.name, original=original)
     headed = any(not name.startswith("backbone.") for name, _ in model.named_parameters()) and backbone is not model
     kept = _keep_heads(model, read_safetensors(Path(file))) if headed and not fetched else []
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
     heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if headed else "")
     rest = f" ({len(unused)} tensors of the file not used)" if unused and not kept else ""
-    return f"weights of {Path(weights).name}{ago}{heads}{rest}"
+    return f"weights of {Path(weights).name}{said}{ago}{heads}{rest}"
 
 
 def _plain(spec: ModelConfig) -> str:
