@@ -130,6 +130,16 @@ def test_unlabelled_photos_are_learnt_from_a_teacher(trained: dict[str, str], tm
     assert not (tmp_path / "u").exists()
 
 
+def test_training_goes_on_from_the_weights_of_a_run(trained: dict[str, str], tmp_path: Path) -> None:
+    settings = recipe(trained, model={"weights": trained["run"]}, train={"epochs": 0})
+    report = pocketvit.train(settings, name="w", runs=str(tmp_path), quiet=True)
+    assert (tmp_path / "w" / "best").is_dir()
+    assert report.info["start"] == "weights of r, which had seen 24 images"
+    pocketvit.export(str(tmp_path / "w"), str(tmp_path / "b"), size=(24, 32))
+    photo = Path(trained["v"]) / "000.png"
+    assert pocketvit.load(str(tmp_path / "b"))(photo).depth.shape == (24, 32)
+
+
 @pytest.mark.parametrize("name", [depth_net.NAME, depth_net.BINS])
 def test_relative_depth_and_adaptive_bins_are_exported_and_proven(
     name: str, roots: dict[str, str], tmp_path: Path

@@ -236,7 +236,8 @@ class SearchConfig:
     models: tuple[str, ...] = ()
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
-    """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
+    """Input or tile sizes to consider, of the shorter side where ``preprocess.size`` is not square; empty takes only
+    that size."""
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""

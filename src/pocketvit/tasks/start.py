@@ -78,7 +78,7 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     if theirs:
         said = f" ({answer_of(read_config(Path(file)))})"
     unused = load_weights(backbone, file, spec.name, original=original)
-    headed = backbone is not model
+    headed = any(not name.startswith("backbone.") for name, _ in model.named_parameters()) and backbone is not model
     kept = _keep_heads(model, read_safetensors(Path(file))) if headed and not fetched else []
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
     heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if headed else "")
