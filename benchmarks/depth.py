@@ -12,7 +12,7 @@ is named and left out. All files of all models take turns, so every ratio is of 
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pocketvit.bench.load import quiet
 from pocketvit.bench.timing import Timing, interleave
-from pocketvit.compress.onnxruntime_int8 import StaticInt8, static_int8
+from pocketvit.compress.onnxruntime_int8 import StaticInt8, quantise_all
 from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
 from pocketvit.compress.step import Context
 from pocketvit.errors import PocketvitError
@@ -116,9 +116,9 @@ def pixel_model_of(system: System) -> PixelModel:
 def files_of(model: PixelModel, folder: Path, frames: Sequence[Pixels]) -> Iterator[Built]:
     """fp32 of both engines, bf16 of OpenVINO, int8 of both; what cannot be made is named and left out."""
     size, context = model.preprocess.size, Context(frames, folder, max_change=1e9)
-    steps = {
-        "onnx": partial(static_int8, StaticInt8(max_error=1e9, smooth=(), compensate=False)),
-        "openvino": partial(nncf_int8, NncfInt8()),
+    steps: dict[str, Callable[[Built, Context], Built]] = {
+        "onnx": partial(quantise_all, StaticInt8(smooth=(), compensate=False)),
+        "openvino": lambda built, context: next(nncf_int8(NncfInt8(), built, context)).built,
     }
     for form, int8 in steps.items():
         try:
@@ -126,7 +126,7 @@ def files_of(model: PixelModel, folder: Path, frames: Sequence[Pixels]) -> Itera
             yield built
             if form == "openvino":
                 yield Built("openvino", "bf16", built.path, built.companions)
-            yield next(iter(int8(built, context))).built
+            yield int8(built, context)
         except PocketvitError as error:
             print(f"left out: {folder.name}, {form}: {error.what}")
 
