@@ -127,6 +127,10 @@ def test_what_an_old_config_leaves_out_has_transformers_defaults() -> None:
     assert found == {"stages": (), "hooks": (2, 5, 8, 11), "num_heads": 12, "read": "project", "hook_norm": False}
     found = settings_of({"model_type": "depth_anything", "backbone_config": {"num_attention_heads": 6}})
     assert (found["hooks"], found["num_heads"], found["hook_norm"]) == (None, 6, True)
+    named = {"model_type": "dinov2", "out_features": ["stage9", "stage10", "stage11", "stage12"]}
+    assert settings_of({"model_type": "depth_anything", "backbone_config": named})["hooks"] == (8, 9, 10, 11)
+    hybrid = settings_of({"model_type": "dpt", "is_hybrid": True, "reassemble_factors": [1, 1, 1, 0.5]})
+    assert (hybrid["stages"], hybrid["hooks"]) == ((0, 1), (8, 11))
 
 
 def test_only_a_dpt_starts_from_such_a_folder(folder: Path) -> None:

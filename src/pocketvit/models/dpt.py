@@ -120,10 +120,13 @@ class DPT(nn.Module):
         maps = [x if grid is None else on_grid(x[:, n:], grid) for x, grid, n in zip(every, self.grids, self._prefix)]
         return [maps[self.last[stride]] for stride in self.strides]
 
+    def fused(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> what the decoder gives the head: (B, width, h, w), about half the image's size."""
+        return self.decoder([layer(x) for layer, x in zip(self.reassemble, self._taps(image), strict=True)])
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1, H, W), or (B, classes, H, W)."""
-        maps = [layer(x) for layer, x in zip(self.reassemble, self._taps(image), strict=True)]
-        fused = self.decoder(maps)
+        fused = self.fused(image)
         whole = fused if self.doubling else image
         scale = 2 if self.doubling else 1
         return self.head(fused, (scale * int(whole.shape[-2]), scale * int(whole.shape[-1])))

@@ -129,15 +129,18 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         what = f"config.json: backbone {short(inner.get('model_type'))} has layers that ours has not."
         raise DataError(what, "Read are ViT, hybrid ResNet ViT and DINOv2 with a plain MLP.")
     vit = inner if dino else config
-    if (act := vit.get("hidden_act", "gelu")) != "gelu" or list(config.get("reassemble_factors", FACTORS)) != FACTORS:
+    maps = 2 if hybrid else 0  # levels in front that are maps: what is said of their tokens is not used
+    factors = list(config.get("reassemble_factors", FACTORS))
+    if (act := vit.get("hidden_act", "gelu")) != "gelu" or factors[maps:] != FACTORS[maps:]:
         what = f"config.json: hidden_act {short(act)} or reassemble_factors are others than ours (gelu, {FACTORS})."
         raise DataError(what, "Such checkpoints are not read.")
     hooks = config.get("backbone_out_indices", [2, 5, 8, 11])
     if dino:
-        hooks = [index - 1 for index in inner["out_indices"]] if inner.get("out_indices") else None
+        named = [int(str(name).removeprefix("stage")) for name in inner.get("out_features") or ()]
+        hooks = [index - 1 for index in inner.get("out_indices") or named] or None
     return {
         "stages": (0, 1) if hybrid else (),
-        "hooks": None if hooks is None else tuple(hooks)[2 if hybrid else 0 :],
+        "hooks": None if hooks is None else tuple(hooks)[maps:],
         "num_heads": int(vit.get("num_attention_heads", 12)),
         "read": "ignore" if kind == "depth_anything" else config.get("readout_type", "project"),
         "hook_norm": dino and bool(inner.get("apply_layernorm", True)),
