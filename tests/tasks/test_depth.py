@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from pocketvit.data.collections import load_collection
 from pocketvit.errors import UsageError
+from pocketvit.models import build
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tasks.depth import DepthConfig
@@ -178,3 +179,11 @@ def test_slopes_are_refused_where_depth_is_sparse(tmp_path: Path) -> None:
     assert "LiDAR has no neighbours" in caught.value.todo
     dense = load_collection([str(depth_net.folder(tmp_path / "d", 2))], DataConfig(layout="depth"), "depth", "train")
     DEPTH.state(DepthConfig(gradient_weight=0.5), dense)
+
+
+def test_a_head_for_classes_is_refused() -> None:
+    backbone = build(
+        "dpt_tiny", (32, 32), {"head": "segmentation", "classes": 4, "width": 16, "reassemble": [8, 8, 8, 8]}
+    )
+    with pytest.raises(UsageError, match="segmentation gives no depth"):
+        DEPTH.build(backbone, DepthConfig(), (), SPEC)

@@ -88,6 +88,7 @@ class DPT(nn.Module):
         self.reassemble = nn.ModuleList(_level(tap, c, i, read, finest) for i, (tap, c) in enumerate(zip(taps, given)))
         bias = not batch_norm if fusion_bias is None else fusion_bias
         self.decoder = Decoder(given, width, batch_norm, bias, doubling)
+        self.answers = head
         self.head: nn.Module = DepthHead(width, head_width, projection)
         if head == "segmentation":
             self.head = SegmentationHead(width, classes, dropout)

@@ -65,7 +65,12 @@ class DepthModel(nn.Module):
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> DepthModel:
-    """The network with the meaning of its score. Raises UsageError: adaptive bins are metres, and relative has none."""
+    """The network with the meaning of its score.
+
+    Raises UsageError: adaptive bins are metres, and relative has none; or the network's head is for another task.
+    """
+    if (head := getattr(backbone, "answers", "depth")) != "depth":
+        raise UsageError(f"model.options.head {head} gives no depth.", "Leave model.options.head out.")
     if getattr(backbone, "bins", False):
         if config.kind != "metric":
             what = f"task.kind {config.kind} does not go with a network of adaptive bins: they are metres."
