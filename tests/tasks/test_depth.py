@@ -187,3 +187,14 @@ def test_a_head_for_classes_is_refused() -> None:
     )
     with pytest.raises(UsageError, match="segmentation gives no depth"):
         DEPTH.build(backbone, DepthConfig(), (), SPEC)
+
+
+def test_bins_divide_the_range_of_the_task() -> None:
+    options = {"backbone": "timm:resnet10t", "decoder_width": 16, "width": 8, "num_bins": 4, "queries": 2}
+    backbone = build("adabins_small", (64, 64), options)
+    net = DEPTH.build(backbone, DepthConfig(min_depth=2.0, max_depth=3.0), (), SPEC).eval()
+    with torch.inference_mode():
+        answer = net(torch.rand(1, 3, 64, 64))
+    assert answer.centres is not None
+    assert 2 < float(answer.centres.min()) < float(answer.centres.max()) < 3
+    assert 2 < float(answer.depth.min()) <= float(answer.depth.max()) < 3

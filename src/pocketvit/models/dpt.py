@@ -8,8 +8,9 @@ token and normalises what the hooks give.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -88,12 +89,13 @@ class DPT(nn.Module):
         self.reassemble = nn.ModuleList(_level(tap, c, i, read, finest) for i, (tap, c) in enumerate(zip(taps, given)))
         bias = not batch_norm if fusion_bias is None else fusion_bias
         self.decoder = Decoder(given, width, batch_norm, bias, doubling)
-        self.answers = head
-        self.head: nn.Module = DepthHead(width, head_width, projection)
-        if head == "segmentation":
-            self.head = SegmentationHead(width, classes, dropout)
-        elif head != "depth":
-            raise UsageError(f"head {head!r} is unknown.", "Known: depth, segmentation.")
+        heads: dict[str, Callable[[], nn.Module]] = {
+            "depth": partial(DepthHead, width, head_width, projection),
+            "segmentation": partial(SegmentationHead, width, classes, dropout),
+        }
+        if head not in heads:
+            raise UsageError(f"head {head!r} is unknown.", f"Known: {', '.join(heads)}.")
+        self.answers, self.head = head, heads[head]()
         self._channels, self._prefix = tuple(tap.channels for tap in taps), tuple(tap.prefix for tap in taps)
 
     @property

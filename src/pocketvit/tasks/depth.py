@@ -75,6 +75,7 @@ def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preproc
         if config.kind != "metric":
             what = f"task.kind {config.kind} does not go with a network of adaptive bins: they are metres."
             raise UsageError(what, "Set task.kind: metric, or take another model.name.")
+        backbone.min_depth, backbone.max_depth = config.min_depth, config.max_depth  # what the bins divide
     else:
         share = (START_SHARE * config.max_depth - config.min_depth) / (config.max_depth - config.min_depth)
         share = min(max(share, 0.01), 0.99)
