@@ -10,8 +10,9 @@ setup: .venv/setup.stamp
 demo: setup
 	$(BIN)/pocketvit demo
 
+# One process for each core: a file's tests stay together, for the sake of its fixtures.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

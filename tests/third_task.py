@@ -102,7 +102,7 @@ def _check(preprocess: Preprocess) -> None:
         raise UsageError("mean_colour needs one input.", "Set preprocess.resize: stretch.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess, config: TaskConfig) -> list[TensorSpec]:
     return [TensorSpec(name="colour", shape=[1, 3], dtype="float32", meaning="RGB, 0 to 255")]
 
 
@@ -205,7 +205,7 @@ def make_artifact(folder: Path) -> Artifact:
             task=NAME,
             preprocess=spec,
             inputs=[TensorSpec(name="pixels", shape=[1, *SIZE, 3], dtype="uint8", meaning="RGB, 0 to 255")],
-            outputs=_outputs((), spec),
+            outputs=_outputs((), spec, MeanColourConfig()),
             files=file_entries(temporary),
             variants=[Variant(runtime="onnxruntime", precision="fp32", path="model.onnx")],
             default="onnxruntime:fp32",

@@ -9,8 +9,16 @@ import torch
 
 from pocketvit.compress import onnxruntime_int8 as int8
 from pocketvit.compress.layers import collect, find_layers, prepare
-from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, held_back, most_float, outputs, smallest
-from pocketvit.compress.step import StepReport, milder_counts
+from pocketvit.compress.onnxruntime_int8 import (
+    LibraryDefaultInt8,
+    StaticInt8,
+    held_back,
+    most_float,
+    outputs,
+    quantise_all,
+    smallest,
+)
+from pocketvit.compress.step import Context, StepReport, milder_counts
 from pocketvit.compress.table import attempts
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
@@ -239,6 +247,18 @@ def test_restorer_quantises_convolutions_and_swallows_relus(tmp_path: Path) -> N
     )
     assert better.notes["error"] < report.notes["error"]
     assert better.notes["max_drop"] == 0.05  # dB, as the answer is an image
+
+
+def test_all_layers_can_be_quantised_without_ranking_any(
+    float_file: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    built = quantise_all(StaticInt8(smooth=(), compensate=False), float_file, Context(pictures, tmp_path))
+    stored = [x for x in onnx.load(built.path).graph.initializer if x.data_type == onnx.TensorProto.INT8]
+    assert built.key == "onnxruntime:int8"
+    assert built.bytes < 0.7 * float_file.bytes
+    assert len([x for x in stored if x.name.endswith("/weight")]) >= 4
+    with pytest.raises(DataError, match="no calibration"):
+        quantise_all(StaticInt8(), float_file, Context([], tmp_path))
 
 
 def test_statistics_cover_all_images(float_file: Built, pictures: list[np.ndarray]) -> None:

@@ -179,7 +179,6 @@ def test_a_part_of_which_nothing_is_known_is_not_gone_on_with(state: str, tmp_pa
         (serve(body=CONTENT + b"more", length=-1), "sends more than the 300004 bytes that are published", "publisher"),
         (serve(body=CONTENT[:1000], length=-1), "has 1000 bytes, but 300004 are published", "publisher"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_had_is_said_at_once_with_what_to_do(
     answer: Answer, what: str, todo: str, tmp_path: Path

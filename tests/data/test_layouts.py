@@ -205,7 +205,7 @@ def test_layout_must_go_with_the_task(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to restore"):
         load_collection([str(tmp_path)], DataConfig(layout="clean", noise="none"), "restore", "train")
     with pytest.raises(UsageError, match="unknown task"):
-        load_collection([str(tmp_path)], DataConfig(), "depth", "train")
+        load_collection([str(tmp_path)], DataConfig(), "dream", "train")
 
 
 @needs_shared

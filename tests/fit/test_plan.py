@@ -34,6 +34,12 @@ def test_every_model_is_tried_at_every_size() -> None:
         candidates(load_recipe(None, {"search.models": ["vit_tinny"]}))
 
 
+def test_sizes_keep_the_shape_of_the_input() -> None:
+    for size, wanted in {(240, 320): (192, 256), (352, 1216): (192, 656), (320, 240): (256, 192)}.items():
+        found = candidates(load_recipe(None, {"preprocess": {"size": size}, "search": {"sizes": [192]}}))
+        assert [candidate.size for candidate in found] == [wanted]
+
+
 def test_timms_own_weights_go_to_every_candidate_and_a_files_only_to_its_own() -> None:
     both = {"search.models": ["vit_tiny_patch16_224", "vit_small_patch16_224"]}
     other = Candidate("vit_small_patch16_224", (224, 224))

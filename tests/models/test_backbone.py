@@ -25,16 +25,26 @@ from pocketvit.spec.recipe import ModelConfig, TrainConfig
 from pocketvit.spec.tasks import config_of
 from pocketvit.tasks.load import build_task_model, load_checkpoint
 from pocketvit.train.schedule import make_optimizer
+from tests.models.depth_nets import ADABINS, SMALL
 from tests.tiny import photo, run_onnx
 
 SIZE = (32, 48)
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 RESTORER = {"widths": [8, 12, 16], "window": 4}
+HYBRID = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+DPT = {"backbone_options": {**HYBRID, "patch_size": 8}, "hooks": [0, 1, 2, 3], "reassemble": [8, 8, 16, 16]}
+DPT |= {"width": 16, "head_width": 8}
 QUICK: dict[str, dict[str, Any]] = {
     **{name: VIT for name in VARIANTS if name.startswith("vit")},
     **{name: RESTORER for name in VARIANTS if name.startswith("restorer")},
     "dense_ffdnet": {"width": 8, "layers": 2},
+    **{name: SMALL for name in VARIANTS if name.startswith("pocketdepth")},
+    **{name: ADABINS for name in VARIANTS if name.startswith("adabins")},
+    **dict.fromkeys(("dpt_tiny", "dpt_base", "dpt_large", "depth_anything_small"), DPT),
+    "dpt_mobilenet": {"width": 16, "head_width": 8},
+    "dpt_hybrid": {**DPT, "stages": [0, 1], "hooks": [1, 2], "backbone_options": HYBRID},
 }
+TASK_OF = {"features": "classify", "image": "restore", "depth": "depth"}
 TIMM: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "timm:vit_tiny_patch16_224": ({"embed_dim": 48, "depth": 2, "num_heads": 3}, (160, 96)),
     "timm:resnet10t": ({}, (64, 96)),
@@ -47,9 +57,7 @@ LEVELS = (LevelSpec(name="label", labels=["a", "b", "c"]),)
 
 def trained(name: str, options: dict[str, Any], size: tuple[int, int]) -> Trained:
     """With random weights, for a task that the architecture serves."""
-    return trained_as(
-        {"name": "classify" if architecture(name).gives == "features" else "restore"}, name, options, size
-    )
+    return trained_as({"name": TASK_OF[architecture(name).gives]}, name, options, size)
 
 
 def trained_as(task: dict[str, Any], name: str, options: dict[str, Any], size: tuple[int, int]) -> Trained:
@@ -59,6 +67,8 @@ def trained_as(task: dict[str, Any], name: str, options: dict[str, Any], size: t
     if task["name"] == "restore":
         levels, plain = (), {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
         spec = Preprocess(size=size, resize="tile", overlap=8, **plain)
+    if task["name"] == "depth":
+        levels, spec = (), Preprocess(size=size, resize="stretch")
     model = ModelConfig(name, options)
     return Trained(build_task_model(model, config, levels, spec), model, config, levels, spec)
 
@@ -72,7 +82,9 @@ def one_batch(start: Trained, steps: int) -> list[float]:
     for _ in range(steps + 1):
         torch.manual_seed(2)  # the same dropped paths each time
         output = start.model(images)
-        if isinstance(output, tuple):
+        if hasattr(output, "depth"):
+            loss = (output.depth - 1).square().mean()
+        elif isinstance(output, tuple):
             loss = nn.functional.cross_entropy(output[0], torch.tensor([0, 1, 2, 0]))
         else:
             loss = (output - 0.5 * images).square().mean()
@@ -88,14 +100,14 @@ def check_declarations(model: Backbone, size: tuple[int, int], gives: str) -> No
     assert isinstance(model, Backbone)
     image = torch.rand(2, 3, *size)
     with torch.inference_mode():
-        features, pooled = model.eval().features(image), model(image)  # type: ignore[attr-defined]
+        features, answer = model.eval().features(image), model(image)  # type: ignore[attr-defined]
     assert len(features) == len(model.strides) == len(model.channels)
     assert list(model.strides) == sorted(set(model.strides))
     for feature, stride, channels in zip(features, model.strides, model.channels, strict=True):
         grid = (-(-size[0] // stride), -(-size[1] // stride))
         expected = (2, channels, *grid) if model.feature_kind == "maps" else (2, grid[0] * grid[1], channels)
         assert tuple(feature.shape) == expected
-    assert tuple(pooled.shape) == ((2, model.embed_dim) if gives == "features" else image.shape)
+    check_answer(model, answer, image, gives)
     if model.any_size:
         other = torch.rand(1, 3, size[0] * 2, size[1] * 2)
         with torch.inference_mode():
@@ -104,6 +116,19 @@ def check_declarations(model: Backbone, size: tuple[int, int], gives: str) -> No
     same = model.resize_state(own)
     assert same.keys() == own.keys()
     assert all(torch.equal(same[key], own[key]) for key in own)
+
+
+def check_answer(model: Backbone, answer: Any, image: torch.Tensor, gives: str) -> None:
+    """``forward`` gives what the row says."""
+    if gives != "depth":
+        assert tuple(answer.shape) == ((2, model.embed_dim) if gives == "features" else image.shape)
+        return
+    depth, centres = answer if getattr(model, "bins", False) else (answer, None)
+    assert depth.shape[:2] == (2, 1)
+    assert all(0 < own <= whole for own, whole in zip(depth.shape[2:], image.shape[2:]))
+    if centres is not None:
+        assert centres.dim() == 2
+        assert (centres[:, 1:] >= centres[:, :-1]).all()
 
 
 def check_files(model: Trained, folder: Path) -> None:
@@ -121,9 +146,10 @@ def check_files(model: Trained, folder: Path) -> None:
 
 
 def check_contract(name: str, options: dict[str, Any], size: tuple[int, int], folder: Path) -> None:
+    gives = architecture(name).gives
     model = trained(name, options, size)
     backbone = build(name, size, options)
-    check_declarations(backbone, size, architecture(name).gives)  # type: ignore[arg-type]
+    check_declarations(backbone, size, gives)  # type: ignore[arg-type]
     losses = one_batch(model, 1)
     assert losses[1] < losses[0]
     check_files(model, folder)
@@ -133,7 +159,10 @@ def test_every_row_is_in_the_contract() -> None:
     assert QUICK.keys() == VARIANTS.keys()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+SLOW = ("dpt_hybrid",)  # its ResNet has one size
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in VARIANTS])
 def test_a_variant_keeps_the_contract(name: str, tmp_path: Path) -> None:
     check_contract(name, QUICK[name], SIZE, tmp_path)
 

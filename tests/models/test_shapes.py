@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,14 @@ def test_a_copy_shares_nothing() -> None:
     assert model.info["metrics"]["top1"] == 1.0
     assert model.model.heads[0].weight.abs().sum() > 0
     np.testing.assert_array_equal(other.model.heads[0].weight.detach().numpy(), 0)
+
+
+def test_a_sequence_may_name_its_members() -> None:
+    def made() -> nn.Sequential:
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 1), act=nn.ReLU(), last=nn.Conv2d(4, 2, 1)))
+
+    whole = made()
+    assert fit_shapes(made(), shapes_of(whole.state_dict())).state_dict().keys() == whole.state_dict().keys()
+    shorter = {key: value for key, value in shapes_of(whole.state_dict()).items() if not key.startswith("last.")}
+    cut = fit_shapes(made(), shorter)
+    assert list(dict(cut.named_children())) == ["conv", "act"]

@@ -112,3 +112,35 @@ def test_where_the_hub_answers_the_weights_are_fetched(monkeypatch: pytest.Monke
     monkeypatch.setattr(timm, "create_model", create)
     assert pretrained_state("resnet10t").keys() == {"weight", "bias"}
     assert asked == [constants.ENDPOINT, ("resnet10t", True, False)]
+
+
+def test_a_hybrid_counts_its_patches_in_pixels() -> None:
+    small = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    model, larger = (build("timm:vit_base_r50_s16_384", size, small).eval() for size in ((32, 48), (64, 32)))
+    larger.load_state_dict(model.resize_state(model.state_dict(), (64, 32)))
+    stages, hooks = (0, 1), (1,)
+    assert [(tap.channels, tap.stride, tap.grid) for tap in model.taps(stages, hooks)] == [
+        (256, 4, None),
+        (512, 8, None),
+        (48, 16, (2, 3)),
+    ]
+    with torch.inference_mode():
+        image = torch.randn(1, 3, 32, 48)
+        fine, coarse, tokens = model.tapped(image, stages, hooks, norm=True)
+        torch.testing.assert_close(tokens, model.net.forward_features(image))
+    assert (fine.shape[1:], coarse.shape[1:]) == ((256, 8, 12), (512, 4, 6))
+    with pytest.raises(UsageError, match="multiple of the patch size 16"):
+        build("timm:vit_base_r50_s16_384", (40, 48), small)
+    with pytest.raises(UsageError, match=r"stages \(4,\)|stages \(3,\)"):
+        model.taps((3,), hooks)
+
+
+def test_what_cannot_be_read_inside_says_so() -> None:
+    swin = build("timm:swin_tiny_patch4_window7_224", (64, 64), {"embed_dim": 16, "depths": [1] * 4})
+    assert swin.block_count == 0
+    with pytest.raises(UsageError, match="none to read"):
+        swin.taps((), (0,))
+    assert [tap.stride for tap in swin.taps((0, 3), ())] == [4, 32]
+    plain = build("timm:vit_tiny_patch16_224", (32, 32), TINY)
+    with pytest.raises(UsageError, match="none to read"):
+        plain.taps((0,), (1,))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models import VARIANTS, build, load_weights
 from pocketvit.models.layers.patch_embed import ConvPatchEmbed, LinearPatchEmbed, fold_patches
-from pocketvit.models.layers.positions import sinusoidal
+from pocketvit.models.layers.positions import RESAMPLING, sinusoidal
 from pocketvit.models.pixels import normalise
 from pocketvit.models.vit import ViT
 from pocketvit.spec.images import read_image
@@ -55,9 +55,9 @@ def test_norm_sizes_inside_a_base_block() -> None:
     "name", [n for n, row in VARIANTS.items() if row.gives == "features" and "base" not in n and "large" not in n]
 )
 def test_every_small_classifier_gives_one_feature_per_image(name: str) -> None:
-    model = build(name, (64, 64)).eval()
+    model = build(name, (112, 112)).eval()
     with torch.inference_mode():
-        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, model.embed_dim)
+        assert model(torch.zeros(2, 3, 112, 112)).shape == (2, model.embed_dim)
 
 
 def test_logits_equal_timm_with_the_same_random_weights(tmp_path: Path) -> None:
@@ -212,3 +212,41 @@ def test_timm_pretrained_weights_are_asked_for_by_name(monkeypatch: pytest.Monke
     assert sorted(load_weights(model, "timm", "vit_tiny_patch16_224")) == ["head.bias", "head.weight"]
     assert asked == [("vit_tiny_patch16_224", True)]
     assert torch.equal(model.cls_token, offline("vit_tiny_patch16_224").cls_token)
+
+
+def test_dinov2_is_a_vit_with_layer_scale_and_timms_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=98, depth=3).eval()
+    for block in reference.blocks:
+        for scale in (block.ls1, block.ls2):
+            torch.nn.init.normal_(scale.gamma)
+    save_file(reference.state_dict(), tmp_path / "w.safetensors")
+    ours = build("vit_small_patch14_dinov2", (98, 98), {"depth": 3}).eval()
+    assert load_weights(ours, str(tmp_path / "w.safetensors")) == []
+    image = torch.randn(1, 3, 98, 98)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(image), reference(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("how", "options"), RESAMPLING.items())
+def test_positions_are_resampled_as_asked(how: str, options: dict[str, object]) -> None:
+    small = ViT(embed_dim=8, depth=1, num_heads=2, image_size=64, resample=how)
+    table = small.resize_state(small.state_dict(), (96, 32))["pos_embed"]
+    grid = small.pos_embed[:, 1:].reshape(1, 4, 4, 8).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(grid, size=(6, 2), align_corners=False, **options)
+    torch.testing.assert_close(table[:, 1:].reshape(1, 6, 2, 8).permute(0, 3, 1, 2), expected)
+
+
+def test_tokens_behind_blocks_and_the_norms_epsilon() -> None:
+    torch.manual_seed(0)
+    model = ViT(embed_dim=8, depth=3, num_heads=2, image_size=32, norm_eps=1e-3).eval()
+    image = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        first, last = model.tapped(image, (), (0, 2))
+        torch.testing.assert_close(first, model.blocks[0](model.embed(image)))
+        torch.testing.assert_close(model.norm(last), model.tokens(image))
+        assert torch.equal(model.tapped(image, (), (2,), norm=True)[0], model.norm(last))
+    assert [tap.prefix for tap in model.taps((), (0, 2))] == [1, 1]
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-3}
+    with pytest.raises(UsageError, match=r"hooks \(3,\): the backbone has blocks 0 to 2"):
+        model.taps((), (3,))

@@ -301,7 +301,7 @@ def _manifest(task: str, levels: list[LevelSpec]) -> Manifest:
         levels=levels,
         preprocess=spec,
         inputs=[],
-        outputs=TASKS[task].outputs(levels, spec),
+        outputs=TASKS[task].outputs(levels, spec, TASKS[task].config()),
         files=[],
         variants=[],
         default="onnxruntime:fp32",

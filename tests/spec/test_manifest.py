@@ -43,6 +43,15 @@ def test_wrong_values_are_refused(document: dict, key: str, value: object) -> No
     assert caught.value.errors()[0]["loc"][0] == key
 
 
+def test_settings_of_the_task_are_checked_and_read_back(document: dict) -> None:
+    assert Manifest.model_validate(document).config.label_smoothing == 0
+    assert Manifest.model_validate(document | {"settings": {"label_smoothing": 0.1}}).config.label_smoothing == 0.1
+    for wrong in ({"label_smoothing": 2}, {"loss_floor": 3.0}, {"nonsense": 1}):
+        with pytest.raises(ValidationError) as caught:
+            Manifest.model_validate(document | {"settings": wrong})
+        assert caught.value.errors()[0]["loc"][0] == "settings"
+
+
 def _bench(**changes: float) -> list[dict]:
     return [
         {

@@ -19,6 +19,13 @@ def classifier(tmp_path: Path) -> Artifact:
     return make_tiny_artifact(tmp_path / "a", "classify")
 
 
+def test_relative_differences_are_shares_of_each_goldens_mean() -> None:
+    golden = np.stack([np.full((2, 3), 2.0), np.full((2, 3), 40.0)])
+    figures = parity.compare(golden * 1.1, golden, relative=True)
+    assert (figures["max_abs"], figures["mean_abs"]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert parity.compare(golden * 1.1, golden)["max_abs"] == pytest.approx(4.0)
+
+
 def test_figures_of_known_arrays() -> None:
     golden = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
     figures = parity.compare(np.array([[0.0, 1.0], [0.0, 1.0]], np.float32), golden)

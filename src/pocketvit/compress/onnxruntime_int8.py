@@ -124,6 +124,15 @@ def static_int8(step: StaticInt8, built: Built, context: Context) -> Iterator[St
         )
 
 
+def quantise_all(step: StaticInt8, built: Built, context: Context) -> Built:
+    """The file with every layer quantised, without ranking or scoring any: what is timed of it holds, its answers may
+    not. Raises what :func:`static_int8` does."""
+    _check(built, context.calibration)
+    path = context.folder / f"{built.path.stem}-int8.onnx"
+    save(_plan(step, built, context.calibration, context.threads).build(()), path)
+    return Built("onnxruntime", "int8", path)
+
+
 def _plan(step: StaticInt8, built: Built, images: Sequence[Pixels], threads: int) -> _Quantiser:
     graph = prepare(built.path)
     layers = find_layers(graph, step.kinds)

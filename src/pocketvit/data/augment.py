@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from pocketvit.spec.preprocess import Pixels, Preprocess, prepare, resize
+from pocketvit.spec.preprocess import Pixels, Preprocess, nearest, prepare, resize
 from pocketvit.spec.recipe import TrainConfig
+from pocketvit.spec.tasks.base import Truth
 
 RANDAUGMENT_OPS, RANDAUGMENT_MAX = 2, 30
 """Operations per image and largest magnitude (N and the scale of M in Cubuk et al. 2020)."""
@@ -44,6 +45,38 @@ def vary(image: Pixels, preprocess: Preprocess, train: TrainConfig, rng: np.rand
     image = _flip(random_resized_crop(image, preprocess, train.crop_scale, rng), rng)
     image = color_jitter(image, train.jitter, rng)
     return randaugment(image, train.randaugment_magnitude, rng) if train.augment == "randaugment" else image
+
+
+def vary_map(
+    found: tuple[Pixels, Truth | None],
+    preprocess: Preprocess,
+    train: TrainConfig,
+    enlarged: Callable[[Truth, float], Truth],
+    rng: np.random.Generator,
+) -> tuple[Pixels, Truth | None]:
+    """A photo (H, W, 3) and its map (h, w), of one field of view, as a training sample of ``preprocess.size``.
+
+    ``none`` is the evaluation transform; ``flip`` mirrors both at random; ``crop`` also cuts a box, whose area is a
+    share ``train.crop_scale`` of the photo, and jitters the photo's colours. The box has the photo's own aspect, so
+    that the model sees things stretched as in evaluation; values of the map are never mixed (nearest), and
+    ``enlarged`` makes them those of the camera that would have seen the box alone.
+    """
+    image, truth = found
+    box = (0.0, 0.0, 1.0, 1.0)
+    if train.augment not in ("none", "flip"):
+        share = math.sqrt(rng.uniform(*train.crop_scale))
+        left, top = rng.uniform(0, 1 - share, 2)
+        box = (left, top, left + share, top + share)
+        truth = None if truth is None else enlarged(truth, 1 / share)
+    height, width = image.shape[:2]
+    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    image = resize(image, preprocess.size, preprocess.interpolation, box=None if box[2] - box[0] == 1 else part)
+    truth = None if truth is None else nearest(truth, preprocess.size, box)
+    if train.augment not in ("none", "flip"):
+        image = color_jitter(image, train.jitter, rng)
+    if train.augment != "none" and rng.random() < 0.5:
+        image, truth = image[:, ::-1], None if truth is None else truth[:, ::-1]
+    return np.ascontiguousarray(image), None if truth is None else np.ascontiguousarray(truth)
 
 
 def random_resized_crop(

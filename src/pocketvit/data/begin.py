@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from pocketvit.data import layouts
+from pocketvit.data.depth_layouts import has_depth, has_frames
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import writing
 from pocketvit.spec.images import list_images, readable_suffixes
@@ -60,7 +61,17 @@ def _clean(root: Path) -> str:
     return f"it holds {len(list_images(root))} photos and no class folders or pairs; noise is added to them"
 
 
+def _frames(root: Path) -> str:
+    return "it holds frames with depth (*.depth.png)" if has_frames(root) else ""
+
+
+def _maps(root: Path) -> str:
+    count = has_depth(root)
+    return f"it holds {count} photos with depth maps" if count else ""
+
+
 SIGNS: dict[str, Callable[[Path], str]] = {
+    **{"scenes7": _frames, "depth": _maps},
     **{"sidd": _sidd, "pairs": _pairs, "gopro": _gopro},
     **{"classes": _classes, "clean": _clean},
 }
@@ -128,6 +139,8 @@ def first_recipe(root: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any],
     data: dict[str, Any] = {"train": [str(train.absolute())], "layout": layout}
     if train != root:
         data |= {part: [str(folder.absolute())] for part, folder in parts.items() if folder}
+    elif layout in layouts.SPLIT_THEMSELVES:
+        data["val"] = data["train"]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip("-._")
     document: dict[str, Any] = {"name": name if re.fullmatch(NAME_PATTERN, name) else "photos", "data": data}
     document |= {"task": {"name": task.name}, **{section: dict(values) for section, values in task.start.items()}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pocketvit.data.collections import Collection, Item
 from pocketvit.data.decode import read_item
-from pocketvit.data.degrade import conditions, main_of
+from pocketvit.data.degrade import Condition, conditions, main_of
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.recipe import DataConfig
 from pocketvit.spec.tasks import task_of
@@ -27,20 +27,32 @@ class Case:
     truth: NDArray[Any]
     """What the record of the task calls the truth of the image."""
     condition: str
-    """Which averages the case belongs to, e.g. ``sigma25``; empty for real data."""
+    """Which averages the case belongs to, e.g. ``sigma25`` or a protocol; empty where there is one way alone."""
     path: Path
 
 
 def main_condition(data: DataConfig, task: str) -> str:
-    """Condition of the main metric where photos are degraded, e.g. ``sigma25``; else empty."""
-    if data.layout_of("val") != "clean" or not task_of(task).degrades:
-        return ""
-    return main_of(data).name
+    """Condition of the main metric, e.g. ``sigma25``; empty where there is one way to score alone."""
+    record, layout = task_of(task), data.layout_of("val")
+    if record.degrades and layout == "clean":
+        return main_of(data).name
+    return next(iter(record.conditions(data.protocol, layout)), "")
 
 
 def condition_names(collection: Collection, data: DataConfig) -> list[str]:
-    """Conditions under which the photos of a collection are degraded; none of pairs and of photos with labels."""
-    return [each.name for each in conditions(data)] if collection.degraded else []
+    """Conditions under which the photos of a collection are degraded or their answers scored; none where there is one
+    way alone."""
+    return [each.name for each in _conditions(collection, data) if each is not _AS_IT_IS]
+
+
+_AS_IT_IS = Condition("", lambda image, rng: (image, image))
+
+
+def _conditions(collection: Collection, data: DataConfig) -> list[Condition]:
+    if collection.degraded:
+        return conditions(data)
+    names = task_of(collection.task).conditions(data.protocol, collection.layout)
+    return [replace(_AS_IT_IS, name=name) for name in names] or [_AS_IT_IS]
 
 
 def eval_cases(
@@ -56,14 +68,14 @@ def eval_cases(
     Raises DataError: an image cannot be read, or the images of a pair differ in size.
     """
     items, truth = spread(collection.items, limit), task_of(collection.task).truth
-    found = [each for each in conditions(data) if only in (None, each.name)] if collection.degraded else [None]
+    found = [each for each in _conditions(collection, data) if only in (None, each.name) or each is _AS_IT_IS]
     for condition in found:
         rng = np.random.default_rng(0)
         for item in items:
             image, clean = read_item(collection, item)
-            if condition is not None:
+            if collection.degraded:
                 image, clean = condition.apply(image, rng)
-            yield Case(image, truth(image, clean, item.labels), condition.name if condition else "", item.path)
+            yield Case(image, truth(image, clean, item.labels), condition.name, item.path)
 
 
 def spread(items: Sequence[Item], limit: int | None) -> Sequence[Item]:

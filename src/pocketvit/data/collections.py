@@ -15,6 +15,7 @@ import numpy as np
 
 from pocketvit.data import labels, layouts
 from pocketvit.data.copies import first_of
+from pocketvit.data.entries import Entry
 from pocketvit.data.quarantine import quarantined
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.images import not_looked_at
@@ -33,6 +34,8 @@ class Item:
     """Ground truth of a pair."""
     labels: tuple[int, ...] = ()
     """Class at every level, coarsest first, where the task is labelled."""
+    unit: float = 1.0
+    """What one stored step of ``clean`` stands for, where that is a map: metres."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,9 @@ def load_collection(
     if layout == "clean" and data.noise == "none" and not data.blur.probability and record.degrades:
         what = f"data.layout clean with data.noise none and no data.blur leaves nothing to {task}."
         raise UsageError(what, "Take gaussian or poisson, a data.blur.probability, or a layout with pairs.")
-    rows: dict[Path, layouts.Entry] = {}
+    if split != "train":
+        record.conditions(data.protocol, layout)  # unknown names are told before anything is read
+    rows: dict[Path, Entry] = {}
     notes: list[str] = []
     excluded = repeated = contradicting = 0
     for root in paths:
@@ -218,13 +223,13 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 
 
 def _items(
-    rows: Sequence[layouts.Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
+    rows: Sequence[Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
 ) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
     if not task_of(task).labelled:
-        return tuple(Item(row.path, row.clean) for row in rows), ()
+        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), ()
     known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
     codes, found = labels.encode(rows, known, levels)
-    return tuple(Item(row.path, row.clean, code) for row, code in zip(rows, codes, strict=True)), found
+    return tuple(Item(row.path, row.clean, code, row.unit) for row, code in zip(rows, codes, strict=True)), found
 
 
 def _name(paths: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.augment import packed, settle, symmetry, vary
+from pocketvit.data.augment import packed, settle, symmetry, vary, vary_map
 from pocketvit.data.collections import Collection
 from pocketvit.data.decode import Decoded, ImageCache
 from pocketvit.data.degrade import degrade, margin
@@ -56,14 +56,17 @@ def training_sample(
 
     Geometry ``image``: the augmented photo at ``preprocess.size``. Geometry ``pixels``: a crop (patch, patch, 3) at
     native resolution, flipped and turned like its ground truth; images smaller than the patch are padded by reflection.
+    Geometry ``maps``: the same part of photo and map, both at ``preprocess.size``, flipped together.
     Raises DataError: the image cannot be decoded.
     """
     cache, record = cache if cache is not None else CACHE, task_of(collection.task)
     rng, item = _draw(train, SAMPLE, epoch, index), collection.items[index // _per_image(collection, data)]
     if record.geometry == "image":
         tag = (preprocess, train.augment, train.crop_scale)
-        image, clean = cache.get(collection, item, lambda photo: settle(photo, preprocess, train), tag)
+        image, clean = cache.get(collection, item, lambda found: (settle(found[0], preprocess, train), found[1]), tag)
         image = vary(image, preprocess, train, rng)
+    elif record.geometry == "maps":
+        image, clean = vary_map(cache.get(collection, item), preprocess, train, record.partner.enlarged, rng)
     else:
         around = margin(data) if collection.degraded else 0
         image, clean = _crop(cache.get(collection, item), data.patch + 2 * around, train, rng)

@@ -13,27 +13,31 @@ from pocketvit.data.collections import Collection, Item
 from pocketvit.errors import DataError
 from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.tasks import task_of
+from pocketvit.spec.tasks.base import Truth
 
-Decoded = tuple[Pixels, Pixels | None]
-"""The image of an item and, for pairs, its ground truth."""
+Decoded = tuple[Pixels, Truth | None]
+"""The image of an item and, for pairs, what its partner holds."""
 
 
 def read_item(collection: Collection, item: Item) -> Decoded:
-    """Decode an item: (image, clean image or ``None``), each (H, W, 3) uint8.
+    """Decode an item: an (H, W, 3) uint8 image, and its partner as the task reads it or ``None``.
 
-    Raises DataError: a file cannot be decoded, with the command that lists it for exclusion; or a pair differs in size.
+    Raises DataError: a file cannot be decoded, with the command that lists it for exclusion; or the sizes of a pair do
+    not go together.
     """
+    partner = task_of(collection.task).partner
     try:
         image = read_image(item.path)
-        clean = read_image(item.clean) if item.clean is not None else None
+        clean = partner.read(item.clean, item.unit) if item.clean is not None else None
     except DataError as error:
         first, *rest = collection.roots or (str(item.path.parent),)
         others = f" --others {' '.join(rest)}" if rest else ""
         what = error.what
         raise DataError(what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine") from error
-    if clean is not None and clean.shape != image.shape:
+    if clean is not None and not partner.fits(image.shape[:2], clean.shape[:2]):
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
-        what = f"{item.path}: {sizes[0]}, but its clean partner {item.clean} is {sizes[1]}."
+        what = f"{item.path}: {sizes[0]}, but its {partner.name} {item.clean} is {sizes[1]}."
         raise DataError(what, "Remove the pair or cut both to one size.")
     return image, clean
 
@@ -52,19 +56,23 @@ class ImageCache:
         self._lock = threading.Lock()
 
     def get(
-        self, collection: Collection, item: Item, change: Callable[[Pixels], Pixels] | None = None, tag: Hashable = None
+        self,
+        collection: Collection,
+        item: Item,
+        change: Callable[[Decoded], Decoded] | None = None,
+        tag: Hashable = None,
     ) -> Decoded:
-        """The decoded item, its image (not the ground truth) through ``change``, a pure function; the result is kept.
+        """The decoded item through ``change``, a pure function; the result is kept.
 
         ``tag`` tells the results of different changes of one file apart.
         """
-        key = (_identity(item.path), item.clean and _identity(item.clean), tag)
+        key = (collection.task, _identity(item.path), item.clean and _identity(item.clean), item.unit, tag)
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
                 return self._entries[key]
-        image, clean = read_item(collection, item)  # threads may decode the same file at once: nothing waits for it
-        entry = (change(image) if change else image, clean)
+        found = read_item(collection, item)  # threads may decode the same file at once: nothing waits for it
+        entry = change(found) if change else found
         with self._lock:
             if key in self._entries:
                 return self._entries[key]

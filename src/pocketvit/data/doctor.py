@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
+from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
@@ -75,15 +76,22 @@ class DoctorReport:
     """Files in the folders that are no images, counted by type."""
     noise: FolderNoise | None = None
     """Where it was asked for."""
+    depth: DepthReport | None = None
+    """Where it was asked for."""
+
+    @property
+    def wrong(self) -> set[str]:
+        """Files that readers stumble over: damaged ones, and depth maps that cannot be used."""
+        return {*self.damaged, *(map(str, self.depth.errors) if self.depth else ())}
 
     @property
     def ok(self) -> bool:
-        """No damaged image is left that a reader would stumble over."""
-        return not self.damaged or bool(self.quarantine)
+        """Nothing is left that a reader would stumble over."""
+        return not self.wrong or bool(self.quarantine)
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if there are damaged images that are not quarantined."""
+        """0, or 3 if there are damaged images or depth maps that are not quarantined."""
         return 0 if self.ok else DataError.exit_code
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +99,7 @@ class DoctorReport:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         plain["duplicates"] = [vars(group) for group in self.duplicates]
         plain["noise"] = self.noise.to_dict() if self.noise else None
+        plain["depth"] = self.depth.to_dict() if self.depth else None
         return {"ok": self.ok, **plain}
 
     def render(self) -> str:
@@ -117,13 +126,15 @@ class DoctorReport:
             few, many = min(self.classes, key=self.classes.__getitem__), max(self.classes, key=self.classes.__getitem__)
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
-        lines += [*(self.noise.lines(_SHOWN) if self.noise else ()), *self.notes]
+        lines += self.noise.lines(_SHOWN) if self.noise else []
+        lines += [*(self.depth.lines(_SHOWN) if self.depth else ()), *self.notes]
         if self.quarantine:
             lines.append(
-                f"{len(self.damaged)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
+                f"{len(self.wrong)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
             )
-        elif self.damaged:
-            lines.append(f"Leave them out with: pocketvit doctor {shown(self.data[0])} --quarantine")
+        elif self.wrong:
+            also = f" --depth {self.depth.layout}" if self.depth else ""
+            lines.append(f"Leave them out with: pocketvit doctor {shown(self.data[0])}{also} --quarantine")
         else:
             lines.append("every image can be decoded")
         return "\n".join(lines)
@@ -137,6 +148,7 @@ def doctor(
     small: int = 32,
     huge_megapixels: float = 50.0,
     noise: bool = False,
+    depth: str = "",
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
@@ -150,6 +162,8 @@ def doctor(
         small: images with a side below so many pixels are reported as tiny.
         huge_megapixels: images with more pixels are reported as huge.
         noise: also estimate the noise of each photo: level, grain, dependence on brightness, JPEG settings.
+        depth: also check the depth maps of this layout (depth, scenes7, kitti, nyu): share of valid pixels, range in
+            metres, unit, and whether they fit their photos.
         workers: threads; all cores by default.
         out: also write the whole report to this JSON file; an older report there is replaced, nothing else is.
 
@@ -162,13 +176,7 @@ def doctor(
         UsageError: a limit or the number of workers makes no sense, or ``out`` is there and no report.
     """
     workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
-    if small < 0 or not 0 < huge_megapixels < math.inf or not 1 <= workers <= MAX_WORKERS:
-        what = f"small must be at least 0, huge_megapixels positive and workers at least 1 and at most {MAX_WORKERS}."
-        raise UsageError(what, "Leave them out for the defaults.")
-    if out is not None and Path(out).suffix.lower() != ".json":
-        raise UsageError(f"out {out} does not end in .json.", "The report is JSON; name a file for it.")
-    if out is not None:
-        keep_others(Path(out), _MARK)
+    _check_options(small, huge_megapixels, workers, out)
     began = time.monotonic()
     others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
@@ -178,8 +186,12 @@ def doctor(
         for finding in pool.map(partial(inspect_file, noise=noise), files):
             findings.append(finding)
             advance()
+    maps = _depths(roots, depth, workers) if depth else None
     damaged = [f for f in findings if f.error]
-    by_root = {root: [f.path for f in damaged if files[f.path] == root] for root in roots if quarantine}
+    owner = {f.path: files[f.path] for f in damaged} | {
+        path: _owner(path, roots) for path in (maps.errors if maps else ())
+    }
+    by_root = {root: [path for path, own in owner.items() if own == root] for root in roots if quarantine}
     lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
     report = DoctorReport(
         data=tuple(str(root) for root in roots),
@@ -198,11 +210,37 @@ def doctor(
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
         noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
+        depth=maps,
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
         write_json(Path(out), report.to_dict())
     return report
+
+
+def _check_options(small: int, huge_megapixels: float, workers: int, out: str | None) -> None:
+    """Raise ``UsageError`` for what the doctor cannot do."""
+    if small < 0 or not 0 < huge_megapixels < math.inf or not 1 <= workers <= MAX_WORKERS:
+        what = f"small must be at least 0, huge_megapixels positive and workers at least 1 and at most {MAX_WORKERS}."
+        raise UsageError(what, "Leave them out for the defaults.")
+    if out is not None and Path(out).suffix.lower() != ".json":
+        raise UsageError(f"out {out} does not end in .json.", "The report is JSON; name a file for it.")
+    if out is not None:
+        keep_others(Path(out), _MARK)
+
+
+def _depths(roots: Sequence[Path], layout: str, workers: int) -> DepthReport:
+    """The depth maps of all roots that are not quarantined."""
+    readers = {name: layouts.READERS[name] for name in layouts.DEPTH_LAYOUTS}
+    hidden = {path for root in roots for path in quarantined(root)}
+    entries = depth_entries(roots, layout, readers)
+    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
+    return check_depths(used, workers, layout)
+
+
+def _owner(path: Path, roots: Sequence[Path]) -> Path:
+    """The root that a depth map lies below; the first one for those that lie elsewhere."""
+    return next((root for root in roots if root in path.parents), roots[0])
 
 
 def _collect(roots: Sequence[Path]) -> tuple[dict[Path, Path], dict[str, int], int]:

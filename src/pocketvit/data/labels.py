@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.data.layouts import Entry, read_lines, same_name
+from pocketvit.data.entries import Entry
+from pocketvit.data.layouts import read_lines, same_name
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 

@@ -7,11 +7,14 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
+from pocketvit.data.entries import Entry, Found, left_out, need_folder
+from pocketvit.data.kitti import read_kitti
+from pocketvit.data.nyu import read_nyu
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
 from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
@@ -19,21 +22,6 @@ from pocketvit.spec.images import IMAGE_SUFFIXES, folders_below, list_images
 PAIR_WORDS = {"noisy": "clean", "real": "mean", "blur": "sharp"}
 """Word in the name of a degraded image or of its folder -> word for its ground truth."""
 _WORD = re.compile(rf"^(.*?)[_-]?({'|'.join([*PAIR_WORDS, *PAIR_WORDS.values()])})(\d*)$")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A sample as found on disk."""
-
-    path: Path
-    clean: Path | None = None
-    labels: tuple[str, ...] = ()
-    """Label texts, coarsest first."""
-    origin: str = ""
-    """Where the labels stand, for error messages."""
-
-
-Found = tuple[list[Entry], list[str]]
 
 
 def same_name(text: str) -> str:
@@ -58,7 +46,7 @@ def read_pairs(root: Path, split: str) -> Found:
         if word in folders and partner in folders:
             sides = folders[word], folders[partner]
             others = [path for path in files if not any(side in path.parents for side in sides)]
-            notes = _left_out(others, f"images of {root} outside {sides[0].name}/ and {sides[1].name}/")
+            notes = left_out(others, f"images of {root} outside {sides[0].name}/ and {sides[1].name}/")
             return _match(_keyed(files, sides[0]), _keyed(files, sides[1]), root), notes
     degraded: dict[Any, Path] = {}
     truth: dict[Any, Path] = {}
@@ -80,7 +68,7 @@ def read_sidd(root: Path, split: str) -> Found:
 
     Scenes without both are left out, and so is a photo without its partner.
     """
-    _need_folder(root)
+    need_folder(root)
     data = root / "Data" if (root / "Data").is_dir() else root
     rows, incomplete, lonely = [], [], list[Path]()
     for scene in sorted(path for path in data.iterdir() if path.is_dir()):
@@ -97,8 +85,8 @@ def read_sidd(root: Path, split: str) -> Found:
     if not rows:
         what = f"{root}: holds no SIDD scene with GT_SRGB_*.PNG and NOISY_SRGB_*.PNG."
         raise DataError(what, "Name the folder that holds Data/.")
-    notes = _left_out(incomplete, "scene folders without a pair")
-    return rows, notes + _left_out(lonely, f"photos of {root} without their partner")
+    notes = left_out(incomplete, "scene folders without a pair")
+    return rows, notes + left_out(lonely, f"photos of {root} without their partner")
 
 
 def read_gopro(root: Path, split: str) -> Found:
@@ -107,7 +95,7 @@ def read_gopro(root: Path, split: str) -> Found:
     ``blur`` is taken, else ``blur_gamma``.
     Where the root holds ``train`` and ``test``, the one that goes with ``split`` is read (``val`` reads ``test``).
     """
-    _need_folder(root)
+    need_folder(root)
     part = root / ("train" if split == "train" else "test")
     base = part if part.is_dir() else root
     rows: list[Entry] = []
@@ -143,7 +131,7 @@ def read_classes(root: Path, split: str) -> Found:
     used = {folder for path in files for folder in path.parents}
     places = (path for path in folders_below(root) if path.parent == root or (two and path.parent.parent == root))
     empty = [path for path in places if path not in used]
-    notes = _left_out(empty, f"class folders of {root} without images")
+    notes = left_out(empty, f"class folders of {root} without images")
     return [Entry(path, None, text, str(path)) for path, text in zip(files, texts, strict=True)], notes
 
 
@@ -172,7 +160,16 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "list": read_list,
     "sidd": read_sidd,
     "gopro": read_gopro,
+    "scenes7": read_scenes7,
+    "depth": read_depth_folder,
+    "kitti": read_kitti,
+    "nyu": read_nyu,
 }
+
+DEPTH_LAYOUTS = ("depth", "scenes7", "kitti", "nyu")
+"""Layouts whose partner files are depth maps."""
+SPLIT_THEMSELVES = ("scenes7",)
+"""Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
 
 
 def read_lines(file: Path) -> list[tuple[int, list[str]]]:
@@ -214,15 +211,6 @@ def _present(paths: list[Path], origin: Path) -> list[Path]:
 def _is_text(name: str) -> bool:
     """Whether a name is more than bytes that the file system's encoding has not."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _need_folder(root: Path) -> None:
-    if not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder.", "Check the path.")
-
-
-def _left_out(things: Sequence[object], what: str) -> list[str]:
-    return [f"{len(things)} {what} are left out, first {things[0]}."] if things else []
 
 
 def _keyed(files: list[Path], base: Path) -> dict[str, Path]:

@@ -14,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.onnx import add_metadata
-from pocketvit.export.wrap import PixelModel, example
+from pocketvit.export.wrap import PixelModel, macs_of
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes.footprint import footprint
 from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
@@ -28,7 +27,7 @@ from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, Memory, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
 from pocketvit.spec.target import Target
-from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks import TASKS, settings_of
 from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
@@ -39,7 +38,7 @@ MAX_SOURCES, SOURCE_SIDE = 3, 400
 
 def pixel_model_of(trained: Trained) -> PixelModel:
     """The graph to export for a trained model."""
-    names = [x.name for x in TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)]
+    names = [x.name for x in tensor_specs(trained)[1]]
     return PixelModel(trained.model, trained.preprocess, TORCH_TASKS[trained.task.name].graph_output, names)
 
 
@@ -81,7 +80,9 @@ def make_golden(
     count = min(count or task.golden.count, max(1, int(spare / (math.prod(spec.size) * task.golden.bytes_per_pixel))))
     inputs, sources, truth = list[Pixels](), list[Pixels](), list[NDArray[Any]]()
     for case in islice(cases, count):
-        image, answer = _tile(case, crop) if tiled else (case.image, np.asarray(case.truth))
+        image, answer = (
+            _tile(case, crop) if tiled else (case.image, task.golden.kept(np.asarray(case.truth), spec.size))
+        )
         if not tiled and len(sources) < MAX_SOURCES:
             image = shrink(image, SOURCE_SIDE)
             sources.append(image)
@@ -122,19 +123,15 @@ def shrink(image: Pixels, side: int) -> Pixels:
 
 def complexity(trained: Trained) -> dict[str, int]:
     """``parameters`` and ``macs`` (multiply-accumulates of matrix products and convolutions) for one model input."""
-    # The processor's fused attention is not among the operators that the counter knows.
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
-    with torch.no_grad(), counter:
-        pixel_model_of(trained).cpu()(example(trained.preprocess.size))
-    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": counter.get_total_flops() // 2}
+    macs = macs_of(pixel_model_of(trained).cpu())
+    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": macs}
 
 
 def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
     meaning = "RGB pixels, 0 to 255, channels last"
     inputs = [TensorSpec(name=PIXELS, shape=trained.preprocess.input_shape, dtype="uint8", meaning=meaning)]
-    return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess)
+    return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess, trained.task)
 
 
 def create_artifact(
@@ -198,6 +195,7 @@ def create_artifact(
             add_metadata(path, _metadata(trained, name, version))
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
+            "settings": settings_of(trained.task),
             "levels": list(trained.levels), "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),

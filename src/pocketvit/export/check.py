@@ -26,8 +26,10 @@ def run_file(built: Built, inputs: Pixels, names: Sequence[str], threads: int = 
     return stacked if RUNTIMES[built.runtime].named_outputs else dict(zip(names, stacked.values(), strict=False))
 
 
-def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], threads: int = 2) -> dict[str, float]:
-    """Run the goldens through a file and hold the answers against the trained model's.
+def check_parity(
+    built: Built, golden: Golden, limits: Mapping[str, float], threads: int = 2, *, relative: bool = False
+) -> dict[str, float]:
+    """Run the goldens through a file and hold the answers against the trained model's (``relative``: ``Task``'s).
 
     Returns:
         ``max_abs``, ``mean_abs``, ``min_cosine`` and ``mean_cosine`` as measured.
@@ -43,7 +45,7 @@ def check_parity(built: Built, golden: Golden, limits: Mapping[str, float], thre
             raise VerificationError(f"{built.path.name}: output {name} is {shape}, not {want.shape}.", todo)
         if not np.isfinite(outputs[name]).all():
             raise VerificationError(f"{built.path.name}: output {name} holds NaN or infinity.", todo)
-    found = compare_all(outputs, golden.outputs)
+    found = compare_all(outputs, golden.outputs, relative)
     if broken := violations(found, limits, PER_OUTPUT):
         what = f"{built.path.name} ({built.key}) differs from the trained model: {', '.join(broken)}."
         raise VerificationError(what, todo)

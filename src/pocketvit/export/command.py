@@ -72,7 +72,7 @@ def export(
         formats: any of onnx, openvino, torchscript; the first is the default variant.
         size: height and width of the input, instead of those it was trained with.
         data: folder or list with real images of the task's kind for the goldens; by default the run's validation data.
-        layout: how ``data`` is laid out: clean, pairs, classes, list, sidd or gopro.
+        layout: how ``data`` is laid out: clean, pairs, classes, list, sidd, gopro, depth or scenes7.
         goldens: number of golden images; by default as many as suit the task (classify 32, restore 6).
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.
@@ -111,7 +111,7 @@ def export(
     golden = make_golden(trained, eval_cases(collection, settings, count, only=condition or None), count)
     with scratch() as temporary:
         built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
-        found = {b.key: check_parity(b, golden, task.tolerances[b.precision]) for b in built}
+        found = {b.key: check_parity(b, golden, task.tolerances[b.precision], relative=task.relative) for b in built}
         licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
         create_artifact(
             trained,
@@ -161,4 +161,4 @@ def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Rec
         return recipe.data
     known = recipe.data if recipe is not None and recipe.task.name == task.name else DataConfig()
     chosen = layout or (known.layout if recipe is not None else task.layouts[0])
-    return replace(known, train=(data,), val=(), layout=chosen)
+    return replace(known, train=(data,), val=(), layout=chosen, val_layout=None)

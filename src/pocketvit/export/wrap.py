@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pocketvit.errors import UsageError
 from pocketvit.models.pixels import normalise
@@ -54,3 +55,13 @@ class PixelModel(nn.Module):
 def example(size: tuple[int, int]) -> Tensor:
     """A grey (1, H, W, 3) uint8 input to capture the graph with."""
     return torch.full((1, *size, 3), 128, dtype=torch.uint8)
+
+
+def macs_of(model: PixelModel) -> int:
+    """Multiply-accumulates of matrix products and convolutions for one input, on the CPU."""
+    # The processor's fused attention is not among the operators that the counter knows.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
+    with torch.no_grad(), counter:
+        model(example(model.preprocess.size))
+    return int(counter.get_total_flops() // 2)

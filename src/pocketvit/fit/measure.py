@@ -22,7 +22,7 @@ from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.preprocess import Pixels, resize
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
-from pocketvit.spec.tasks import task_of
+from pocketvit.spec.tasks import settings_of, task_of
 from pocketvit.spec.tasks.base import Evaluator, Measure, MetricSpec, Task
 from pocketvit.verify.evaluate import measure
 
@@ -146,6 +146,7 @@ def draft_manifest(trained: Trained, built: Built, main_metric: str) -> Manifest
     return Manifest(
         name="candidate",
         task=trained.task.name,
+        settings=settings_of(trained.task),
         levels=list(trained.levels),
         preprocess=trained.preprocess,
         inputs=inputs,

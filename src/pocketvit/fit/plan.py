@@ -65,8 +65,16 @@ def candidates(recipe: Recipe) -> list[Candidate]:
     models = recipe.search.models or (recipe.model.name,)
     for name in models:
         architecture(name)
-    sizes = [(side, side) for side in recipe.search.sizes] or [recipe.preprocess.size]
+    sizes = [_shaped(recipe.preprocess.size, side) for side in recipe.search.sizes] or [recipe.preprocess.size]
     return [Candidate(model, size) for model in models for size in sizes]
+
+
+def _shaped(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """``size`` with the shorter side at ``side``; the longer one in steps of 16, which networks need."""
+    if size[0] == size[1]:
+        return side, side
+    longer = max(16, 16 * round(max(size) * side / min(size) / 16))
+    return (side, longer) if size[0] < size[1] else (longer, side)
 
 
 def recipe_for(recipe: Recipe, candidate: Candidate) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -34,8 +34,10 @@ class Backbone(Protocol):
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> one tensor for each stride."""
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, embed_dim), or an image (B, 3, H, W) in [0, 1] where the architecture gives images."""
+    def forward(self, image: Tensor) -> Any:
+        """(B, 3, H, W) -> (B, embed_dim); where the architecture gives images, one (B, 3, H, W) in [0, 1]; where it
+        gives depth, a score (B, 1, h, w), or with adaptive bins (attribute ``bins``) depth (B, 1, h, w) and the centres
+        (B, bins), both in metres."""
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """A state of this network, of any input size, for a network built at ``size`` (by default this one).

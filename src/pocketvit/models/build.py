@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pocketvit.errors import DataError, UsageError
+from pocketvit.models.dpt import DPT
+from pocketvit.models.hf import WEIGHTS, find_folder, from_hf, read_config
+from pocketvit.models.hf_names import translated
 from pocketvit.models.names import to_timm_names
 from pocketvit.models.shapes import cut_like
 from pocketvit.models.variants import VARIANTS, Architecture
@@ -29,10 +32,13 @@ OPTIONS = {
     **{"embed_dim": _WIDTH, "width": _WIDTH, "widths": _WIDTH, "image_size": _WIDTH, "channels": Range(1, 64)},
     **{"depth": _COUNT, "num_heads": _COUNT, "layers": _COUNT, "encoder": Range(0, 64), "decoder": Range(0, 64)},
     **{"patch_size": _SIDE, "window": _SIDE, "unshuffle": Range(1, 16)},
-    **{"mlp_ratio": Range(0, 32, above=True), "dropout": Range(0, 1, below=True)},
+    **{"hooks": Range(0, 127), "stages": Range(0, 31), "reassemble": _WIDTH, "head_width": _WIDTH, "classes": _WIDTH},
+    "finest": Range(1, 64),
+    **{"mlp_ratio": Range(0, 32, above=True), "dropout": Range(0, 1, below=True), "norm_eps": Range(0, 1, above=True)},
 }
-"""What numbers among ``model.options`` may be, by name; all but the last two are whole."""
-SHARES, FLAGS, NAMED = ("mlp_ratio", "dropout"), ("final_norm",), ("decoder",)
+"""What numbers among ``model.options`` may be, by name; all but the last three are whole."""
+SHARES, NAMED = ("mlp_ratio", "dropout", "norm_eps"), ("decoder",)
+FLAGS = ("final_norm", "cut", "hook_norm", "batch_norm", "doubling", "projection")
 """Options that are no whole numbers; that are true or false; that some architectures have by name."""
 _ANY = Range(-100_000, 100_000)
 MAX_ENTRIES, MAX_PARAMETERS = 64, 2_000_000_000
@@ -67,12 +73,13 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
     Raises UsageError: unknown name or option, or a size that the architecture cannot take.
     """
     row = architecture(name)
-    given = row.options | ({"image_size": image_size} if row.sized else {}) | (options or {})
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    given = _merged(row.options | ({"image_size": image_size} if row.sized else {}), options or {})
     for key, value in (options or {}).items():
         check_option(key, value)
+    names = [name, *map(str, given.values())]  # an option may name an architecture
+    given |= {key: partial(build, given[key]) for key in row.parts if isinstance(given.get(key), str)}
     try:
-        if options and not name.startswith(TIMM):  # timm's constructors may look at values
+        if options and not any(each.startswith(TIMM) for each in names):  # timm's constructors may look at values
             with torch.device("meta"), _Uninitialised():  # too large is told by counting, not by allocating
                 count = sum(parameter.numel() for parameter in row.build(**given).parameters())
             if count > MAX_PARAMETERS:
@@ -84,6 +91,16 @@ def build(name: str, image_size: tuple[int, int], options: dict[str, Any] | None
         raise UsageError(f"model.options for {name}: {reason}.", "Correct model.options.") from error
     network.gives = row.gives  # type: ignore[assignment]  # for tasks that take either
     return network
+
+
+def _merged(row: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options over those of a row, one by one inside of mappings too; lists as tuples."""
+    given = {}
+    for key, value in (row | options).items():
+        if isinstance(value, dict) and isinstance(row.get(key), dict):
+            value = row[key] | value
+        given[key] = tuple(value) if isinstance(value, list) else value
+    return given
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -106,6 +123,10 @@ def check_option(key: str, value: object) -> None:
     Options that are not in the table are left to the builder, but for numbers that nobody means.
     """
     name = f"model.options.{key}"
+    if isinstance(value, dict):
+        for inner, entry in value.items():
+            check_option(str(inner), entry)
+        return
     entries = value if isinstance(value, (list, tuple, str)) else (value,)
     if len(entries) > MAX_ENTRIES:
         raise UsageError(f"{name} has {len(entries)} entries.", f"Give at most {MAX_ENTRIES}.")
@@ -153,19 +174,21 @@ def load_weights(
     Args:
         model: the backbone.
         weights: path of a .safetensors, ``timm`` for timm's pretrained weights of the variant ``timm_name``, or
-            ``timm:<name>`` for those of another.
+            ``timm:<name>`` for those of another; for a DPT ``hf:ORG/NAME`` or a folder that transformers wrote.
         timm_name: used with ``timm``.
         original: the file may be narrowed against this one, and the model is cut like it first
             (:func:`pocketvit.models.shapes.cut_like`); without one all shapes must agree.
 
     Returns the names of tensors in the file that the backbone does not have (its old head).
     Raises UsageError: a tensor of the backbone is missing in the file or has another shape. DataError: the file is
-    damaged, or timm's weights cannot be had.
+    damaged, or weights cannot be fetched.
     """
     if from_timm(weights):
         from pocketvit.models.timm_backbone import pretrained_state
 
         state = pretrained_state((timm_name if weights == "timm" else weights).removeprefix(TIMM))
+    elif from_hf(weights):
+        state = _of_transformers(model, weights)
     else:
         state = read_safetensors(Path(weights))
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
@@ -181,3 +204,11 @@ def load_weights(
         raise UsageError(what, "Choose weights of the same architecture, or other model.options.")
     model.load_state_dict({key: state[key] for key in own})
     return [key for key in state if key not in own]
+
+
+def _of_transformers(model: nn.Module, weights: str) -> dict[str, Tensor]:
+    """The state of a checkpoint of transformers by our names. Raises UsageError: ``model`` is no DPT, or another."""
+    if not isinstance(model, DPT):
+        raise UsageError(f"{weights}: only a DPT starts from a checkpoint of transformers.", "Choose a dpt_ variant.")
+    folder = find_folder(weights)
+    return translated(read_config(folder), read_safetensors(folder / WEIGHTS), model, weights)

@@ -58,16 +58,16 @@ def _drop_blocks(model: nn.Module, shapes: Shapes) -> None:
     for path, parent in list(model.named_modules()):
         if not isinstance(parent, (nn.ModuleList, nn.Sequential)):
             continue
-        prefix = f"{path}." if path else ""
+        prefix, names = f"{path}." if path else "", list(parent._modules)  # a sequence may name its members
         there = [
-            any(name.startswith(f"{prefix}{index}.") for name in shapes) or not child.state_dict()
-            for index, child in enumerate(parent)
+            any(key.startswith(f"{prefix}{name}.") for key in shapes) or not parent.get_submodule(name).state_dict()
+            for name in names
         ]
         for index in reversed(range(len(there))):
             if not there[index] and any(there[index:]):
                 parent[index] = nn.Identity()
             elif not there[index]:
-                del parent[index]
+                del parent._modules[names[index]]
 
 
 def _declare(module: nn.Module) -> None:

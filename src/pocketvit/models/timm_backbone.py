@@ -6,18 +6,21 @@ of ``forward_features`` where a model has no intermediate maps. Nothing is downl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from timm.models.resnetv2 import ResNetV2
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import FeatureKind, Size, State
+from pocketvit.models.hf import one_try
 from pocketvit.models.layers.patch_embed import grid_of
 from pocketvit.models.layers.positions import fit_table
+from pocketvit.models.taps import Tap, check_hooks
 from pocketvit.spec.typed import short
 
 NET = "net."
@@ -42,11 +45,11 @@ class TimmBackbone(nn.Module):
             info = self.net.feature_info
             rows = info if isinstance(info, list) else info.info
             every = [int(row["reduction"]) for row in rows]
-            self.taps = [i for i, stride in enumerate(every) if stride not in every[i + 1 :]]
-            self.strides = tuple(every[i] for i in self.taps)
-            self.channels = tuple(int(rows[i]["num_chs"]) for i in self.taps)
+            self.last = [i for i, stride in enumerate(every) if stride not in every[i + 1 :]]
+            self.strides = tuple(every[i] for i in self.last)
+            self.channels = tuple(int(rows[i]["num_chs"]) for i in self.last)
         else:
-            self.feature_kind, self.taps = "tokens", []
+            self.feature_kind, self.last = "tokens", []
             with torch.no_grad():
                 tokens = self.features(torch.zeros(1, 3, *image_size))[0]
             self.strides = (round((image_size[0] * image_size[1] / tokens.shape[1]) ** 0.5),)
@@ -60,13 +63,68 @@ class TimmBackbone(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the last map (B, C, h, w) of each stride, or [(B, N, D)]."""
-        if self.taps:
-            return list(self.net.forward_intermediates(image, indices=self.taps, intermediates_only=True))
+        if self.last:
+            return list(self.net.forward_intermediates(image, indices=self.last, intermediates_only=True))
         return [self.net.forward_features(image)[:, getattr(self.net, "num_prefix_tokens", 0) :]]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, embed_dim)."""
         return self.net(image)
+
+    @property
+    def _transformer(self) -> bool:
+        """A plain or hybrid ViT: blocks of tokens of one width, which can be read one by one."""
+        return isinstance(self.net, VisionTransformer)
+
+    @property
+    def block_count(self) -> int:
+        """Blocks behind which tokens can be read: those of a plain or hybrid ViT."""
+        return len(self.net.blocks) if self._transformer else 0
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """Width and stride of each map that can be read: of the pyramid, or of a hybrid's convolutional part."""
+        if not self._transformer:
+            return [{"num_chs": c, "reduction": s} for c, s in zip(self.channels, self.strides)] if self.last else []
+        part = getattr(self.net.patch_embed, "backbone", None)
+        return list(part.feature_info)[1:] if isinstance(part, ResNetV2) else []  # the first is its stem
+
+    def taps(self, stages: Sequence[int], hooks: Sequence[int]) -> tuple[Tap, ...]:
+        """See :class:`pocketvit.models.taps.Tapped`."""
+        rows, net = self._stages(), self.net
+        check_hooks(stages, len(rows), hooks, self.block_count)
+        maps = tuple(Tap(int(rows[i]["num_chs"]), int(rows[i]["reduction"])) for i in stages)
+        if not hooks:
+            return maps
+        patch, grid = int(net.patch_embed.feat_ratio()), tuple(net.patch_embed.grid_size)
+        return maps + (Tap(int(net.embed_dim), patch, grid, int(net.num_prefix_tokens)),) * len(hooks)
+
+    def tapped(self, image: Tensor, stages: Sequence[int], hooks: Sequence[int], norm: bool = False) -> list[Tensor]:
+        """(B, 3, H, W) -> maps of ``stages``, then (B, prefix + N, D) behind each block of ``hooks``."""
+        net = self.net
+        if not self._transformer:
+            indices = [self.last[i] for i in stages]
+            return list(net.forward_intermediates(image, indices=indices, intermediates_only=True))
+        found: list[Tensor] = []
+        if stages:
+            map_bchw, found = net.patch_embed.backbone.forward_intermediates(image, indices=[i + 1 for i in stages])
+            x = net.patch_embed.proj(map_bchw).flatten(2).transpose(1, 2)
+        else:
+            x = net.patch_embed(image)
+        x = net.norm_pre(net.patch_drop(net._pos_embed(x)))
+        for number, block in enumerate(net.blocks):
+            x = block(x)
+            if number in hooks:
+                found.append(net.norm(x) if norm else x)
+        return found
+
+    def cut(self, stages: Sequence[int], hooks: Sequence[int], norm: bool = False) -> None:
+        """Remove what stands behind the last tap; a pyramid's strides are those that are left."""
+        if self._transformer:
+            self.net.prune_intermediate_layers(list(hooks), prune_norm=not norm, prune_head=True)
+        else:
+            self.net.prune_intermediate_layers([self.last[i] for i in stages], prune_norm=True, prune_head=True)
+            kept = max(stages) + 1
+            self.last, self.strides, self.channels = self.last[:kept], self.strides[:kept], self.channels[:kept]
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """Position tables for ``size``; timm's own names are understood. Nothing else is changed."""
@@ -83,7 +141,8 @@ class TimmBackbone(nn.Module):
         patch: Any = getattr(self.net, "patch_embed", None)
         table = getattr(self.net, "pos_embed", None)
         tabled = isinstance(table, Tensor) and table.dim() == 3 and getattr(patch, "grid_size", None) is not None
-        return int(patch.patch_size[0]) if tabled else None  # type: ignore[union-attr]
+        # A hybrid's patches are of its map: feat_ratio counts pixels.
+        return int(patch.feat_ratio() if hasattr(patch, "feat_ratio") else patch.patch_size[0]) if tabled else None
 
 
 def _create(name: str, image_size: Size, options: dict[str, Any]) -> Any:
@@ -125,7 +184,7 @@ def pretrained_state(name: str) -> State:
     """
     _known(name)
     try:
-        with _one_try():
+        with one_try():
             net: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the errors of hub and network libraries have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
@@ -133,21 +192,3 @@ def pretrained_state(name: str) -> State:
         todo = "Fetch its model.safetensors on another machine and set model.weights: FILE.safetensors."
         raise DataError(what, todo) from error
     return net.state_dict()
-
-
-@contextmanager
-def _one_try() -> Iterator[None]:
-    """Ask the hub once whether it is there; where it is not, look on this disk alone instead of trying for a minute."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not before:
-            huggingface_hub.get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception:  # as above
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

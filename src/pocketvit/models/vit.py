@@ -6,7 +6,7 @@ the size the model was built with; other sizes are resampled when weights are lo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,8 @@ from pocketvit.models.backbone import OneFeature, Size, State
 from pocketvit.models.layers.attention import TOKEN_ATTENTION
 from pocketvit.models.layers.blocks import AttentionPool, Block, init_linear
 from pocketvit.models.layers.patch_embed import PATCH_EMBEDDINGS, fold_patches, grid_of
-from pocketvit.models.layers.positions import fit_table, sinusoidal
+from pocketvit.models.layers.positions import RESAMPLING, fit_table, sinusoidal
+from pocketvit.models.taps import Tap, check_hooks
 
 
 def _check(option: str, value: str, known: Collection[str]) -> None:
@@ -49,15 +50,19 @@ class ViT(OneFeature, nn.Module):
         pool: Literal["cls", "gap", "map"] = "cls",
         dropout: float = 0.0,
         final_norm: bool = True,
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-6,
+        resample: Literal["antialias", "bicubic", "bilinear"] = "antialias",
     ) -> None:
         super().__init__()
         _check("patch_embed", patch_embed, PATCH_EMBEDDINGS)
         _check("positions", positions, ("learned", "sinusoidal"))
         _check("attention", attention, TOKEN_ATTENTION)
         _check("pool", pool, ("cls", "gap", "map"))
+        _check("resample", resample, RESAMPLING)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size[:2]
         self.image_size, self.patch_size, self.in_channels = (height, width), patch_size, channels
-        self.strides, self.grid = (patch_size,), grid_of(self.image_size, patch_size)
+        self.strides, self.grid, self.resample = (patch_size,), grid_of(self.image_size, patch_size), resample
         self.num_prefix = int(pool == "cls")
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         self.patch_embed = PATCH_EMBEDDINGS[patch_embed](channels, embed_dim, patch_size)
@@ -68,8 +73,10 @@ class ViT(OneFeature, nn.Module):
         else:
             self.register_buffer("pos_embed", sinusoidal(tokens, embed_dim), persistent=False)
         self.pos_drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, dropout, attention) for _ in range(depth))
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6) if final_norm else nn.Identity()
+        more: dict[str, Any] = {"layer_scale": layer_scale, "norm_eps": norm_eps}
+        blocks = (Block(embed_dim, num_heads, mlp_ratio, dropout, attention, **more) for _ in range(depth))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if final_norm else nn.Identity()
         self.attn_pool = AttentionPool(embed_dim, num_heads, mlp_ratio) if pool == "map" else None
         self.apply(init_linear)
 
@@ -78,8 +85,8 @@ class ViT(OneFeature, nn.Module):
         """Width of the tokens."""
         return int(self.patch_embed.get_parameter("proj.weight").shape[0])
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, prefix + N, D): what the first block takes, class token first."""
         if tuple(image.shape[-2:]) != self.image_size:
             height, width = self.image_size
             what = f"this model takes {height}x{width} images, not {image.shape[-2]}x{image.shape[-1]}."
@@ -87,10 +94,38 @@ class ViT(OneFeature, nn.Module):
         x = self.patch_embed(image)
         if self.num_prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = self.pos_drop(x + self.pos_embed)
+        return self.pos_drop(x + self.pos_embed)
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
+        x = self.embed(image)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    @property
+    def block_count(self) -> int:
+        """Blocks behind which tokens can be read: all."""
+        return len(self.blocks)
+
+    def taps(self, stages: Sequence[int], hooks: Sequence[int]) -> tuple[Tap, ...]:
+        """See :class:`pocketvit.models.taps.Tapped`; a ViT has no convolutional stages."""
+        check_hooks(stages, 0, hooks, self.block_count)
+        return tuple(Tap(self.embed_dim, self.patch_size, self.grid, self.num_prefix) for _ in hooks)
+
+    def tapped(self, image: Tensor, stages: Sequence[int], hooks: Sequence[int], norm: bool = False) -> list[Tensor]:
+        """(B, 3, H, W) -> (B, prefix + N, D) behind each block of ``hooks``; ``norm``: through the final norm."""
+        x, found = self.embed(image), []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in hooks:
+                found.append(self.norm(x) if norm else x)
+        return found
+
+    def cut(self, stages: Sequence[int], hooks: Sequence[int], norm: bool = False) -> None:
+        """Remove what stands behind the last hook, and the final norm where the hooks do not use it."""
+        del self.blocks[max(hooks) + 1 :]
+        self.attn_pool, self.norm = None, self.norm if norm else nn.Identity()
 
     def features(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, N, D)], the patches' tokens after the final norm."""
@@ -108,7 +143,7 @@ class ViT(OneFeature, nn.Module):
         state = dict(state)
         if "pos_embed" in state:
             grid = grid_of(size or self.image_size, self.patch_size)
-            state["pos_embed"] = fit_table(state["pos_embed"], self.grid, grid, self.num_prefix)
+            state["pos_embed"] = fit_table(state["pos_embed"], self.grid, grid, self.num_prefix, self.resample)
         kernel = "patch_embed.proj.weight"
         if kernel in state and self.patch_embed.get_parameter(kernel.partition(".")[2]).dim() == 2:
             state[kernel] = state[kernel].flatten(1)

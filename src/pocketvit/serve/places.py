@@ -12,7 +12,7 @@ from pocketvit.errors import UsageError
 from pocketvit.files import numbered
 from pocketvit.spec.images import IMAGE_SUFFIXES
 
-DEFAULT_OUT = "predictions"
+DEFAULT_OUT, COMPARE = "predictions", ".compare.png"
 TABLE_SUFFIXES = (".csv", ".json")
 _OTHER_PICTURES = frozenset({".gif", ".heic", ".heif", ".hif", ".jp2", ".jxl", ".svg", ".pdf", ".tga", ".dng", ".mp4"})
 _OTHER_TABLES = frozenset({".txt", ".tsv", ".jsonl", ".xls", ".xlsx", ".html", ".xml", ".yaml", ".npy", ".npz", ".zip"})
@@ -65,10 +65,19 @@ def _plan_folder(files: Sequence[Path], folder: Path, overwrite: bool) -> dict[P
     return _free({path: folder / f"{path.stem}.png" for path in files}, overwrite)
 
 
-def plan_comparisons(places: Mapping[Path, Path], overwrite: bool = False) -> dict[Path, Path]:
-    """Where each picture of before and after goes: ``<name>.compare.png`` beside the answer, under the same rules."""
-    wanted = {path: place.with_name(f"{place.stem}.compare.png") for path, place in places.items()}
-    return _free(wanted, overwrite, places.values())
+def plan_beside(
+    places: Mapping[Path, Path], suffixes: Sequence[str], overwrite: bool = False
+) -> dict[Path, dict[str, Path]]:
+    """Where else something of each answer goes, by ``suffixes``: ``<name>.compare.png`` beside ``<name>.png``, under
+    the same rules."""
+    plan: dict[Path, dict[str, Path]] = {path: {} for path in places}
+    taken = list(places.values())
+    for suffix in suffixes:
+        wanted = {path: place.with_name(f"{place.stem}{suffix}") for path, place in places.items()}
+        for path, file in _free(wanted, overwrite, taken).items():
+            plan[path][suffix] = file
+            taken.append(file)
+    return plan
 
 
 def _free(wanted: Mapping[Path, Path], overwrite: bool, others: Iterable[Path] = ()) -> dict[Path, Path]:

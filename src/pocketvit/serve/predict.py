@@ -7,20 +7,22 @@ import glob
 import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
-from pocketvit.files import make_folder, plain, write_json, write_text
+from pocketvit.files import make_folder, plain, replacing, write_json, write_text
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.strength import check_strength
 from pocketvit.serve.compare import compare_picture
-from pocketvit.serve.places import plan_comparisons, plan_outputs, table_path
+from pocketvit.serve.places import COMPARE, plan_beside, plan_outputs, table_path
 from pocketvit.spec.images import list_images, not_looked_at, read_image, readable_suffixes, write_image
+from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks.base import Extra, Wishes
 from pocketvit.terminal import cell, shown, table
 
 if TYPE_CHECKING:
@@ -47,11 +49,14 @@ class Prediction:
     """The answer as a row of the table."""
     compare: Path | None = None
     """The picture of before and after, where one was asked for."""
+    files: tuple[Path, ...] = ()
+    """What else was written of the answer."""
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        compare = {"compare": self.compare} if self.compare else {}
-        return plain({"image": self.image, "output": self.output, **compare, "ms": self.ms, **self.answer})
+        more = {key: value for key in ("compare", "files") if (value := getattr(self, key))}
+        return plain({"image": self.image, "output": self.output, **more, "ms": self.ms, **self.answer})
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ class PredictReport:
         knob = "" if self.strength is None else f", strength {self.strength:g}"
         how = f"{self.seconds:.1f} s with {self.artifact} ({self.variant}{knob})"
         lines.append(f"{_images(len(self.predictions))} in {how}{written}.")
+        if extras := [str(file) for p in self.predictions for file in p.files]:
+            others = f" and {len(extras) - 1} more" if len(extras) > 1 else ""
+            lines.append(f"Also written: {shown(extras[0])}{others}")
         if compared := [str(p.compare) for p in self.predictions if p.compare]:
             others = f" and {len(compared) - 1} more" if len(compared) > 1 else ""
             lines.append(f"Before and after: {shown(compared[0])}{others}")
@@ -123,10 +131,15 @@ def predict(
     overwrite: bool = False,
     trust: bool = False,
     memory_mb: float | None = None,
+    npy: bool = False,
+    ply: bool = False,
+    fov: float | None = None,
+    intrinsics: tuple[float, float, float, float] | None = None,
 ) -> PredictReport:
     """Run an artifact on images.
 
-    Tasks whose answer is a picture (restoration) write one for each image; others (classification) print the answers
+    Tasks whose answer is a picture (restoration) or a map (depth) write a picture for each image, and of a map its
+    values beside it (16-bit PNG, for depth in millimetres); others (classification) print the answers
     and write them to a JSON or CSV file where ``out`` or ``csv`` asks for it. An image that cannot be used is reported
     and skipped; the exit code is then 3. Input files are never overwritten, and files that are there already only with
     ``overwrite``: names that are taken get a number. In JSON and CSV a byte of a name that is no UTF-8 is an escape,
@@ -148,21 +161,20 @@ def predict(
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
         memory_mb: MB that a photo may take above the idle process (restoration); beyond it, it runs in tiles that are
             as large as it allows. 1000 by default.
+        npy: write the values of a map as a NumPy file (float32) instead of PNG.
+        ply: also write <name>.ply, the points that a depth map stands for, in metres with the photo's colours.
+        fov: horizontal field of view of the camera in degrees, for ply; 60 by default.
+        intrinsics: of the camera in the photo's pixels, fx fy cx cy, for ply instead of fov.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
         UsageError: no such artifact or variant, or options that do not go together.
     """
     model = load(artifact, target, trust=trust, memory_mb=memory_mb)
-    most = max((len(level.labels) for level in model.manifest.levels), default=0)
-    if not 1 <= top <= max(most, 5):
-        raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
     task = TASKS[model.manifest.task]
-    if csv and task.writes == "picture":
-        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
-    if compare and task.writes != "picture":
-        raise UsageError(f"compare goes with answers that are pictures; this artifact {task.purpose}.", "Leave it out.")
+    _check_options(model.manifest, csv, compare, top)
     check_strength(model.manifest, strength)
+    extras = task.extras(Wishes(npy, ply, fov, intrinsics), model.manifest.config)
     images = _entries(images)
     files, failures = expand(images)
     if not files and len(failures) == 1:
@@ -171,24 +183,43 @@ def predict(
     began = time.perf_counter()
     # Before the work: a wrong name should not cost hours.
     places = plan_outputs(files, out, overwrite) if task.writes == "picture" else {}
-    compared = plan_comparisons(places, overwrite) if compare else {}
+    beside = plan_beside(places, [*([COMPARE] if compare else []), *extras], overwrite)
     answers = table_path(files, out, csv, overwrite) if task.writes == "table" else None
     for folder in {path.parent for path in (*places.values(), *([answers] if answers else []))}:
         make_folder(folder)
-    job = _Job(model, places, compared, top, overwrite, strength)
+    job = _Job(model, places, beside, extras, top, overwrite, strength)
     done, failed = _run_all(job, files, alone)
     if answers is not None and answers.suffix.lower() == ".csv":
         write_text(answers, _to_csv(done), overwrite=overwrite)
     elif answers is not None:
         write_json(answers, plain(done), overwrite=overwrite)
-    notes = tuple(f"{entry}: {line}" for entry in images for line in _not_looked_at(entry)) + _compiling(model)
-    inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
-    if inputs & {os.path.realpath(place.parent) for place in places.values()}:
-        notes += ("the answers lie among the inputs: the next predict on that folder takes them too",)
-    if strength is not None and (strength == 0 or strength > 1):
-        notes += (f"strength {strength:g}: the model ran {'twice on each image' if strength else 'on no image'}",)
+    notes = tuple(_notes(job, images, done))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes, strength)
+
+
+def _check_options(manifest: Manifest, csv: bool, compare: bool, top: int) -> None:
+    """Raise ``UsageError`` for options that do not go with the answers of this artifact."""
+    most, task = max((len(level.labels) for level in manifest.levels), default=0), TASKS[manifest.task]
+    if not 1 <= top <= max(most, 5):
+        raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
+    if csv and task.writes == "picture":
+        raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
+    if compare and task.writes != "picture":
+        raise UsageError(f"compare goes with answers that are pictures; this artifact {task.purpose}.", "Leave it out.")
+
+
+def _notes(job: _Job, images: Sequence[str], done: Sequence[Prediction]) -> Iterator[str]:
+    """What else there is to say."""
+    yield from (f"{entry}: {line}" for entry in images for line in _not_looked_at(entry))
+    yield from _compiling(job.model)
+    yield from dict.fromkeys(note for one in done for note in one.notes if note)
+    inputs = {os.path.realpath(entry) for entry in images if os.path.isdir(entry)}
+    if inputs & {os.path.realpath(place.parent) for place in job.places.values()}:
+        yield "the answers lie among the inputs: the next predict on that folder takes them too"
+    if job.strength is not None and (job.strength == 0 or job.strength > 1):
+        how = "twice on each image" if job.strength else "on no image"
+        yield f"strength {job.strength:g}: the model ran {how}"
 
 
 def _compiling(model: Model) -> tuple[str, ...]:
@@ -270,7 +301,9 @@ class _Job:
 
     model: Model
     places: Mapping[Path, Path]
-    compared: Mapping[Path, Path]
+    beside: Mapping[Path, Mapping[str, Path]]
+    """Where else something of an image's answer goes, by the end of the name."""
+    extras: Mapping[str, Extra]
     top: int
     overwrite: bool
     strength: float | None
@@ -297,7 +330,8 @@ def _run_all(job: _Job, files: Sequence[Path], alone: bool) -> tuple[list[Predic
 
 def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Prediction:
     """Answer for one file. A function of its own, so that no picture outlives it while the next one is decoded."""
-    place, beside = job.places.get(path), job.compared.get(path)
+    place, others = job.places.get(path), dict(job.beside.get(path, {}))
+    beside, notes = others.pop(COMPARE, None), list[str]()
     try:
         pixels = read_image(path)
         start = time.perf_counter()
@@ -306,6 +340,9 @@ def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Predic
         if place is not None:
             picture = result.draw(pixels)
             both = compare_picture(pixels, picture) if beside is not None else None
+            for suffix, file in others.items():
+                with replacing(file, overwrite=job.overwrite) as partial:
+                    notes.append(job.extras[suffix](partial, result, pixels))
             del pixels  # encoding needs a copy of the picture; the input is not needed any more
             write_image(place, picture, overwrite=job.overwrite)
             if beside is not None and both is not None:
@@ -313,9 +350,10 @@ def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Predic
     except MemoryError as error:
         raise DataError(f"{path}: needs more memory than there is.", "Cut it into parts.") from error
     except (DataError, VerificationError) as error:
-        known = any(str(name) in error.what for name in (path, place, beside) if name is not None)
+        known = any(str(name) in error.what for name in (path, place, beside, *others.values()) if name is not None)
         raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
-    return Prediction(path, result.to_dict(job.top), place, ms, result.line, result.cells(job.top), beside)
+    answer, cells = result.to_dict(job.top), result.cells(job.top)
+    return Prediction(path, answer, place, ms, result.line, cells, beside, tuple(others.values()), tuple(notes))
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

@@ -277,7 +277,7 @@ def _unpack(path: Path) -> Path:
     It is done once, and again where the folder was damaged since: to copy a sound archive again would not help.
     """
     try:
-        cache = _cache_root(path) / "unpacked" / sha256(path)[:32]
+        cache = cache_root(path) / "unpacked" / sha256(path)[:32]
         with writing(cache, "read"):
             ready = _is_whole(cache)
         if not ready:
@@ -305,18 +305,18 @@ def _is_whole(folder: Path) -> bool:
     return not any(file_fault(folder, entry) for entry in entries)
 
 
-def _cache_root(path: Path) -> Path:
-    """Folder that archives are unpacked below.
+def cache_root(path: Path, todo: str = _CACHE_TODO) -> Path:
+    """Folder that files like ``path`` are unpacked below, so that it is done once.
 
     Raises:
-        DataError: there is no home folder, and none is named.
+        DataError: there is no home folder, and none is named; with ``todo``.
     """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     try:
         return Path.home() / ".cache" / "pocketvit"
     except RuntimeError as error:
-        raise DataError(f"{path}: there is no home folder to unpack it in.", _CACHE_TODO) from error
+        raise DataError(f"{path}: there is no home folder to unpack it in.", todo) from error
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> list[FileEntry]:

@@ -143,8 +143,8 @@ def _truth_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
         fits = truth.dtype.kind in "iu" and truth.shape[1:] == sizes.shape
         if not fits or (truth.astype(np.int64) < 0).any() or (truth.astype(np.int64) >= sizes).any():
             yield f"the ground truth is {truth.dtype} {truth.shape} and not a class of each of {len(sizes)} levels"
-    elif task.geometry == "pixels" and (truth.dtype != np.uint8 or truth.shape != golden.inputs.shape):
-        yield f"the ground truth is {truth.dtype} {truth.shape}, not uint8 {golden.inputs.shape} as the inputs"
+    elif fault := task.golden.fault(truth, golden.inputs):
+        yield fault
 
 
 def contract_difference(manifest: Manifest, golden: Golden) -> str:

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
+from pocketvit.errors import UsageError
 from pocketvit.spec.hierarchy import LevelSpec as LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import CPU, variant_key
-from pocketvit.spec.tasks import TASKS
+from pocketvit.spec.tasks import TASKS, config_of
+from pocketvit.spec.tasks.base import TaskConfig
 from pocketvit.spec.tasks.base import TensorSpec as TensorSpec
 from pocketvit.spec.tasks.strength import Strength
 
@@ -149,6 +151,9 @@ class Manifest(_Strict):
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(default="0.1.0", pattern=VERSION_PATTERN)
     task: str = Field(description="A row of the table of tasks: " + ", ".join(TASKS) + ".")
+    settings: dict[str, Any] = Field(
+        default={}, description="The recipe's `task` section: what differs from the task's defaults."
+    )
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
     levels: list[LevelSpec] = Field(default=[], validate_default=True)
     preprocess: Preprocess
@@ -176,6 +181,11 @@ class Manifest(_Strict):
     training: dict[str, Any] = Field(
         default={}, description="Data, images seen, minutes, machine and recipe of training."
     )
+
+    @property
+    def config(self) -> TaskConfig:
+        """The task's section of the recipe that the model was trained with."""
+        return config_of({**self.settings, "name": self.task})
 
     def text(self, row: MetricRow, count: int = 0) -> str:
         """A metric's value for people, with unit and interval; ``count`` photos are named where it is positive."""
@@ -213,6 +223,16 @@ class Manifest(_Strict):
             raise ValueError(f"unknown task {task!r}; this version knows {', '.join(TASKS)}")
         return task
 
+    @field_validator("settings")
+    @classmethod
+    def _settings_are_the_tasks(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "task" in info.data:
+            try:
+                config_of({**settings, "name": info.data["task"]})
+            except UsageError as error:
+                raise ValueError(error.what.rstrip(".")) from error
+        return settings
+
     @field_validator("architecture")
     @classmethod
     def _sizes_are_numbers(cls, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -248,9 +268,10 @@ class Manifest(_Strict):
     @field_validator("outputs")
     @classmethod
     def _outputs_are_the_tasks(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
-        if not {"task", "levels", "preprocess"} <= set(info.data):
+        if not {"task", "settings", "levels", "preprocess"} <= set(info.data):
             return outputs  # one of them is wrong, and that is what the error is about
-        specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"])
+        config = config_of({**info.data["settings"], "name": info.data["task"]})
+        specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"], config)
         wanted = {x.name: x for x in specs}
         for output in outputs:
             spec = wanted.get(output.name, output)

@@ -68,17 +68,20 @@ def run_goldens(session: Runs, inputs: Pixels) -> dict[str, NDArray[np.float32]]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def compare(output: NDArray[Any], golden: NDArray[Any]) -> dict[str, float]:
+def compare(output: NDArray[Any], golden: NDArray[Any], relative: bool = False) -> dict[str, float]:
     """How far one (N, ...) output is from the golden one; NaN where it holds NaN.
 
     Returns:
         Largest and mean absolute difference, least and mean cosine similarity of a sample. An all-zero answer has
-        cosine 1 with an all-zero golden and 0 with any other.
+        cosine 1 with an all-zero golden and 0 with any other. ``relative`` differences are shares of the mean absolute
+        value of their golden.
     """
     a, b = output.reshape(len(output), -1).astype(np.float64), golden.reshape(len(golden), -1).astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.where(norms == 0, np.all(a == b, axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-300))
     difference = np.abs(a - b)
+    if relative:
+        difference /= np.maximum(np.abs(b).mean(axis=1, keepdims=True), 1e-12)
     return {
         "max_abs": float(difference.max()),
         "mean_abs": float(difference.mean()),
@@ -87,9 +90,9 @@ def compare(output: NDArray[Any], golden: NDArray[Any]) -> dict[str, float]:
     }
 
 
-def compare_all(outputs: Raw, goldens: Raw) -> dict[str, float]:
+def compare_all(outputs: Raw, goldens: Raw, relative: bool = False) -> dict[str, float]:
     """:func:`compare` of all outputs together: the worst of the extremes, the mean of the means."""
-    rows = [compare(outputs[name], golden) for name, golden in goldens.items()]
+    rows = [compare(outputs[name], golden, relative) for name, golden in goldens.items()]
     join = {"max_abs": np.max, "min_cosine": np.min}  # unlike Python's, these keep a NaN
     return {name: float(join.get(name, np.mean)([row[name] for row in rows])) for name in PER_OUTPUT}
 
@@ -130,7 +133,8 @@ def violations(figures: Mapping[str, float], limits: Mapping[str, float], names:
 
 def parity_violations(manifest: Manifest, outputs: Raw, golden: Golden, limits: Mapping[str, float]) -> list[str]:
     """Everything that keeps ``outputs`` from being the golden ones."""
-    found = []
+    found, relative = [], TASKS[manifest.task].relative
     for name, reference in golden.outputs.items():
-        found += [f"{name}: {text}" for text in violations(compare(outputs[name], reference), limits, PER_OUTPUT)]
+        figures = compare(outputs[name], reference, relative)
+        found += [f"{name}: {text}" for text in violations(figures, limits, PER_OUTPUT)]
     return found + violations(task_figures(manifest, outputs, golden), limits, PER_TASK)

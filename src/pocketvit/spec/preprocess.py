@@ -104,6 +104,21 @@ def resize(
     return np.asarray(Image.fromarray(image).resize((width, height), kind, box=box))
 
 
+def nearest(
+    values: NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float] = (0, 0, 1, 1)
+) -> NDArray[Any]:
+    """A map (H, W, ...) at ``size`` (height, width) without mixing its values: that of the pixel under each centre.
+
+    ``box`` is (left, top, right, bottom) in shares of width and height.
+    """
+    rows, columns = (
+        np.clip((low + (np.arange(n) + 0.5) / n * (high - low)) * side, 0, side - 1).astype(np.int64)
+        for n, side, low, high in zip(size, values.shape, (box[1], box[0]), (box[3], box[2]), strict=False)
+    )
+    found: NDArray[Any] = values[rows[:, None], columns]
+    return found
+
+
 def prepare(image: Pixels, spec: Preprocess) -> Pixels:
     """Return the (size, 3) uint8 input of a fixed-size model for an RGB image of shape (H, W, 3).
 

@@ -45,6 +45,7 @@ SIDE = Range(1, 8192)
 _DATA = {
     **{"val_share": _INSIDE, "sigma": Range(0, 255), "eval_sigma": Range(0, 255), "shot": _SHARE},
     **{"patch": Range(8, 4096), "patches_per_image": Range(1, 100_000), "workers": Range(0, 256)},
+    **{"depth_unit": Range(0, 1000, above=True)},
 }
 _TRAIN = {
     **{"epochs": Range(0, MANY), "batch_size": Range(1, 65_536), "accumulate": Range(1, 65_536)},
@@ -77,7 +78,7 @@ class DataConfig:
     """Test data, scored once and never used to choose; empty has none."""
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
-    ``list``: path, fine, coarse; ``sidd``; ``gopro``."""
+    ``list``: path, fine, coarse; ``sidd``; ``gopro``; ``depth``: photos with depth maps beside them; ``scenes7``."""
     val_layout: str | None = None
     """Layout of ``val`` and ``test`` where it is another one: photos to train on, real pairs to validate on."""
     class_names: str | None = None
@@ -101,6 +102,11 @@ class DataConfig:
     """Crops taken from each image per epoch."""
     eval_sigma: tuple[float, ...] = (15.0, 25.0, 50.0)
     """Noise levels of the validation metric (``clean`` layout); the main metric is at the middle one."""
+    protocol: tuple[str, ...] = ()
+    """How answers are scored, by name, the main one first, where a task has several ways; empty takes what goes with
+    the layout."""
+    depth_unit: float | None = None
+    """Metres of one stored step of the maps beside photos (0.001: millimetres) where that is not the layout's own."""
     workers: int = 0
     """Loader processes; 0 loads in the training process. Samples do not depend on this number."""
 
@@ -135,7 +141,7 @@ class ModelConfig:
     """Keyword arguments that override the row, e.g. ``{pool: gap}``."""
     weights: str | None = None
     """Start from a .safetensors file (names of timm or torchvision too), a checkpoint, a shipped artifact's name, or
-    pretrained weights of timm: ``timm``, ``timm:<name>``."""
+    pretrained weights of timm: ``timm``, ``timm:<name>``; for a DPT ``hf:ORG/NAME`` or a folder of transformers."""
 
     def __post_init__(self) -> None:
         check_finite("model.options", self.options)
@@ -169,7 +175,7 @@ class TrainConfig:
     """Compile the model with torch.compile."""
     augment: Literal["none", "flip", "crop", "randaugment"] = "crop"
     """``crop``: random resized crop, flip and colour jitter; ``randaugment`` adds RandAugment. Crops of photo and truth
-    (restoration) are flipped and turned unless ``none``."""
+    (restoration) are flipped and turned unless ``none``; of photo and map together they keep the photo's aspect."""
     crop_scale: tuple[float, float] = (0.5, 1.0)
     """Area range of the random resized crop."""
     jitter: float = 0.2
@@ -230,7 +236,8 @@ class SearchConfig:
     models: tuple[str, ...] = ()
     """Variants to consider; empty takes only ``model.name``."""
     sizes: tuple[int, ...] = ()
-    """Input or tile sizes to consider; empty takes only ``preprocess.size``."""
+    """Input or tile sizes to consider, of the shorter side where ``preprocess.size`` is not square; empty takes only
+    that size."""
     runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     trials: int = 4
     """At most so many surviving models are trained."""

@@ -36,9 +36,12 @@ class TorchTask:
     """(the network's output, the teacher's, temperature) to a scalar that is least where they agree."""
     graph_output: Callable[[Any, Preprocess], Tensor | tuple[Tensor, ...]]
     """The network's output to the outputs that the device record names, in that order: float32, batch first."""
+    takes: tuple[str, ...] = ("features",)
+    """What an architecture may give to serve it (``Architecture.gives``)."""
     targets: Callable[[Tensor], Tensor] = lambda raw: raw
     """A batch of the device record's ``truth`` to what ``loss`` compares with."""
     state: Callable[[Any, Collection], Any] = lambda config, collection: None
-    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights."""
+    """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights;
+    ``UsageError`` where it cannot use them."""
     check: Callable[[Recipe], None] = check_recipe
     """Raise ``UsageError`` for a recipe that cannot be trained; called before anything is built or written."""

@@ -100,4 +100,6 @@ def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
     return torch.clamp(answer.float() * 255.0, 0.0, 255.0).permute(0, 2, 3, 1).contiguous()
 
 
-RESTORE = TorchTask(build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets)
+RESTORE = TorchTask(
+    build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets, takes=("image", "features")
+)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
 from pocketvit.models.build import architecture, build, from_timm, load_weights, read_safetensors
+from pocketvit.models.dpt import DPT
+from pocketvit.models.hf import find_folder, from_hf, read_config
+from pocketvit.models.hf_names import answer_of
 from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.artifact import shipped_names
@@ -26,9 +29,6 @@ from pocketvit.spec.typed import short
 from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, free_size, load_checkpoint
 
-GIVES = {"image": ("features",), "pixels": ("image", "features")}
-"""By a task's geometry: what an architecture may give to serve it."""
-
 
 def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     """Build the recipe's model and load its start weights.
@@ -37,9 +37,10 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
     task or labels. DataError: the weights are damaged, or cannot be fetched.
     """
     row, geometry = architecture(recipe.model.name), task_of(recipe.task.name).geometry
-    if row.gives not in GIVES[geometry]:
+    takes = TORCH_TASKS[recipe.task.name].takes
+    if row.gives not in takes:
         what = f"model.name {recipe.model.name} does not do task.name {recipe.task.name}: it gives {row.gives}."
-        raise UsageError(what, f"Choose a variant that gives {' or '.join(GIVES[geometry])}.")
+        raise UsageError(what, f"Choose a variant that gives {' or '.join(takes)}.")
     TORCH_TASKS[recipe.task.name].check(recipe)
     if geometry == "pixels" and row.sized and recipe.preprocess.size != (recipe.data.patch,) * 2:
         what = f"{recipe.model.name} works at one size; data.patch {recipe.data.patch} is not preprocess.size."
@@ -60,10 +61,13 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
     A checkpoint of the same architecture and options may be narrowed; the model is then cut like it.
     """
     weights, past, original = str(spec.weights), {}, None
-    file, fetched = weights, from_timm(weights)
+    backbone, said = backbone_of(model), ""
+    theirs = isinstance(backbone, DPT) and from_hf(weights)
+    file, fetched = str(find_folder(weights)) if theirs else weights, theirs or from_timm(weights)
     if not fetched and weights not in shipped_names() and not os.path.exists(weights):
         what = f"model.weights {short(weights)}: no such file or folder."
         known = f"a .safetensors file, a checkpoint or run folder, {', '.join(shipped_names())}, or timm (timm:<name>)"
+        known += ", for a DPT hf:ORG/NAME or a folder that transformers wrote"
         raise DataError(what, f"Give {known}; other names are fetched from nowhere.")
     if not fetched and (Path(weights).is_dir() or weights in shipped_names()):
         folder = find_checkpoint(weights)
@@ -71,14 +75,15 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
         past, file = meta["info"], str(folder / WEIGHTS)
         if _plain(spec) == _plain(meta["model_spec"]) and meta["shapes"]:
             original = build(spec.name, meta["preprocess"].size, spec.options)
-    backbone = backbone_of(model)
+    if theirs:
+        said = f" ({answer_of(read_config(Path(file)))})"
     unused = load_weights(backbone, file, spec.name, original=original)
-    headed = backbone is not model
+    headed = any(not name.startswith("backbone.") for name, _ in model.named_parameters()) and backbone is not model
     kept = _keep_heads(model, read_safetensors(Path(file))) if headed and not fetched else []
     ago = f", which had seen {past['images_seen']} images" if "images_seen" in past else ""
     heads = f"; heads kept: {', '.join(kept)}" if kept else ("; new heads" if headed else "")
     rest = f" ({len(unused)} tensors of the file not used)" if unused and not kept else ""
-    return f"weights of {Path(weights).name}{ago}{heads}{rest}"
+    return f"weights of {Path(weights).name}{said}{ago}{heads}{rest}"
 
 
 def _plain(spec: ModelConfig) -> str:
@@ -139,10 +144,10 @@ def _check_teacher(recipe: Recipe, levels: Sequence[LevelSpec]) -> None:
 def ask_teacher(teacher: Trained, pixels: Tensor) -> Any:
     """The teacher's raw output (as :attr:`Trained.model` gives it) for the student's (B, H, W, 3) uint8 inputs.
 
-    The teacher's colour order, mean and deviation are applied. Where a whole image has one answer, a teacher of another
-    input size gets the pixels resized bilinearly (antialiased); pixel by pixel it sees them as they are.
+    The teacher's colour order, mean and deviation are applied. A teacher of another input size gets the pixels resized
+    bilinearly (antialiased); where pixels keep their resolution it sees them as they are.
     """
     x, size = normalise(pixels, teacher.preprocess), tuple(teacher.preprocess.size)
-    if task_of(teacher.task.name).geometry == "image" and tuple(x.shape[2:]) != size:
+    if task_of(teacher.task.name).geometry != "pixels" and tuple(x.shape[2:]) != size:
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
     return teacher.model(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -20,6 +21,9 @@ from pocketvit.spec.tasks.base import Evaluator, Result
 from pocketvit.spec.tiles import Run, run_tiled
 from pocketvit.tasks import TORCH_TASKS
 
+BATCH_PIXELS = 32 * 256 * 256
+"""Of the model inputs that are answered at once: large ones take their memory one by one."""
+
 
 @torch.inference_mode()
 def run_batch(trained: Trained, pixels: Pixels) -> list[NDArray[np.float32]]:
@@ -33,7 +37,7 @@ def run_batch(trained: Trained, pixels: Pixels) -> list[NDArray[np.float32]]:
 def answer(trained: Trained, images: Sequence[Pixels]) -> list[Result]:
     """Typed answers for (H, W, 3) uint8 images of any size, as :class:`pocketvit.runtimes.model.Model` gives them."""
     record, spec = task_of(trained.task.name), trained.preprocess
-    names = [output.name for output in record.outputs(trained.levels, spec)]
+    names = [output.name for output in record.outputs(trained.levels, spec, trained.task)]
 
     def one(tile: Pixels) -> NDArray[np.float32]:
         return run_batch(trained, tile[None])[0][0]
@@ -62,7 +66,9 @@ def validate(
     """Score the model on ``cases`` and return metric values by name; the model is left in the mode it was in."""
     was_training, left = trained.model.training, iter(cases)
     trained.model.eval()
-    size = 1 if trained.preprocess.resize == "tile" else batch  # whole photos: only as many in memory as are needed
+    fitting = BATCH_PIXELS // math.prod(trained.preprocess.size)
+    # Whole photos: only as many in memory as are needed.
+    size = 1 if trained.preprocess.resize == "tile" else max(1, min(batch, fitting))
     try:
         while waiting := list(islice(left, size)):
             for case, result in zip(waiting, answer(trained, [case.image for case in waiting]), strict=True):

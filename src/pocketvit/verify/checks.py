@@ -19,6 +19,7 @@ from pocketvit.spec.golden import Golden, contract_difference, golden_faults, re
 from pocketvit.spec.manifest import Manifest, Variant
 from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
 from pocketvit.spec.target import Target
+from pocketvit.spec.tasks import TASKS
 from pocketvit.verify import perturb
 
 TELLING = 2.0
@@ -225,7 +226,7 @@ def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key
     found = f"output {broken} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers"
     yield Check("finite", not broken, found, key)
     for name, reference in golden.outputs.items():
-        figures = parity.compare(outputs[name], reference)
+        figures = parity.compare(outputs[name], reference, TASKS[model.manifest.task].relative)
         found = f"max {figures['max_abs']:.3g}, mean {figures['mean_abs']:.3g}, cosine {figures['min_cosine']:.6f}"
         if wrong := "; ".join(parity.violations(figures, limits, parity.PER_OUTPUT)):
             found = f"{name} differs from the trained model: {wrong}"

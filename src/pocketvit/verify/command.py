@@ -96,6 +96,7 @@ def verify(
     limit: int | None = None,
     negative_controls: bool = True,
     trust: bool = False,
+    depth_unit: float | None = None,
 ) -> VerifyReport:
     """Check that an artifact is complete, unchanged and does what the trained model did.
 
@@ -112,6 +113,7 @@ def verify(
         limit: at most so many images of ``data``.
         negative_controls: also try damaged weights and wrong preprocessing, which must fail.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
+        depth_unit: metres of one stored step of the depth maps of ``data``, where that is not the layout's own.
 
     Raises:
         VerificationError: a check failed; the message names the reason.
@@ -126,7 +128,8 @@ def verify(
     with track(f"verify {found.manifest.name}", None) as advance:
         checks = run_checks(found, wanted, negative_controls=negative_controls, trust=trust, on_check=advance)
     if data is not None and all(check.passed for check in checks):
-        options = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
+        options: dict[str, Any] = {"layout": layout, "class_names": class_names, "limit": limit, "trust": trust}
+        options |= {"depth_unit": depth_unit}
         checks.append(_check_data(found, wanted, data, **options))
     report = VerifyReport(found.manifest.name, found.path, tuple(checks), record(found, checks))
     if not report.passed:
@@ -156,6 +159,9 @@ def _check_data(artifact: Artifact, target: Target | None, data: str, **options:
     if not stated:
         what = f"the manifest states no {name} of {key} to hold {data} against."
         raise UsageError(what, "Leave out --data, or take another target.")
+    condition = name.partition("@")[2]
+    named = condition and not TASKS[manifest.task].degrades
+    options |= {"protocol": (condition,) if named else ()}
     report = evaluate(str(artifact.path), data, target=str(target), **options)
     value = report.metrics.get(name)
     if value is None:

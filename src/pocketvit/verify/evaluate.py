@@ -128,11 +128,14 @@ def eval(
     blur: bool = False,
     limit: int | None = None,
     trust: bool = False,
+    protocol: tuple[str, ...] = (),
+    depth_unit: float | None = None,
 ) -> EvalReport:
     """Measure an artifact on a data set, with the very file that would be used.
 
     Restoration: PSNR and SSIM on 8-bit RGB, per image and then averaged; clean photos get Gaussian noise in the 8-bit
-    protocol (noise added, rounded and clipped, the same for every run). Classification: accuracy at each level.
+    protocol (noise added, rounded and clipped, the same for every run). Classification: accuracy at each level. Depth:
+    errors and shares of near pixels by one or more protocols, which stand behind each name.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -144,9 +147,12 @@ def eval(
         blur: blur clean photos before that, by camera shake and by defocus, as data.blur does by default.
         limit: at most so many images, evenly spread.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
+        protocol: how depth is scored: plain, scenes7, nyu, kitti-garg, kitti-eigen, with +median or +least_squares
+            behind it where the answer is aligned first; by default what goes with the layout.
+        depth_unit: metres of one stored step of the depth maps, where that is not the layout's own.
 
     Raises:
-        UsageError: no such artifact or variant, or the layout does not go with its task.
+        UsageError: no such artifact or variant, or the layout or protocol does not go with its task.
         DataError: the data cannot be used, or names classes that the artifact does not know.
     """
     check_limit(limit)
@@ -157,6 +163,8 @@ def eval(
         class_names=class_names,
         eval_sigma=tuple(eval_sigma),
         blur=BlurConfig(probability=float(blur)),
+        protocol=(protocol,) if isinstance(protocol, str) else tuple(protocol),
+        depth_unit=depth_unit,
     )
     collection = load_collection([os.fspath(data)], section, task.name, "val", model.manifest.levels)
     images = len(collection.items) if limit is None else min(limit, len(collection.items))

@@ -28,22 +28,47 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al. 2021, CaiT, eq. 3). Parameter name as in timm."""
+
+    def __init__(self, embed_dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return x * self.gamma
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block: x + MSA(LN(x)), then x + MLP(LN(x)) (Dosovitskiy et al. 2020, eq. 2-3)."""
+    """Pre-norm transformer block: x + MSA(LN(x)), then x + MLP(LN(x)) (Dosovitskiy et al. 2020, eq. 2-3).
+
+    With ``layer_scale``, where its factors start, each branch is scaled per channel before it is added (DINOv2).
+    """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, attention: str = "full"
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        attention: str = "full",
+        *,
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.attn = TOKEN_ATTENTION[attention](embed_dim, num_heads, dropout)
-        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), dropout)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 class AttentionPool(nn.Module):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int]
+RESAMPLING: dict[str, dict[str, Any]] = {
+    "antialias": {"mode": "bicubic", "antialias": True},
+    "bicubic": {"mode": "bicubic"},
+    "bilinear": {"mode": "bilinear"},
+}
+"""How a grid of positions is brought to another size: as timm, transformers' DINOv2 and transformers' DPT do it."""
 
 
 def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
@@ -21,8 +28,8 @@ def sinusoidal(tokens: int, embed_dim: int) -> Tensor:
     return table.float()[None]
 
 
-def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
-    """Bicubic, antialiased resampling of the grid part of a position table, as timm does.
+def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int, how: str = "antialias") -> Tensor:
+    """Resampling of the grid part of a position table, by a row of ``RESAMPLING``.
 
     ``table`` (1, prefix + old_h * old_w, D), from the grid ``old`` (rows, columns) to ``new``; the ``prefix`` class
     tokens in front stay.
@@ -30,12 +37,12 @@ def resample_grid(table: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
     if old == new:
         return table
     grid = table[:, prefix:].reshape(1, *old, -1).permute(0, 3, 1, 2).float()
-    grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True, align_corners=False)
+    grid = F.interpolate(grid, size=new, align_corners=False, **RESAMPLING[how])
     grid = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
     return torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
 
 
-def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
+def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int, how: str = "antialias") -> Tensor:
     """A table of another input size, or of other pooling, for the grid ``new`` (rows, columns): (1, tokens, D).
 
     The table lies over ``own``, the grid of the network that asks, where the number of tokens says so, else over a
@@ -50,4 +57,4 @@ def fit_table(table: Tensor, own: Grid, new: Grid, prefix: int) -> Tensor:
         return table
     old, had = found[0]
     table = torch.cat([table.new_zeros(1, max(0, prefix - had), table.shape[2]), table[:, max(0, had - prefix) :]], 1)
-    return resample_grid(table, old, new, prefix)
+    return resample_grid(table, old, new, prefix, how)

@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.tasks.base import Task, TaskConfig
 from pocketvit.spec.tasks.classify import CLASSIFY
+from pocketvit.spec.tasks.depth import DEPTH
 from pocketvit.spec.tasks.restore import RESTORE
 from pocketvit.spec.typed import short, strict
 
-TASKS: dict[str, Task] = {CLASSIFY.name: CLASSIFY, RESTORE.name: RESTORE}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH)}
 """By name; the first one is what a recipe that names none means."""
 
 
@@ -67,6 +68,12 @@ def config_of(document: Mapping[str, Any]) -> TaskConfig:
 
 def _plain(value: Any) -> Any:
     return TypeAdapter(Any).dump_python(value, mode="json")
+
+
+def settings_of(config: TaskConfig) -> dict[str, Any]:
+    """What a task's section says beyond its name and defaults, in plain types: what a manifest keeps of it."""
+    plain = {item.name: _plain(item.default) for item in dataclasses.fields(config)}
+    return {key: value for key, value in config_document(config).items() if key != "name" and value != plain[key]}
 
 
 def config_document(config: TaskConfig) -> dict[str, Any]:

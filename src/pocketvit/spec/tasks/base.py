@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pocketvit.errors import UsageError
 from pocketvit.spec.hierarchy import LevelSpec
+from pocketvit.spec.images import read_image
 from pocketvit.spec.preprocess import Pixels, Preprocess
 from pocketvit.spec.target import JUDGED_AS
 from pocketvit.spec.tasks.strength import Strength
@@ -144,6 +147,44 @@ class GoldenPolicy:
     """Estimated packed bytes of one pixel of an input, its truth and its output together."""
     round_to: float | None = None
     """Outputs are rounded to multiples of this, so that they pack."""
+    kept: Callable[[NDArray[Any], tuple[int, int]], NDArray[Any]] = lambda truth, size: truth
+    """Ground truth as goldens keep it, all of one shape, from that of a case and the model's height and width."""
+    fault: Callable[[NDArray[Any], NDArray[np.uint8]], str] = lambda truths, inputs: ""
+    """What is wrong with kept truths (N, ...) for inputs (N, H, W, 3), in a phrase; empty where nothing is."""
+
+
+Truth = NDArray[Any]
+"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W) float32 where 0 is no value."""
+
+
+def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
+    return photo == partner
+
+
+@dataclass(frozen=True)
+class Partner:
+    """The file beside a photo that holds its ground truth, pixel by pixel."""
+
+    name: str = "clean partner"
+    """For people: "its clean partner"."""
+    read: Callable[[Path, float], Truth] = lambda path, unit: read_image(path)
+    """(file, what one stored step stands for) to its content; ``DataError`` where it cannot be used."""
+    fits: Callable[[tuple[int, int], tuple[int, int]], bool] = _same_size
+    """Whether a photo and a partner of these heights and widths go together."""
+    enlarged: Callable[[Truth, float], Truth] = lambda truth, factor: truth
+    """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
+
+
+def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
+    """Of tasks whose answers are scored in one way alone.
+
+    Raises:
+        UsageError: a protocol is asked for.
+    """
+    if asked:
+        what = f"data.protocol {', '.join(asked)[:80]} does not go with this task: it is scored in one way alone."
+        raise UsageError(what, "Leave it out.")
+    return ()
 
 
 class Case(Protocol):
@@ -179,6 +220,37 @@ class Study(Protocol):
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What ``predict`` is asked to write beside the picture of each answer."""
+
+    npy: bool = False
+    """The values as they are, as a NumPy file."""
+    ply: bool = False
+    """A cloud of points, in metres."""
+    fov: float | None = None
+    """Of the camera, horizontally, in degrees."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """Of the camera, in the photo's pixels: focal lengths fx and fy, centre cx and cy."""
+
+
+Extra = Callable[[Path, Any, Pixels], str]
+"""(file, result, photo): write what is there beside the picture of an answer; what a reader must know of it, if
+anything."""
+
+
+def no_extras(wishes: Wishes, config: TaskConfig) -> dict[str, Extra]:
+    """Of tasks whose answers are written in one way alone.
+
+    Raises:
+        UsageError: something else is asked for.
+    """
+    asked = [name for name, value in vars(wishes).items() if value]
+    if asked:
+        raise UsageError(f"{asked[0]} does not go with the answers of this artifact.", "Leave it out.")
+    return {}
+
+
+@dataclass(frozen=True)
 class Task:
     """One task on the device side."""
 
@@ -189,30 +261,33 @@ class Task:
     """The recipe's ``task`` section."""
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
-    geometry: Literal["image", "pixels"]
+    geometry: Literal["image", "pixels", "maps"]
     """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
-    covered with tiles, and crops of photo and truth go together."""
+    covered with tiles, and crops of photo and truth go together; ``maps``: it is resized to the model's input, and so
+    is the map (H, W) that is its truth."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
     """Samples carry classes of a label hierarchy."""
     metrics: tuple[MetricSpec, ...]
     tolerances: Mapping[str, Mapping[str, float]]
-    """By precision: how far an exported file may be from the trained model on the goldens. Where one is not stated that
-    is judged as another is (``spec.target.JUDGED_AS``), it has the limits of that."""
+    """By precision: how far an exported file may be from the trained model on the goldens. ``max_abs`` and ``mean_abs``
+    are in the outputs' own unit, or where ``relative`` shares of a golden's mean absolute value. Where one is not stated
+    that is judged as another is (``spec.target.JUDGED_AS``), it has the limits of that."""
     golden: GoldenPolicy
     protocol: str
     """How the metric is computed, for tables."""
     check_preprocess: Callable[[Preprocess], None]
     """Raise ``UsageError`` where the preprocessing does not suit the task."""
-    outputs: Callable[[Sequence[LevelSpec], Preprocess], list[TensorSpec]]
-    """What every file answers, in order; of a task with ``pixels`` the first has the input's height and width."""
+    outputs: Callable[[Sequence[LevelSpec], Preprocess, Any], list[TensorSpec]]
+    """What every file answers, in order, for a label hierarchy, preprocessing and the recipe's ``task``; of a task with
+    ``pixels`` the first has the input's height and width."""
     finish: Callable[[Raw, Sequence[LevelSpec]], Result]
     """Raw outputs, each with a batch dimension of 1, to the typed answer."""
     evaluator: Callable[[Sequence[LevelSpec], str], Evaluator]
     """For a label hierarchy and the main condition (``sigma25``, or empty)."""
-    truth: Callable[[Pixels, Pixels | None, tuple[int, ...]], NDArray[Any]]
-    """Ground truth of a sample from its image, its clean partner and its classes."""
+    truth: Callable[[Pixels, Truth | None, tuple[int, ...]], NDArray[Any]]
+    """Ground truth of a sample from its image, what its partner holds and its classes."""
     baseline: Callable[[Iterable[Case], Evaluator], Measure]
     """The main metric of the best answer that needs no learning: the input itself, the most frequent class."""
     change: Callable[[Sequence[NDArray[np.float32]], Sequence[NDArray[np.float32]]], float]
@@ -225,9 +300,21 @@ class Task:
     """What ``predict`` writes: a picture for each image (``Result.draw``), or a table of answers (``Result.cells``)."""
     example: str
     """A line of Python for the card: ``model(image)`` and what to take of it."""
+    extras: Callable[[Wishes, Any], Mapping[str, Extra]] = no_extras
+    """(what is asked for, the recipe's ``task``) to the files that are written beside each picture, by the end of their
+    names (``.points.ply``); ``UsageError`` where that does not go together."""
     plain: str = ""
     """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
     dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
+    relative: bool = False
+    """Differences from goldens are shares of each golden's mean: answers have a range that differs from photo to
+    photo."""
+    partner: Partner = Partner()
+    """How the files are read that lie beside photos."""
+    conditions: Callable[[Sequence[str], str], Sequence[str]] = no_protocols
+    """(the recipe's ``data.protocol``, layout) to the conditions under which every case is scored, the main one first;
+    ``UsageError`` where there are none of these names. Empty where there is one way alone; where photos are degraded
+    (``degrades``), how they are is the condition."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     study: Callable[[Sequence[LevelSpec]], Study] | None = None

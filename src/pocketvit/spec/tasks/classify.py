@@ -174,7 +174,7 @@ def _check(preprocess: Preprocess) -> None:
         raise UsageError("classify needs preprocess.resize crop or stretch, not tile.", "Set preprocess.resize: crop.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess, config: base.TaskConfig) -> list[base.TensorSpec]:
     what = "probability of each class of level "
     return [
         base.TensorSpec(name=output_name(x.name), shape=[1, len(x.labels)], dtype="float32", meaning=what + x.name)

@@ -144,7 +144,7 @@ def _check(preprocess: Preprocess) -> None:
         raise UsageError(what, "Resizing averages noise away; set the three fields in the recipe.")
 
 
-def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess) -> list[base.TensorSpec]:
+def _outputs(levels: Sequence[LevelSpec], preprocess: Preprocess, config: base.TaskConfig) -> list[base.TensorSpec]:
     meaning = "RGB pixels, 0 to 255, channels last, not rounded"
     return [base.TensorSpec(name=OUTPUT, shape=preprocess.input_shape, dtype="float32", meaning=meaning)]
 
@@ -185,6 +185,12 @@ def _panels(image: Pixels, result: base.Result, truth: NDArray[Any], levels: Seq
     return [*shown, ("where it is", frame(whole, (top, left, height, width)))]
 
 
+def _fault(truth: NDArray[Any], inputs: Pixels) -> str:
+    if truth.dtype == np.uint8 and truth.shape == inputs.shape:
+        return ""
+    return f"the ground truth is {truth.dtype} {truth.shape}, not uint8 {inputs.shape} as the inputs"
+
+
 RESTORE = base.Task(
     name="restore",
     purpose="restores photographs (removes noise or blur)",
@@ -202,7 +208,7 @@ RESTORE = base.Task(
         "int8": {"mean_abs": 5.0, "metric_drop": 0.5},
     },
     # Noise does not pack, the clean crop packs to about 0.9 of its 8 bits, an output to 12 bits a value.
-    golden=base.GoldenPolicy(count=6, max_bytes=1_000_000, bytes_per_pixel=3 * 3.9, round_to=1 / 16),
+    golden=base.GoldenPolicy(count=6, max_bytes=1_000_000, bytes_per_pixel=3 * 3.9, round_to=1 / 16, fault=_fault),
     protocol="8-bit RGB, input and output rounded, mean over images",
     check_preprocess=_check,
     outputs=_outputs,
