@@ -272,8 +272,8 @@ class Task:
     metrics: tuple[MetricSpec, ...]
     tolerances: Mapping[str, Mapping[str, float]]
     """By precision: how far an exported file may be from the trained model on the goldens. ``max_abs`` and ``mean_abs``
-    are in the outputs' own unit, or where ``relative`` shares of a golden's mean absolute value. Where one is not stated
-    that is judged as another is (``spec.target.JUDGED_AS``), it has the limits of that."""
+    are in the outputs' own unit, or where ``relative`` shares of a golden's mean absolute value. A precision that is
+    not stated and is judged as another (``spec.target.JUDGED_AS``) has the limits of that."""
     golden: GoldenPolicy
     protocol: str
     """How the metric is computed, for tables."""
