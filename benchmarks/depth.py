@@ -1,6 +1,6 @@
 """Depth networks side by side: from one decoded 640x480 frame to a depth map of its size, all files in turns.
 
-python benchmarks/depth.py [--models pocketdepth dpt_hybrid ...] [--seconds 120] [--threads 2] [--out table.md]
+python benchmarks/depth.py [--models pocketdepth ...] [--seconds 120] [--threads 2] [--int8_below 40] [--out table.md]
 
 What is timed: (480, 640, 3) uint8 in; reduced to the network's input (Pillow, bilinear, antialiased), the file run, its
 map enlarged (Pillow, bilinear) to (480, 640) float32 out. Reading and writing files is left out. Weights are random,
@@ -113,7 +113,7 @@ def pixel_model_of(system: System) -> PixelModel:
     return PixelModel(network, spec, lambda answer, _: answer.float(), [DEPTH])
 
 
-def files_of(model: PixelModel, folder: Path, frames: Sequence[Pixels]) -> Iterator[Built]:
+def files_of(model: PixelModel, folder: Path, frames: Sequence[Pixels], quantised: bool) -> Iterator[Built]:
     """fp32 of both engines, bf16 of OpenVINO, int8 of both; what cannot be made is named and left out."""
     size, context = model.preprocess.size, Context(frames, folder, max_change=1e9)
     steps: dict[str, Callable[[Built, Context], Built]] = {
@@ -126,17 +126,20 @@ def files_of(model: PixelModel, folder: Path, frames: Sequence[Pixels]) -> Itera
             yield built
             if form == "openvino":
                 yield Built("openvino", "bf16", built.path, built.companions)
-            yield int8(built, context)
+            if quantised:
+                yield int8(built, context)
         except PocketvitError as error:
             print(f"left out: {folder.name}, {form}: {error.what}")
 
 
-def entries_of(system: System, folder: Path, frames: Sequence[Pixels], threads: int) -> Iterator[Entry]:
+def entries_of(system: System, folder: Path, frames: Sequence[Pixels], threads: int, most: float) -> Iterator[Entry]:
     """Every file of one system that this machine can run; each is first run in a process of its own."""
     model = pixel_model_of(system)
     parameters, macs = sum(p.numel() for p in model.parameters()), macs_of(model)
     inputs = [prepare(frame, model.preprocess) for frame in frames]
-    for built in files_of(model, folder, inputs):
+    if parameters > 1e6 * most:
+        print(f"left out: int8 of {system.title}: it has more than {most:g} M parameters (--int8_below).")
+    for built in files_of(model, folder, inputs, parameters <= 1e6 * most):
         target = Target(built.runtime, built.precision, threads)
         try:
             check_target(target)
@@ -148,14 +151,14 @@ def entries_of(system: System, folder: Path, frames: Sequence[Pixels], threads: 
         yield Entry(system.title, built.key, built.bytes, session, model.preprocess, parameters, macs)
 
 
-def gather(wanted: Sequence[System], folder: Path, frames: Sequence[Pixels], threads: int) -> list[Entry]:
+def gather(wanted: Sequence[System], folder: Path, frames: Sequence[Pixels], threads: int, most: float) -> list[Entry]:
     """The files of all systems that this version can build."""
     found: list[Entry] = []
     for index, system in enumerate(wanted):
         place = folder / f"{index}-{system.name}"
         place.mkdir()
         try:
-            found += entries_of(system, place, frames, threads)
+            found += entries_of(system, place, frames, threads, most)
         except PocketvitError as error:
             print(f"left out: {system.title}: {error.what}")
     return found
@@ -193,6 +196,7 @@ def parse() -> Any:
     parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=120.0, help="of timing, for all files together")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--int8_below", type=float, default=1000.0, help="M parameters; larger ones take minutes")
     parser.add_argument("--image", help="photograph to take as the frame")
     parser.add_argument("--out", type=Path, help="Markdown file for the table")
     return parser.parse_args()
@@ -202,7 +206,7 @@ def main() -> None:
     arguments = parse()
     frames, wanted = read_frames(arguments.image, 4), [x for x in SYSTEMS if x.name in arguments.models]
     with tempfile.TemporaryDirectory() as folder:
-        entries = gather(wanted, Path(folder), frames, arguments.threads)
+        entries = gather(wanted, Path(folder), frames, arguments.threads, arguments.int8_below)
         if not entries:
             raise SystemExit("nothing can be timed here.")
         busy = quiet(0)
