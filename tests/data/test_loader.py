@@ -54,21 +54,6 @@ def test_batches_are_the_samples_in_epoch_order(photos: tuple[Collection, DataCo
         assert np.array_equal(targets.numpy(), np.stack([y for _, y in expected]))
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "mixture"])
-def test_threads_change_nothing(tmp_path: Path, noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = DataConfig(patch=32, patches_per_image=3, noise=noise, sigma=(0, 50))
-    collection = load_collection([str(clean_folder(tmp_path, 5))], data, "restore", "train")
-    found = []
-    for threads in (1, 2, 3, 64):
-        monkeypatch.setattr(crops, "CACHE", decode.ImageCache(1))  # every photo is decoded again and again
-        train = TrainConfig(batch_size=5, seed=7, threads=threads)
-        with closing(Loader(collection, data, PREPROCESS, train)) as loader:
-            found.append(list(loader.epoch(1)))
-            assert (loader._threads is None) == (threads == 1)
-        assert loader._threads is None
-    assert all(same(found[0], other) for other in found[1:])
-
-
 def test_workers_and_repeats_change_nothing(photos: tuple[Collection, DataConfig]) -> None:
     collection, data = photos
     loader = Loader(collection, data, PREPROCESS, TrainConfig(batch_size=4))

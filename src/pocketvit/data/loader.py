@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +16,10 @@ from pocketvit.data import crops
 from pocketvit.data.collections import Collection
 from pocketvit.data.decode import default_limit
 from pocketvit.errors import DataError
-from pocketvit.spec.environment import available_cores
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-MOST_THREADS = 4
-"""NumPy and Pillow leave the interpreter to others for most, not all of a sample: more threads wait for each other."""
 Plan = tuple[int, list[int]]
 """An epoch and the indices of one of its batches."""
 
@@ -36,23 +32,17 @@ def batches_per_epoch(collection: Collection, data: DataConfig, train: TrainConf
 class Loader:
     """Batches of any epoch. Its processes, and the images that they have decoded, live until it is closed.
 
-    With 0 ``data.workers`` samples are loaded in this process, by as many threads as training has (``train.threads``):
-    they stand still while a batch is made.
+    With 0 ``data.workers`` samples are loaded in this process.
     """
 
     def __init__(self, collection: Collection, data: DataConfig, preprocess: Preprocess, train: TrainConfig) -> None:
         self._samples = _Samples(collection, data, preprocess, train)
         self._plans: list[Plan] = []
         self._processes: DataLoader[Batch] | None = None
-        self._count = min(train.threads or available_cores(), MOST_THREADS, train.batch_size)
-        self._threads: Executor | None = None
 
     def close(self) -> None:
-        """End the processes, with what they have decoded, and the threads."""
+        """End the processes, with what they have decoded."""
         self._processes = None  # the last reference
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches ``start_batch`` and later of an epoch; skipped ones are not loaded.
@@ -66,9 +56,7 @@ class Loader:
         # The list is the sampler of the processes' loader, which is made once.
         self._plans[:] = [(epoch, order[i * size : (i + 1) * size].tolist()) for i in range(start_batch, count)]
         if data.workers == 0 or not self._plans:
-            if self._count > 1:
-                self._threads = self._threads or ThreadPoolExecutor(self._count)
-            yield from (self._samples.load(plan, self._threads, self._count) for plan in self._plans)
+            yield from (self._samples.load(plan) for plan in self._plans)
             return
         self._processes = self._processes or DataLoader(
             self._samples,
@@ -117,16 +105,12 @@ class _Samples(Dataset[Batch]):
     preprocess: Preprocess
     train: TrainConfig
 
-    def load(self, plan: Plan, threads: Executor | None = None, count: int = 1) -> Batch:
+    def load(self, plan: Plan) -> Batch:
         epoch, indices = plan
-
-        def made(some: list[int]) -> list[Any]:
-            fixed = self.collection, self.data, self.preprocess, self.train, epoch
-            return [crops.training_sample(*fixed, index) for index in some]
-
-        parts = [indices[first::count] for first in range(count)]
-        found = list(map(made, parts) if threads is None else threads.map(made, parts))
-        samples = [found[place % count][place // count] for place in range(len(indices))]
+        samples = [
+            crops.training_sample(self.collection, self.data, self.preprocess, self.train, epoch, index)
+            for index in indices
+        ]
         inputs, targets = (np.stack(parts) for parts in zip(*samples, strict=True))
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
