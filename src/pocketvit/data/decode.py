@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -44,7 +43,6 @@ def read_item(collection: Collection, item: Item) -> Decoded:
 
 class ImageCache:
     """Decoded images, the least recently used ones dropped at a byte limit; nothing returned depends on what is kept.
-    It may be asked from many threads at once.
 
     An entry belongs to the file as it was: after a change of the file it is decoded again.
     """
@@ -53,7 +51,6 @@ class ImageCache:
         self.limit_bytes = limit_bytes if limit_bytes is not None else default_limit()
         self._entries: OrderedDict[Hashable, Decoded] = OrderedDict()
         self.bytes = 0
-        self._lock = threading.Lock()
 
     def get(
         self,
@@ -67,19 +64,14 @@ class ImageCache:
         ``tag`` tells the results of different changes of one file apart.
         """
         key = (collection.task, _identity(item.path), item.clean and _identity(item.clean), item.unit, tag)
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-                return self._entries[key]
-        found = read_item(collection, item)  # threads may decode the same file at once: nothing waits for it
-        entry = change(found) if change else found
-        with self._lock:
-            if key in self._entries:
-                return self._entries[key]
-            self._entries[key] = entry
-            self.bytes += _size(entry)
-            while self.bytes > self.limit_bytes and len(self._entries) > 1:
-                self.bytes -= _size(self._entries.popitem(last=False)[1])
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        found = read_item(collection, item)
+        entry = self._entries[key] = change(found) if change else found
+        self.bytes += _size(entry)
+        while self.bytes > self.limit_bytes and len(self._entries) > 1:
+            self.bytes -= _size(self._entries.popitem(last=False)[1])
         return entry
 
 
