@@ -26,12 +26,18 @@ BORDER = 8
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
+def _sigma(data: DataConfig, rng: np.random.Generator) -> float:
+    if data.sigma_spacing == "log":
+        return math.exp(rng.uniform(*np.log(data.sigma)))
+    return rng.uniform(*data.sigma)
+
+
 def _gaussian(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
-    return add_gaussian(image, rng.uniform(*data.sigma), rng), image
+    return add_gaussian(image, _sigma(data, rng), rng), image
 
 
 def _poisson(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:
-    return add_poisson_gaussian(image, rng.uniform(*data.sigma), rng.uniform(*data.shot), rng), image
+    return add_poisson_gaussian(image, _sigma(data, rng), rng.uniform(*data.shot), rng), image
 
 
 def _camera(image: Pixels, data: DataConfig, rng: np.random.Generator) -> Pair:

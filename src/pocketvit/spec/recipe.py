@@ -89,7 +89,9 @@ class DataConfig:
     """Synthetic noise of the ``clean`` layout; ``poisson`` adds shot noise to Gaussian read noise, ``correlated`` is
     smoothed, ``camera`` goes through a camera's processing, ``mixture`` draws one of them for each sample."""
     sigma: tuple[float, float] = (25.0, 25.0)
-    """Range of the Gaussian standard deviation on the 0..255 scale, uniform per crop."""
+    """Range of the Gaussian standard deviation on the 0..255 scale, drawn for each crop."""
+    sigma_spacing: Literal["linear", "log"] = "linear"
+    """How it is drawn: uniformly, or uniformly in its logarithm, which sees more of the weak noise (``sigma`` > 0)."""
     shot: tuple[float, float] = (0.0, 0.02)
     """Range of the shot-noise gain (variance per unit of signal in [0, 1]), uniform per crop (``poisson``)."""
     camera: CameraConfig = field(default_factory=CameraConfig)
@@ -128,6 +130,8 @@ class DataConfig:
                 all(map(str.strip, getattr(self, part))), f"data.{part}", getattr(self, part), "name no empty path"
             )
         check_ordered("data", self, ("sigma", "shot"))
+        if self.sigma_spacing == "log":
+            _require(self.sigma[0] > 0, "data.sigma", self.sigma, "start above 0 where data.sigma_spacing is log")
         _require(bool(self.eval_sigma), "data.eval_sigma", self.eval_sigma, "hold at least one noise level")
 
 
