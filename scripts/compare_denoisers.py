@@ -1,6 +1,6 @@
 """Table and pictures of docs/denoising.md: one token for an image, a token for each patch, and the hybrid restorer.
 
-python scripts/compare_denoisers.py [--minutes 4] [--data ../shared/data/bsds500] [--runs runs/compare]
+python scripts/compare_denoisers.py [--minutes 4] [--threads 2] [--data ../shared/data/bsds500] [--runs runs/compare]
 
 Counts all, and shows what any decoder of one token could reach at most. Then trains three for the same minutes one
 after the other (a run that is finished is not trained again), exports each and times the artifacts in turns; ViT-B is
@@ -41,8 +41,8 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], int, int, float]] = {
 TRAINED = ("global", "token", "hybrid")
 
 
-def recipe_of(name: str, data: Path, minutes: float) -> Recipe:
-    """The same data, noise, batch and minutes for all."""
+def recipe_of(name: str, data: Path, minutes: float, threads: int = 2) -> Recipe:
+    """The same data, noise, batch, minutes and threads for all."""
     model, options, side, overlap, rate = SYSTEMS[name]
     levels = {"sigma": [SIGMA, SIGMA], "eval_sigma": [SIGMA], "patch": SIDE if name in TRAINED else side}
     places = {"train": [str(data / "train"), str(data / "test")], "val": [str(data / "val32")]}
@@ -55,15 +55,15 @@ def recipe_of(name: str, data: Path, minutes: float) -> Recipe:
             "model": {"name": model, "options": options},
             "task": {"name": "restore"},
             "preprocess": tiles,
-            "train": train | {"min_lr": 0.01, "threads": 2},
+            "train": train | {"min_lr": 0.01, "threads": threads},
         }
     )
 
 
-def prepare(name: str, runs: Path, data: Path, minutes: float) -> tuple[Trained, Path]:
+def prepare(name: str, runs: Path, data: Path, minutes: float, threads: int) -> tuple[Trained, Path]:
     """The trained model (of ViT-B one with random weights) and its artifact."""
     folder, artifact = runs / name, runs / f"{name}-artifact"
-    recipe = recipe_of(name, data, minutes)
+    recipe = recipe_of(name, data, minutes, threads)
     if not (folder / "best").exists():
         if name in TRAINED:
             pocketvit.train(recipe, name=name, runs=str(runs))
@@ -132,9 +132,9 @@ def count(name: str, data: Path) -> None:
     print(f"| {name} | {counts['parameters']:,} | {counts['macs'] * (256 / side) ** 2 / 1e9:.1f} |", flush=True)
 
 
-def compare(data: Path, runs: Path, minutes: float, out: Path) -> None:
+def compare(data: Path, runs: Path, minutes: float, threads: int, out: Path) -> None:
     """Train, time and draw."""
-    ready = {name: prepare(name, runs, data, minutes) for name in SYSTEMS}
+    ready = {name: prepare(name, runs, data, minutes, threads) for name in SYSTEMS}
     photo = add_gaussian(read_image(list_images(data / "val32")[0]), SIGMA, np.random.default_rng(0))
     models = {name: pocketvit.load(str(artifact)) for name, (_, artifact) in ready.items()}
     calls = {name: lambda model=model: model(photo) for name, model in models.items()}
@@ -150,6 +150,7 @@ def compare(data: Path, runs: Path, minutes: float, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--threads", type=int, default=2, help="of training")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/bsds500"))
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"))
     parser.add_argument("--out", type=Path, default=Path("docs/img"))
@@ -159,7 +160,7 @@ def main() -> None:
         count(name, given.data)
     ceilings(given.data, given.out)
     if given.minutes:
-        compare(given.data, given.runs, given.minutes, given.out)
+        compare(given.data, given.runs, given.minutes, given.threads, given.out)
 
 
 if __name__ == "__main__":

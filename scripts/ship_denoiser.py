@@ -22,11 +22,11 @@ import torch
 from pocketvit.data.collections import load_splits
 from pocketvit.export.artifact import create_artifact, make_golden, measure_memory
 from pocketvit.export.built import Built
+from pocketvit.fit.chains import shrink
 from pocketvit.fit.decide import time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
 from pocketvit.fit.measure import Measurer, make_measurer
 from pocketvit.fit.rows import Row
-from pocketvit.fit.shrink import shrink
 from pocketvit.fit.tables import bench_rows, lineage, metric_rows
 from pocketvit.models.trained import Trained, find_checkpoint, save_checkpoint
 from pocketvit.spec.artifact import shipped_root

@@ -38,6 +38,10 @@ def test_white_noise_follows_the_recipe() -> None:
     assert min(spreads) < 8
     assert max(spreads) > 40
     assert np.mean(spreads) == pytest.approx(25, abs=6)
+    log = DataConfig(sigma=(4, 64), sigma_spacing="log")
+    spreads = [spread(degrade(GREY, log, draw(seed))[0]) for seed in range(60)]
+    assert np.median(spreads) == pytest.approx(16, rel=0.35)  # half of the way in the logarithm; 34 if it were linear
+    assert max(spreads) > 40
     shot, truth = degrade(GREY, DataConfig(noise="poisson", sigma=(0, 0), shot=(0.02, 0.02)), draw(0))
     assert spread(shot) == pytest.approx(255 * np.sqrt(0.02 * 128 / 255), rel=0.03)
     assert truth is GREY
@@ -183,6 +187,8 @@ def test_conditions_of_an_evaluation_are_named() -> None:
         ("data.camera.quality", [90, 60], "data.camera.quality"),
         ("data.camera.shot", [0, 0.1], "data.camera.shot"),
         ("data.correlated.sigma", [5, 2], "data.correlated.sigma"),
+        ("data", {"sigma": [0, 50], "sigma_spacing": "log"}, "data.sigma must start above 0"),
+        ("data.sigma_spacing", "cubic", "data.sigma_spacing"),
         ("data.mixture", {"camera": 0, "correlated": 0, "gaussian": 0}, "data.mixture"),
         ("data.mixture.gaussian", -1, "data.mixture.gaussian"),
         ("data.camera.jpg", 0.5, "data.camera.jpg"),

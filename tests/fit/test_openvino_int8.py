@@ -11,9 +11,9 @@ from pocketvit.bench.timing import Timing
 from pocketvit.compress import openvino_int8
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import VerificationError
+from pocketvit.fit.chains import shrink
 from pocketvit.fit.measure import Measurer, make_measurer
 from pocketvit.fit.rows import Row
-from pocketvit.fit.shrink import shrink
 from pocketvit.runtimes import openvino as openvino_module
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.tasks.load import load_checkpoint

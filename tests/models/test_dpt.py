@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def test_heads_and_attention_operator_are_options_of_the_backbone() -> None:
         ({"inner": {"resample": "x"}}, "resample 'x' is unknown"),
         ({"inner": {"image_size": 3}}, "image_size"),
         ({"inner": {"embed_dim": 8192, "depth": 12, "num_heads": 64}}, "parameters of dpt_tiny"),
-        ({"backbone": "vit_tiny_patch16_244"}, "backbone 'vit_tiny_patch16_244' is unknown"),
+        ({"backbone": "vit_tiny_patch16_244"}, "unknown variant 'vit_tiny_patch16_244'.*vit_tiny_patch16_224"),
+        ({"backbone": "restorer_xs"}, "a Restorer cannot be read inside"),
         ({"backbone": "timm:resnet11t"}, "no such model"),
     ],
 )
@@ -203,7 +205,7 @@ def test_without_a_class_token_the_read_is_ignore() -> None:
 def test_what_is_left_open_is_filled_in() -> None:
     model = build("dpt_tiny", (64, 64), {"backbone": "timm:resnet18", "hooks": [], "reassemble": [8, 8, 8, 8]})
     assert (model.stages, model.hooks, model.strides) == ((1, 2, 3, 4), (), (4, 8, 16, 32))
-    deep = DPT(backbone="vit_micro_patch16_224", image_size=(32, 32))
+    deep = DPT(backbone=partial(build, "vit_micro_patch16_224"), image_size=(32, 32))
     assert deep.hooks == (0, 2, 3, 5)
     assert [layer.project.out_channels for layer in deep.reassemble] == [12, 24, 48, 96]
 

@@ -207,7 +207,8 @@ class Writer:
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """Add or replace an initialiser."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        # Not ascontiguousarray, which makes one-element vectors of scalars: QLinearAdd refuses those as scales.
+        tensor = numpy_helper.from_array(np.array(values, order="C"), name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
         else:

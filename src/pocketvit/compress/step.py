@@ -138,3 +138,5 @@ class StepKind:
     smaller: float = math.inf
     baseline: bool = False
     """What a library does by default, built to compare with and never handed over."""
+    retrains: bool = False
+    """It trains the network: chains without such steps are searched first."""

@@ -16,6 +16,8 @@ from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
 from pocketvit.spec.typed import strict
 
+Entry = str | Mapping[str, Any]
+"""A step in a recipe: ``int8``, or ``{int8: {smooth: []}}``."""
 _FLOAT = ("fp32",)
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
@@ -36,13 +38,16 @@ class Planned:
     kind: StepKind
     config: Any
     repeat: int = 1
-    """1 for the first step of its name in the chain, 2 for the second: no two rows have one name."""
+    """1 for the first step of its label, 2 for the second: no two rows have one name."""
+    choice: str = ""
+    """The settings that tell it from the others among which it is one: ``speedup=2``."""
 
     @property
     def label(self) -> str:
         """Name in tables."""
         again = f" ({self.repeat})" if self.repeat > 1 else ""
-        return f"{self.kind.name}{again}{' (library default)' if self.kind.baseline else ''}"
+        default = " (library default)" if self.kind.baseline else ""
+        return f"{self.kind.name}{' ' if self.choice else ''}{self.choice}{again}{default}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -50,7 +55,7 @@ class Planned:
         return dataclasses.asdict(self.config)
 
 
-def split_entry(entry: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def split_entry(entry: Entry) -> tuple[str, dict[str, Any]]:
     """Name and settings of an entry of ``compress.steps``: ``int8`` or ``{int8: {smooth: []}}``.
 
     Raises:
@@ -65,27 +70,50 @@ def split_entry(entry: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     raise UsageError(f"compress.steps: {entry!r} is no step.", "Write a name, or name: {setting: value}.")
 
 
-def plan_steps(entries: Sequence[str | Mapping[str, Any]], runtime: str, *, baselines: bool = False) -> list[Planned]:
+def alternatives(entry: Entry | Sequence[Entry]) -> list[Entry]:
+    """The steps of which an entry of ``compress.steps`` is one: itself, or the members of a list."""
+    return [entry] if isinstance(entry, str | Mapping) else list(entry)
+
+
+def plan_steps(entries: Sequence[Entry], runtime: str, *, baselines: bool = False) -> list[Planned]:
     """The steps of a recipe that exist in a runtime, in order; with ``baselines`` each library default before its step.
 
     Raises:
         UsageError: an unknown step or setting, or a value of the wrong type; the nearest name is given.
     """
-    planned: list[Planned] = []
+    return [step for slot in plan_slots([[e] for e in entries], runtime, baselines=baselines) for step in slot]
+
+
+def plan_slots(
+    entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
+) -> list[list[Planned]]:
+    """For each entry the steps of which a chain has one or none; see :func:`plan_steps`."""
+    slots: list[list[Planned]] = []
     seen: Counter[str] = Counter()
-    for name, settings in map(split_entry, entries):
-        seen[name] += 1
-        kinds = [kind for kind in STEPS if kind.name == name]
-        if not kinds:
-            raise UsageError(f"compress.steps: unknown step {name!r}.", _nearest(name, {kind.name for kind in STEPS}))
-        known = {f.name for kind in kinds for f in dataclasses.fields(kind.config)}
-        if unknown := sorted(set(settings) - known):
-            raise UsageError(f"compress.steps: {name} has no setting {unknown[0]!r}.", _nearest(unknown[0], known))
-        here = [kind for kind in kinds if kind.runtime in ("", runtime) and (baselines or not kind.baseline)]
-        planned += [
-            Planned(kind, _configure(kind, settings), seen[name]) for kind in sorted(here, key=lambda k: not k.baseline)
-        ]
-    return planned
+    for entry in entries:
+        members = alternatives(entry)
+        slots.append([])
+        for name, settings in map(split_entry, members):
+            kinds = _kinds(name, settings)
+            choice = ", ".join(f"{key}={value}" for key, value in settings.items()) if len(members) > 1 else ""
+            seen[name + choice] += 1
+            here = [kind for kind in kinds if kind.runtime in ("", runtime) and (baselines or not kind.baseline)]
+            slots[-1] += [
+                Planned(kind, _configure(kind, settings), seen[name + choice], choice)
+                for kind in sorted(here, key=lambda k: not k.baseline)
+            ]
+    return slots
+
+
+def _kinds(name: str, settings: Mapping[str, Any]) -> list[StepKind]:
+    """The rows of a step's name, after its settings were found to be known."""
+    kinds = [kind for kind in STEPS if kind.name == name]
+    if not kinds:
+        raise UsageError(f"compress.steps: unknown step {name!r}.", _nearest(name, {kind.name for kind in STEPS}))
+    known = {f.name for kind in kinds for f in dataclasses.fields(kind.config)}
+    if unknown := sorted(set(settings) - known):
+        raise UsageError(f"compress.steps: {name} has no setting {unknown[0]!r}.", _nearest(unknown[0], known))
+    return kinds
 
 
 def leads_to(runtime: str, precision: str) -> bool:

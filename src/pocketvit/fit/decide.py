@@ -13,7 +13,7 @@ from pocketvit.bench.load import quiet
 from pocketvit.bench.timing import speedup
 from pocketvit.errors import NothingFitsError
 from pocketvit.files import sweep
-from pocketvit.fit.choose import choose, goodness, nearest_misses
+from pocketvit.fit.choose import choose, goodness, nearest_misses, pareto
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
 from pocketvit.fit.handover import OverBudget, hand_over, handed_over
 from pocketvit.fit.measure import Measurer
@@ -40,9 +40,11 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
 
     The float files are among them, so that every ratio is of one run.
     """
-    usable = {row.name for row in usable_rows(rows, limits)}
+    able = usable_rows(rows, limits)
+    usable, front = ({row.name for row in some} for some in (able, pareto(able, limits)))
     ranked = sorted(
-        (r for r in rows if r.kept), key=lambda r: (r.name not in usable, bool(r.step), -goodness(r, limits))
+        (r for r in rows if r.kept),
+        key=lambda r: (r.name not in usable, bool(r.step), r.name not in front, -goodness(r, limits)),
     )
     finalists = [row for row in ranked if row.built is not None][:MOST_FINALISTS]
     if not finalists:

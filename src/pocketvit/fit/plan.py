@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from pocketvit.bench.timing import Timing
-from pocketvit.compress.table import Planned, leads_to, plan_steps
+from pocketvit.compress.table import Planned, leads_to, plan_slots
 from pocketvit.data.collections import Splits
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import pixel_model_of
@@ -123,16 +123,22 @@ def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
 
 
 def planned_steps(recipe: Recipe, runtime: str) -> list[Planned]:
-    """The recipe's steps that exist in a runtime and lead to the target's precision, library defaults among them.
+    """All steps of the recipe, one after the other: see :func:`planned_slots`."""
+    return [step for slot in planned_slots(recipe, runtime) for step in slot]
+
+
+def planned_slots(recipe: Recipe, runtime: str) -> list[list[Planned]]:
+    """For each entry of the recipe's steps those that exist in a runtime and lead to the target's precision, library
+    defaults among them.
 
     Raises:
         UsageError: an unknown step or setting.
     """
     compress, wanted = recipe.compress, recipe.target.precision
-    steps = plan_steps(compress.steps, runtime, baselines=compress.library_default)
+    slots = plan_slots(compress.steps, runtime, baselines=compress.library_default)
     if compress.max_float_layers is not None:  # the section's field is the default of every step that has it
-        steps = [_with_default(step, "max_float_layers", compress.max_float_layers) for step in steps]
-    return [step for step in steps if wanted == ANY or step.kind.precision in ("", wanted)]
+        slots = [[_with_default(step, "max_float_layers", compress.max_float_layers) for step in x] for x in slots]
+    return [[step for step in slot if wanted == ANY or step.kind.precision in ("", wanted)] for slot in slots]
 
 
 def _with_default(step: Planned, name: str, value: Any) -> Planned:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pocketvit.data.cases import condition_names, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import UsageError
+from pocketvit.fit.chains import shrink
 from pocketvit.fit.decide import decide, refuse, time_finalists, wait_for_quiet
 from pocketvit.fit.gate import limits_of
 from pocketvit.fit.handover import ONLY_CHOSEN_ON
@@ -17,6 +18,7 @@ from pocketvit.fit.measure import Measurer, make_measurer
 from pocketvit.fit.plan import (
     Candidate,
     candidates,
+    planned_steps,
     recipe_for,
     start_notes,
     surely_fast,
@@ -28,7 +30,6 @@ from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
 from pocketvit.fit.search import search, stopped
-from pocketvit.fit.shrink import planned_steps, shrink
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint

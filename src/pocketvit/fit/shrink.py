@@ -1,4 +1,4 @@
-"""Step 3 of fit: shrink step by step behind the gain gate, one chain for each runtime.
+"""Step 3 of fit: shrink step by step behind the gain gate, in one runtime; which steps is said by ``fit.chains``.
 
 A step starts from the newest kept state that it can start from, and is judged on the file that would be handed over,
 against that state and against the float file. What did not pay is undone, and the chain goes on from the state before.
@@ -7,8 +7,10 @@ A model step behind file steps changes the network; the file steps are then carr
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,14 +24,14 @@ from pocketvit.export.built import Built
 from pocketvit.fit.calibration import make_context
 from pocketvit.fit.gate import Limits, judge, limits_of
 from pocketvit.fit.measure import Measurer
-from pocketvit.fit.plan import export_float, planned_steps, wanted_runtimes
+from pocketvit.fit.plan import export_float
 from pocketvit.fit.rows import Row, load_row, save_row
 from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.runtimes import RUNTIMES
 from pocketvit.runtimes.probe import probe
 from pocketvit.tasks.load import load_checkpoint
 
-MODEL = "model"
+FLOAT, MODEL, STEP_BY_STEP = "float", "model", " > "
 
 
 @dataclass(frozen=True)
@@ -42,48 +44,39 @@ class State:
     """Steps that led from the network's float file to this one, each with the number of the attempt that was kept."""
 
 
-def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
-    """Export the float files, carry out the recipe's steps on each, and judge each by its own measurements.
-
-    Args:
-        measurer: the trained model and what it is measured with.
-        origin: name of the candidate in tables.
-        folder: where the files are written; rows that lie there are taken over, so that a killed run goes on.
-        notify: told what is being done.
-
-    Returns:
-        One row for each file, float files first.
-    """
-    rows = [row for name in wanted_runtimes(measurer.recipe) for row in Chain(measurer, origin, folder, name, notify)]
-    return sorted(rows, key=lambda row: bool(row.step))
-
-
 class Chain:
-    """The steps of one runtime; iterating carries them out and yields the rows."""
+    """Steps of one runtime are carried out on one network; what two chains have in common is done once."""
 
     def __init__(
         self, measurer: Measurer, origin: str, folder: Path, runtime: str, notify: Callable[[str], None]
     ) -> None:
         self.measurer, self.origin, self.runtime, self.notify = measurer, origin, runtime, notify
         self.folder = folder / runtime
-        self.steps = planned_steps(measurer.recipe, runtime)
         self.limits: Limits = limits_of(measurer.recipe, measurer.main_metric)
+        self.known: dict[str, State] = {}
+        """States by the names of their rows."""
         self._context: Context | None = None
 
-    def __iter__(self) -> Iterator[Row]:
-        states = [self.first()]
+    def follow(self, steps: Sequence[Planned]) -> Iterator[Row]:
+        """The rows of the float file and of each step, kept or not; nothing behind a float file that is refused."""
+        states = [self._once(FLOAT, self.first)]
         yield states[0].row
         if not states[0].row.kept:
             return
-        for index, step in enumerate(self.steps):
-            state = self.next(states, step, self.folder / f"{index}-{step.label.replace(' ', '-')}")
+        for step in steps:
+            state = self.next(states, step)
             yield state.row
             if state.row.kept:
                 states.append(state)
 
+    def _once(self, name: str, reach: Callable[[], State]) -> State:
+        if name not in self.known:
+            self.known[name] = reach()
+        return self.known[name]
+
     def first(self) -> State:
         """The float file, scored; refused where the model has learned nothing."""
-        place = self.folder / "float"
+        place = self.folder / FLOAT
         row = load_row(place, self._rules())
         if row is None:
             self.notify(f"{self.origin}: scoring {self.runtime}:fp32")
@@ -96,20 +89,24 @@ class Chain:
             save_row(place, row)
         return State(row, self.measurer.trained)
 
-    def next(self, states: list[State], step: Planned, place: Path) -> State:
+    def next(self, states: list[State], step: Planned) -> State:
         """The state after a step; its row says whether it is kept."""
         precisions = step.kind.starts_from
         able = [s for s in states if s.row.precision in (precisions or (s.row.precision,))]
         if not able:
             return State(self._refused(step, states[-1], "nothing that it could start from"), states[-1].trained)
-        before = able[-1]
+        before, name = able[-1], _name(able[-1].row, step)
+        return self._once(name, lambda: self._reached(states[0], before, step, self.folder / _place(name)))
+
+    def _reached(self, origin: State, before: State, step: Planned, place: Path) -> State:
+        """The state as it lies in ``place``, or made now and kept there."""
         rules = self._rules(before, step)
         if known := load_row(place, rules):
             steps = self._file_steps(before, step, known) if known.kept else before.file_steps
             return State(known, self._network(known, before), steps)
         self.notify(f"{self.origin}: {self.runtime} {step.label}")
         try:
-            state = self._attempted(states[0], before, step, place)
+            state = self._attempted(origin, before, step, place)
         except (UsageError, VerificationError, MissingDependencyError, RuntimeError) as error:
             if "alloc" in str(error):  # memory that is missing today may be there tomorrow: nothing is recorded
                 raise
@@ -128,7 +125,7 @@ class Chain:
             "floor": vars(self.limits.floor),
             "gain": [compress.min_speedup, compress.min_shrink],
             "image": self.measurer.image.shape[:2],
-            "before": before.row.name if before else "",
+            "before": [before.row.name, before.row.rules] if before else [],  # a changed step changes all behind it
             "settings": step.settings if step else {},
         }
         plain: dict[str, Any] = json.loads(json.dumps(rules))
@@ -180,10 +177,9 @@ class Chain:
     def _row(
         self, label: str, precision: str, built: Built | None, before: Row | None = None, step: Planned | None = None
     ) -> Row:
-        done = [part for part in before.name.rpartition(":")[2].split(" > ") if part != "fp32"] if before else []
-        name = f"{self.origin} {self.runtime}:{' > '.join([*done, label])}"
+        name = _name(before, step) if before and step else label
         return Row(
-            name,
+            f"{self.origin} {self.runtime}:{name}",
             self.runtime,
             precision,
             device=self.measurer.recipe.target.device,
@@ -227,6 +223,19 @@ class Chain:
         if self._context is None:
             self._context = make_context(self.measurer, self.runtime, self.folder)
         return self._context
+
+
+def _name(before: Row, step: Planned) -> str:
+    """The steps that lead to a file, in order: ``prune > int8``."""
+    known = before.name.removeprefix(f"{before.origin} {before.runtime}:").split(STEP_BY_STEP)
+    done = [part for part in known if part != "fp32"]
+    return STEP_BY_STEP.join([*done, step.label])
+
+
+def _place(name: str) -> str:
+    """A folder's name for a chain; long ones end in what tells them apart."""
+    plain = re.sub(r"[^\w.=()+-]+", "-", name.replace(STEP_BY_STEP, "+"))
+    return plain if len(plain) <= 80 else f"{plain[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def probe_risky(built: Built, measurer: Measurer) -> None:

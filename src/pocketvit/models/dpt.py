@@ -15,21 +15,21 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pocketvit.errors import UsageError, did_you_mean
+from pocketvit.errors import UsageError
 from pocketvit.models.backbone import Size, State
 from pocketvit.models.layers.dense import READS, Decoder, DepthHead, Reassemble, SegmentationHead, on_grid
 from pocketvit.models.taps import Tap, Tapped
 from pocketvit.models.vit import ViT
-from pocketvit.models.vit_sizes import VIT_SIZES
 
-TIMM, ENCODER, LEVELS = "timm:", "encoder.", 4
+ENCODER, LEVELS = "encoder.", 4
+Encoder = Callable[[Size, dict[str, Any]], nn.Module]
 
 
 class DPT(nn.Module):
     """(B, 3, H, W) float32, normalised -> a score for each pixel (B, 1, H, W), or logits (B, classes, H, W).
 
     Args:
-        backbone: a ViT of ``VIT_SIZES``, or ``timm:<name>``: a ViT, a hybrid, or a pyramid of maps.
+        backbone: makes an encoder from (height, width) and its options: a ViT, a hybrid, or a pyramid of maps.
         image_size: (height, width) that networks with positions are built for, in multiples of the patch.
         backbone_options: over those of the backbone's own (``num_heads``, ``attention``, ``depth``, ...).
         hooks: blocks that are read behind, from 0, in order. None for a transformer: four at even distances.
@@ -55,7 +55,7 @@ class DPT(nn.Module):
     def __init__(
         self,
         *,
-        backbone: str,
+        backbone: Encoder,
         image_size: int | Size = 384,
         backbone_options: dict[str, Any] | None = None,
         hooks: Sequence[int] | None = None,
@@ -76,7 +76,8 @@ class DPT(nn.Module):
         projection: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = make_encoder(backbone, image_size, backbone_options or {})
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.encoder = _tapped(backbone(size, backbone_options or {}))
         self.stages, self.hooks = _levels(self.encoder, stages, hooks)
         taps = self.encoder.taps(self.stages, self.hooks)
         if cut:
@@ -148,17 +149,11 @@ class DPT(nn.Module):
         return rest | {ENCODER + key: value for key, value in self.encoder.resize_state(inner, size).items()}
 
 
-def make_encoder(name: str, image_size: int | Size, options: dict[str, Any]) -> Any:
-    """The encoder that ``backbone`` names, with random weights: it keeps ``Tapped``."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size[:2]
-    if name.startswith(TIMM):
-        from pocketvit.models.timm_backbone import TimmBackbone  # timm takes a second to import
-
-        return TimmBackbone(name.removeprefix(TIMM), image_size=(height, width), **options)
-    if name not in VIT_SIZES:
-        known = f"Known: {', '.join(VIT_SIZES)}, timm:<name>."
-        raise UsageError(f"backbone {name!r} is unknown.", did_you_mean(name, VIT_SIZES, known))
-    return ViT(**VIT_SIZES[name][0] | options, image_size=(height, width))
+def _tapped(encoder: nn.Module) -> Any:
+    if not hasattr(encoder, "tapped"):
+        what = f"a {type(encoder).__name__} cannot be read inside, as a DPT does."
+        raise UsageError(what, "Take a ViT or timm:<name> in model.options.backbone.")
+    return encoder
 
 
 def _levels(

@@ -29,7 +29,8 @@ class Architecture:
     """The builder takes ``image_size`` (height, width), and the network takes images of that size alone."""
     source: str = ""
     parts: tuple[str, ...] = ()
-    """Options that name architectures, ``timm:`` ones too: the builder gets a function from (height, width) to each."""
+    """Options that name architectures, ``timm:`` ones too: the builder gets a function from (height, width), and its
+    options if any, to each."""
 
 
 def _restorer(widths: tuple[int, ...], decoder: tuple[int, ...]) -> Architecture:
@@ -48,7 +49,7 @@ def _adabins(backbone: str, **options: int) -> Architecture:
 
 def _dpt(backbone: str, reassemble: tuple[int, ...], width: int, source: str, **more: Any) -> Architecture:
     options = {"backbone": backbone, "hooks": (2, 5, 8, 11), "reassemble": reassemble, "width": width}
-    return Architecture("depth", DPT, options | more, True, source)
+    return Architecture("depth", DPT, options | more, True, source, ("backbone",))
 
 
 _ADABINS = "Bhat et al. 2020, section 4.2"
@@ -66,7 +67,7 @@ VARIANTS: dict[str, Architecture] = {
     "vit_restorer_base_global": Architecture("image", ViTRestorer, _GLOBAL, True, "reference: one token to all"),
     "vit_restorer_base_token": Architecture("image", ViTRestorer, _TOKEN, True, "reference: every token to its own"),
     "dpt_tiny": _dpt("vit_tiny_patch16_224", (24, 48, 96, 192), 64, "DPT on ViT-Ti, decoder as Depth Anything's"),
-    "dpt_mobilenet": Architecture("depth", DPT, _MOBILE, True, "Qin et al. 2024, MobileNetV4-Conv-S"),
+    "dpt_mobilenet": Architecture("depth", DPT, _MOBILE, True, "Qin et al. 2024, MobileNetV4-Conv-S", ("backbone",)),
     "dpt_base": _dpt("vit_base_patch16_224", (96, 192, 384, 768), 256, f"{_DPT}, ViT-B", **_TRANSFORMERS),
     "dpt_large": _dpt(
         "vit_large_patch16_224", (256, 512, 1024, 1024), 256, f"{_DPT}, ViT-L", hooks=(5, 11, 17, 23), **_TRANSFORMERS

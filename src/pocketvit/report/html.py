@@ -16,7 +16,7 @@ from PIL import Image
 from pocketvit import __version__
 from pocketvit.files import write_text
 from pocketvit.report.data import CandidateRow, ReportData, figure
-from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot
+from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot, waterfall_plot
 from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
@@ -48,6 +48,7 @@ def render_html(data: ReportData) -> str:
         rejected=[row for row in data.candidates if not row.chosen and row.reason],
         limits=limits(data),
         pareto=_both_themes(lambda theme: _pareto(data, theme)),
+        waterfall=_both_themes(lambda theme: _waterfall(data, theme)),
         curves=_both_themes(lambda theme: curves_plot(curves, theme=theme)) if curves and curves.is_file() else None,
         rankings={step: _bars(rows) for step, rows in data.rankings.items() if rows},
         environment=_flat(data.environment),
@@ -106,10 +107,20 @@ def shown_width(pixels: NDArray[np.uint8]) -> int | None:
     return None if longest > EXACT_SIDE else int(pixels.shape[1]) * (2 if longest <= DOUBLED_SIDE else 1)
 
 
+def _metric_label(data: ReportData) -> str:
+    return ", ".join(filter(None, (data.metric_name, data.metric_unit)))
+
+
+def _waterfall(data: ReportData, theme: Any) -> str | None:
+    if data.chosen is None:
+        return None
+    return waterfall_plot(data.chosen.name, data.lineage, metric_label=_metric_label(data), theme=theme)
+
+
 def _pareto(data: ReportData, theme: Any) -> str | None:
     return pareto_plot(
         data.candidates,
-        metric_label=", ".join(filter(None, (data.metric_name, data.metric_unit))),
+        metric_label=_metric_label(data),
         latency_limit=data.budget.get("latency_ms"),
         floor=data.floor.get("value"),
         percentile=data.budget.get("percentile") or "p50",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,46 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or y > front[-1][1]:
             front.append((x, y))
     return front
+
+
+def chain_of(chosen: str, lineage: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The kept steps that led to the candidate ``chosen``, in order: ``... int8`` before ``... int8 > graph``."""
+    steps = [step for step in lineage if step["kept"] and f"{chosen} > ".startswith(f"{step['step']} > ")]
+    return sorted(steps, key=lambda step: len(step["step"]))
+
+
+def waterfall_plot(
+    chosen: str, lineage: Sequence[Mapping[str, Any]], *, metric_label: str, theme: Theme = LIGHT
+) -> str | None:
+    """From the float file to the chosen one, step by step, as SVG: milliseconds above, megabytes below, with the metric
+    behind each step. Each bar hangs where the one before ended. ``None`` where no step led there."""
+    chain = chain_of(chosen, lineage)
+    if not chain:
+        return None
+    names = ["float", *(step["step"].rpartition(" > ")[2].rpartition(":")[2] for step in chain), "handed over"]
+    metrics = [chain[0].get("metric_before"), *(step.get("metric_after") for step in chain)]
+    figure, both = _figure(theme, 4.6, rows=2)
+    for axes, key, unit, scale in zip(both, ("latency_ms", "bytes"), ("ms (p50)", "MB"), (1.0, 1e-6), strict=True):
+        found = [chain[0].get(f"{key}_before"), *(step.get(f"{key}_after") for step in chain)]
+        values = [value * scale for value in found if value is not None]
+        if len(values) < len(found):
+            axes.set_visible(False)
+            continue
+        tops = [values[0], *(max(pair) for pair in itertools.pairwise(values)), values[-1]]
+        feet = [0.0, *(min(pair) for pair in itertools.pairwise(values)), 0.0]
+        colors = [theme.point, *(theme.chosen if b < a else theme.limit for a, b in itertools.pairwise(values))]
+        axes.bar(range(len(tops)), [t - f for t, f in zip(tops, feet)], 0.62, feet, color=[*colors, theme.point])
+        for x, top in enumerate(tops):
+            text = f"{values[min(x, len(values) - 1)]:.3g}"
+            font = {"ha": "center", "va": "bottom", "fontsize": 9, "color": theme.ink}
+            axes.annotate(text, (x, top), xytext=(0, 2), textcoords="offset points", **font)
+        axes.set_ylabel(unit)
+        axes.set_ylim(0, max(tops) * 1.18)
+        said = [*metrics, metrics[-1]]
+        lines = [n if m is None else f"{n}\n{m:.4g}" for n, m in zip(names, said, strict=True)]
+        axes.set_xticks(range(len(names)), lines)
+    both[-1].set_xlabel(f"step, and {metric_label} behind it")
+    return _svg(figure)
 
 
 def read_curves(path: Path) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:

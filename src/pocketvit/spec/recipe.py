@@ -59,6 +59,7 @@ _TRAIN = {
 _COMPRESS = {
     **{"calibration_images": Range(1, MANY), "max_float_layers": Range(0, MANY)},
     **{"min_speedup": Range(0, 1000, above=True), "min_shrink": Range(0, 1000, above=True)},
+    "chains": Range(0, 10_000),
 }
 _SEARCH = {
     **{"sizes": SIDE, "trials": Range(1, 1000), "rung_epochs": Range(1, MANY), "eval_images": Range(1, 1e9)},
@@ -211,8 +212,12 @@ class TrainConfig:
 class CompressConfig:
     """Which steps are tried behind the gain gate."""
 
-    steps: tuple[str | dict[str, Any], ...] = ("int8", "bf16")
-    """Applied in order in each runtime that has them; each a name, or ``name: {setting: value}``."""
+    steps: tuple[str | dict[str, Any] | list[str | dict[str, Any]], ...] = ("int8", "bf16")
+    """Applied in order in each runtime that has them; each a name, ``name: {setting: value}``, or, where ``chains`` are
+    searched, a list of such, of which a chain has one or none."""
+    chains: int = 0
+    """Search over at most so many chains in each runtime: each step or left out, one of each list; those that retrain
+    come last. 0 carries out the steps as they stand."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03
@@ -226,11 +231,15 @@ class CompressConfig:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the steps, without their settings."""
-        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in self.steps)
+        every = [each for entry in self.steps for each in (entry if isinstance(entry, list) else [entry])]
+        return tuple(step if isinstance(step, str) else str(next(iter(step), "")) for step in every)
 
     def __post_init__(self) -> None:
         check_ranges("compress", self, _COMPRESS)
         check_finite("compress.steps", self.steps)
+        if not self.chains and any(isinstance(entry, list) for entry in self.steps):
+            what = "compress.steps holds a list of alternatives, and no chains are searched."
+            raise UsageError(what, "Set compress.chains, e.g. to 16, or name one step of the list.")
 
 
 @dataclass(frozen=True)
