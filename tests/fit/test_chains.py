@@ -132,7 +132,7 @@ def test_alternatives_are_told_apart_by_their_settings() -> None:
     ]
     assert slots[0][0].settings["smooth"] == ()
     assert [step.label for step in plan_steps(["fp16", "fp16"], "onnxruntime")] == ["fp16", "fp16 (2)"]
-    with pytest.raises(UsageError, match=r"chains are searched.*compress\.chains"):
+    with pytest.raises(UsageError, match="no chains are searched"):
         load_recipe(None, {"compress.steps": entries})
     with pytest.raises(UsageError, match="no setting 'smoth'"):
         plan_slots([["fp16", {"int8": {"smoth": []}}]], "onnxruntime")

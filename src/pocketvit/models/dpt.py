@@ -76,8 +76,10 @@ class DPT(nn.Module):
         projection: bool = False,
     ) -> None:
         super().__init__()
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.encoder = _tapped(backbone(size, backbone_options or {}))
+        size, inner = (image_size, image_size) if isinstance(image_size, int) else image_size, backbone_options or {}
+        if "image_size" in inner:
+            raise UsageError("backbone_options has image_size, which is the whole network's.", "Leave it out there.")
+        self.encoder = _tapped(backbone(size, inner))
         self.stages, self.hooks = _levels(self.encoder, stages, hooks)
         taps = self.encoder.taps(self.stages, self.hooks)
         if cut:
