@@ -54,11 +54,8 @@ def test_dead_units_go_first_and_no_answer_changes(
     report = prune(step, start, given(recipe, tmp_path, None))
     cut = report.result
     assert isinstance(cut, Trained)
-    # 17 tokens: a head takes 18 % of the multiplications of both kinds of layers... what is dead goes before the rest.
-    left = counts(cut)
-    assert left[ATTN] == 1 or left[MLP] == 64
-    changed = {path for path, count in left.items() if count != counts(start)[path]}
-    assert changed <= {ATTN, MLP}
+    # The dead head is a tenth of the multiplications, the dead neurons are 15 %: a fifth has to go.
+    assert counts(cut) == counts(start) | {ATTN: 1, MLP: 64}
     torch.testing.assert_close(answer(cut), before, atol=1e-4, rtol=1e-4)
     assert torch.equal(answer(start), before)
     assert counts(start)[MLP] == 128
@@ -147,7 +144,7 @@ def test_rounds_share_the_way(taught: tuple[Trained, Recipe], tmp_path: Path) ->
     step = Prune(keep=0.5, epochs=2, rounds=2, multiple=8, images=16, lr=1e-3)
     report = prune(step, start, given(recipe, tmp_path, None))
     first, second = report.notes["rounds"]
-    assert first["left"][MLP] != second["left"].get(MLP)
+    assert first["left"] != second["left"]
     assert len(list(tmp_path.glob("retrain-*"))) == 2
     once = prune(replace(step, rounds=1, epochs=0), start, given(recipe, tmp_path / "once", None)).result
     assert isinstance(once, Trained)

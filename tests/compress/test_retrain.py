@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +74,7 @@ def test_a_killed_retraining_goes_on_and_a_finished_one_is_found_again(
     whole = retrained(cut, teacher, given(recipe, tmp_path / "whole"), how)
 
     def stop() -> None:
-        raise Interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
 
     context = given(recipe, tmp_path / "killed")
     with monkeypatch.context() as patch:
