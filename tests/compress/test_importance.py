@@ -59,7 +59,11 @@ def test_moments_are_those_of_the_inputs_and_frozen_networks_can_be_observed(
 ) -> None:
     trained, recipe = copy_of(taught[0]), taught[1]
     trained.model.requires_grad_(False)
-    units, batches, rows = find_units(trained.model, ("neurons",))[:1], Batches(trained, given(recipe, tmp_path), 16), []
+    units, batches, rows = (
+        find_units(trained.model, ("neurons",))[:1],
+        Batches(trained, given(recipe, tmp_path), 16),
+        [],
+    )
     (seen,) = observe(trained, units, batches)
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
     hook = trained.model.get_submodule(units[0].reader).register_forward_pre_hook(lambda _, x: rows.append(x[0]))
@@ -76,7 +80,9 @@ def test_moments_are_those_of_the_inputs_and_frozen_networks_can_be_observed(
 def test_channels_of_a_restorer_are_observed_over_pixels(tmp_path: Path) -> None:
     trained, recipe = restoring(tmp_path)
     units = find_units(trained.model)
-    found = dict(zip((x.path for x in units), observe(trained, units, Batches(trained, given(recipe, tmp_path / "c"), 4))))
+    found = dict(
+        zip((x.path for x in units), observe(trained, units, Batches(trained, given(recipe, tmp_path / "c"), 4)))
+    )
     assert found["encoder.0.0"].positions == 24 * 24
     assert (found["bottleneck.1"].positions, found["bottleneck.1"].tokens) == (12 * 12, 4 * 4)
     assert all((seen.importance > 0).any() for seen in found.values())

@@ -52,6 +52,7 @@ def test_noise_makes_no_layer_slower_for_being_narrower() -> None:
     assert table.cost(0, 24) > table.cost(0, 8) > table.cost(0, 0) == 0
 
 
+@pytest.mark.slow
 def test_the_table_is_measured_on_exported_networks(tmp_path: Path) -> None:
     start = trained("vit_tiny_patch16_224", VIT, (32, 48))
     units = find_units(start.model)
@@ -74,6 +75,7 @@ def test_the_table_is_measured_on_exported_networks(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_networks_are_timed_against_the_whole_one(tmp_path: Path) -> None:
     start = trained("vit_tiny_patch16_224", VIT, (32, 48))
     cut = copy_of(start)

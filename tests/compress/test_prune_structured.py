@@ -1,4 +1,4 @@
-"""Structured pruning: what is dead goes first and nothing is heard of it, the rest is really gone, and it all chains."""
+"""Structured pruning: what is dead goes first and changes nothing, what is cut is gone, and it all chains."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def test_dead_units_go_first_and_no_answer_changes(
     assert "parameters became" in report.told
 
 
+@pytest.mark.slow
 def test_a_speed_is_reached_before_retraining_and_the_cut_network_lives_on(
     taught: tuple[Trained, Recipe], tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_speed_is_reached_before_retraining_and_the_cut_network_lives_on(
     check_files(again, tmp_path / "twice")
 
 
+@pytest.mark.slow
 def test_by_measured_milliseconds_what_costs_most_goes_first(taught: tuple[Trained, Recipe], tmp_path: Path) -> None:
     start, recipe = taught
 
@@ -110,6 +112,7 @@ def _nodes(built: Built) -> Any:
     return onnx.load(built.path).graph.node
 
 
+@pytest.mark.slow
 def test_a_killed_step_takes_over_the_cut_that_it_had_timed(
     taught: tuple[Trained, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +184,7 @@ def test_the_width_is_cut_by_importance(taught: tuple[Trained, Recipe], tmp_path
         narrow_width(network, 4, Batches(network, given(other, tmp_path / "rc"), 2))
 
 
+@pytest.mark.slow
 def test_channels_of_a_restorer_go(tmp_path: Path) -> None:
     start, recipe = restoring(tmp_path)
     step = Prune(speedup=1.3, units=("channels",), epochs=1, multiple=4, images=4, lr=1e-4)
@@ -224,7 +228,12 @@ def test_compress_prunes_behind_the_gate_and_fit_trains_on_what_is_left(
     step = {"prune": {"keep": 0.5, "epochs": 3, "lr": 1e-3, "images": 16, "multiple": 8}}
     fields = {
         "compress": {"steps": [step], "min_shrink": 1.05, "calibration_images": 4},
-        "search": {"timing_seconds": 0.1, "prefer": "size", "quiet_seconds": 0, "runtimes": ["onnxruntime", "openvino"]},
+        "search": {
+            "timing_seconds": 0.1,
+            "prefer": "size",
+            "quiet_seconds": 0,
+            "runtimes": ["onnxruntime", "openvino"],
+        },
         "floor": {"max_drop": 40},
     }
     own = load_recipe(recipe, fields)

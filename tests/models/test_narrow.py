@@ -122,7 +122,9 @@ def test_blocks_go_and_those_behind_keep_their_names(tmp_path: Path) -> None:
     check_files(model, tmp_path / "again")
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "map"}, {"layer_scale": 0.1, "pool": "gap"}, {"patch_embed": "linear"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": "map"}, {"layer_scale": 0.1, "pool": "gap"}, {"patch_embed": "linear"}]
+)
 def test_the_width_is_cut_everywhere(options: dict[str, object], tmp_path: Path) -> None:
     model = vit(**options)
     keep_units(model.model, find_units(model.model, ("neurons",))[0], [])

@@ -86,14 +86,16 @@ def test_several_kinds_are_added(tmp_path: Path) -> None:
 def test_a_teacher_of_another_architecture_teaches_answers_alone() -> None:
     student = trained("vit_tiny_patch16_224", VIT, (32, 48))
     other = trained("timm:mobilenetv3_small_050", {}, (64, 64))
-    with pytest.raises(UsageError, match="no block in common"), taught_by(
-        other, student, TrainConfig(distill=("features",))
+    with (
+        pytest.raises(UsageError, match="no block in common"),
+        taught_by(other, student, TrainConfig(distill=("features",))),
     ):
         pass
     wider = trained("vit_tiny_patch16_224", {**VIT, "embed_dim": 48}, (32, 48))
     x = torch.rand(1, 3, 32, 48)
-    with taught_by(wider, student, TrainConfig(distill=("features",))) as taught, pytest.raises(
-        UsageError, match="behind a block"
+    with (
+        taught_by(wider, student, TrainConfig(distill=("features",))) as taught,
+        pytest.raises(UsageError, match="behind a block"),
     ):
         taught(student.model(x), wider.model(x))
     with taught_by(wider, student, TrainConfig(distill=("attention",))) as taught:

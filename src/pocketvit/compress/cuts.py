@@ -81,7 +81,9 @@ def first_within(removals: Sequence[Removal], units: Sequence[Units], work: Cost
     for count in range(len(removals) + 1):
         if sum(work(index, left) for index, left in enumerate(left_after(units, removals[:count]))) <= limit:
             return count
-    raise UsageError("compress.steps.prune: so small a share cannot be kept.", "Raise keep, or cut more kinds of units.")
+    raise UsageError(
+        "compress.steps.prune: so small a share cannot be kept.", "Raise keep, or cut more kinds of units."
+    )
 
 
 def first_fast(
@@ -117,8 +119,9 @@ def first_fast(
             break
         rate = max(1 - 1 / reached, 1e-3) / max(saved[count], 1e-12)
     if best[0] < 0:
-        what = f"compress.steps.prune: {speedup / MARGIN:.3g} times the speed cannot be reached ({reached:.3g} with all "
-        raise UsageError(f"{what}{len(removals)} cuts).", "Lower speedup, set whole, or take out blocks.")
+        limit = f"{reached:.3g} with all {len(removals)} cuts"
+        what = f"compress.steps.prune: {speedup / MARGIN:.3g} times the speed cannot be reached ({limit})."
+        raise UsageError(what, "Lower speedup, set whole, or take out blocks.")
     return best
 
 

@@ -1,4 +1,4 @@
-"""What units cost, in multiplications or in measured milliseconds, and how fast a cut network is before it is retrained.
+"""What units cost, in multiplications or in measured milliseconds, and how fast a cut network is before retraining.
 
 The table of milliseconds is that of NetAdapt (Yang et al. 2018, section 3.3): one row for each kind of layer and number
 of units, looked up instead of measuring every network. Rows are measured here on whole exported networks in which all

@@ -144,17 +144,18 @@ def second_moments(trained: Trained, layers: Mapping[str, nn.Linear], batches: B
 def decompose(weight: Tensor, moment: Tensor | None = None) -> Factors:
     """(out, in) to factors, largest share of the outputs' square first; of the weights' own where no moment is given.
 
-    With S the Cholesky factor of the moment, W S = U E V^T gives ``left = U E`` and ``right = V^T S^-1``.
+    With S the square root of the moment, W S = U E V^T gives ``left = U E`` and ``right = V^T S^-1``. The root is taken
+    by eigenvalues: inputs that hardly vary in a direction have no Cholesky factor in floating point.
     """
     exact = weight.double()
     if moment is None:
         u, e, vt = torch.linalg.svd(exact, full_matrices=False)
         right = vt
     else:
-        ridge = 1e-6 * moment.diagonal().mean().clamp(min=1e-12)
-        factor = torch.linalg.cholesky(moment + ridge * torch.eye(len(moment), dtype=torch.float64))
-        u, e, vt = torch.linalg.svd(exact @ factor, full_matrices=False)
-        right = torch.linalg.solve_triangular(factor, vt, upper=False, left=False)
+        values, vectors = torch.linalg.eigh(moment)
+        root = values.clamp(min=1e-6 * float(values.max().clamp(min=1e-12))).sqrt()
+        u, e, vt = torch.linalg.svd((exact @ vectors) * root, full_matrices=False)
+        right = (vt / root) @ vectors.T
     square = e.square()
     return Factors(u * e, right, square.cumsum(0) / square.sum().clamp(min=1e-30))
 

@@ -47,7 +47,7 @@ class Prune(Retraining):
     rank: Literal["taylor", "latency"] = "taylor"
     """What goes first: least importance for its multiplications, or for its measured milliseconds."""
     units: tuple[str, ...] = KINDS
-    """What is cut: ``heads`` of attention, ``neurons`` of MLPs, ``channels`` between convolutions of a residual pair."""
+    """What is cut: ``heads`` of attention, ``neurons`` of MLPs, ``channels`` between two convolutions of a pair."""
     whole: bool = True
     """Whether all heads or all neurons of a block may go, and its branch with them."""
     blocks: int = 0

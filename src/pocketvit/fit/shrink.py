@@ -57,9 +57,7 @@ def shrink(
     Returns:
         One row for each file, float files first.
     """
-    chains = [
-        Chain(measurer, origin, folder, name, notify, quiet=quiet) for name in wanted_runtimes(measurer.recipe)
-    ]
+    chains = [Chain(measurer, origin, folder, name, notify, quiet=quiet) for name in wanted_runtimes(measurer.recipe)]
     rows = [row for chain in chains for row in chain]
     return sorted(rows, key=lambda row: bool(row.step))
 

@@ -1,7 +1,8 @@
 """Trained models on disk: ``model.safetensors`` beside ``model.json`` (what to build, for which task, which pixels).
 
 The description also holds the shape of every parameter and the layers that were put in the place of others, so that a
-network that a step has changed is built again (:mod:`pocketvit.models.shapes`, :mod:`pocketvit.models.replaced`). Building needs the task's head: see :mod:`pocketvit.tasks.load`.
+network that a step has changed is built again (:mod:`pocketvit.models.shapes`, :mod:`pocketvit.models.replaced`).
+Building needs the task's head: see :mod:`pocketvit.tasks.load`.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def taught_by(teacher: Trained, student: Trained, settings: TrainConfig) -> Iter
 def mean_over_blocks(
     kind: Inner, own: Mapping[str, Tensor], other: Mapping[str, Tensor], paths: Sequence[str]
 ) -> Tensor:
-    """Mean of a kind over blocks; channels are the last axis of tokens (B, N, D) and the second of maps (B, D, H, W)."""
+    """Mean of a kind over blocks; channels are the last axis of tokens (B, N, D), the second of maps (B, D, H, W)."""
     losses = [kind(own[path].float(), other[path].float(), 1 if own[path].dim() == 4 else -1) for path in paths]
     return torch.stack(losses).mean()
 
