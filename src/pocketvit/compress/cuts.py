@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,8 @@ def order(
 ) -> list[Removal]:
     """Everything that may go, that which matters least for its cost first: one head, or neurons up to a multiple.
 
-    Greedy over layers, as NetAdapt; within a layer the least important go first.
+    Greedy over layers, as NetAdapt; within a layer the least important go first. First-order importance does not see
+    that a network with no attention at all is blind, so half of the branches of a kind keep something.
     """
     ranked = [torch.sort(seen.importance).values.tolist() for seen in observed]
 
@@ -49,8 +51,13 @@ def order(
     heap = [found for index, each in enumerate(units) if (found := offer(index, each.count))]
     heapq.heapify(heap)
     removals: list[Removal] = []
+    spare = Counter({kind: count // 2 for kind, count in Counter(each.kind for each in units).items()})
     while heap:
         _, index, after = heapq.heappop(heap)
+        if after == 0:
+            if not spare[units[index].kind]:
+                continue
+            spare[units[index].kind] -= 1
         removals.append((index, after))
         if found := offer(index, after):
             heapq.heappush(heap, found)

@@ -49,7 +49,7 @@ class Prune(Retraining):
     units: tuple[str, ...] = KINDS
     """What is cut: ``heads`` of attention, ``neurons`` of MLPs, ``channels`` between two convolutions of a pair."""
     whole: bool = True
-    """Whether all heads or all neurons of a block may go, and its branch with them."""
+    """Whether all heads or all neurons of a block may go, and its branch with them; of half of the blocks at most."""
     blocks: int = 0
     """So many whole blocks are taken out first: those whose absence raises the loss least."""
     width: int | None = None
