@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
+from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
+from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
@@ -28,6 +30,9 @@ STEPS: list[StepKind] = [
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
     StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
     StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
+    StepKind("prune", Prune, prune, "model", retrains=True),
+    StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
 ]
 
 

@@ -30,7 +30,9 @@ OUT, STALE = -1, 20
 """STALE: proposals in a row that are all known, after which an untried chain is taken at random."""
 
 
-def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+def shrink(
+    measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None], *, quiet: bool = True
+) -> list[Row]:
     """Export the float files, carry out the recipe's steps on each, and judge each by its own measurements.
 
     Args:
@@ -38,13 +40,15 @@ def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str]
         origin: name of the candidate in tables.
         folder: where the files are written; rows that lie there are taken over, so that a killed run goes on.
         notify: told what is being done.
+        quiet: steps that retrain show no progress.
 
     Returns:
         One row for each file, float files first.
     """
     rows: list[Row] = []
     for runtime in wanted_runtimes(measurer.recipe):
-        chain, slots = Chain(measurer, origin, folder, runtime, notify), planned_slots(measurer.recipe, runtime)
+        chain = Chain(measurer, origin, folder, runtime, notify, quiet=quiet)
+        slots = planned_slots(measurer.recipe, runtime)
         if measurer.recipe.compress.chains:
             rows += searched(chain, slots)
         else:

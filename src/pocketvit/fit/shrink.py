@@ -48,9 +48,17 @@ class Chain:
     """Steps of one runtime are carried out on one network; what two chains have in common is done once."""
 
     def __init__(
-        self, measurer: Measurer, origin: str, folder: Path, runtime: str, notify: Callable[[str], None]
+        self,
+        measurer: Measurer,
+        origin: str,
+        folder: Path,
+        runtime: str,
+        notify: Callable[[str], None],
+        *,
+        quiet: bool = True,
     ) -> None:
         self.measurer, self.origin, self.runtime, self.notify = measurer, origin, runtime, notify
+        self.quiet = quiet
         self.folder = folder / runtime
         self.limits: Limits = limits_of(measurer.recipe, measurer.main_metric)
         self.known: dict[str, State] = {}
@@ -221,7 +229,7 @@ class Chain:
 
     def _shared_context(self) -> Context:
         if self._context is None:
-            self._context = make_context(self.measurer, self.runtime, self.folder)
+            self._context = make_context(self.measurer, self.runtime, self.folder, quiet=self.quiet)
         return self._context
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocketvit.models.layers.attention import TOKEN_ATTENTION, head_width, split_heads
+from pocketvit.models.layers.attention import TOKEN_ATTENTION, gone, head_width, split_heads
 
 
 def init_linear(module: nn.Module) -> None:
@@ -17,7 +17,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear. Parameter names as in timm."""
+    """Linear, GELU, linear. Parameter names as in timm. With its last neuron cut off it gives the bias of ``fc2``."""
 
     def __init__(self, embed_dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -25,6 +25,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        if gone(self.fc1):
+            return self.fc2.bias
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
