@@ -99,8 +99,9 @@ def chosen_layers(graph: onnx.ModelProto, least_values: int) -> list[Layer]:
     return list(found.values())
 
 
-def edges(graph: onnx.ModelProto, layers: Sequence[Layer]) -> set[str]:
-    """Weights of convolutions and of layers whose outputs reach no other layer: heads."""
+def edges(graph: onnx.ModelProto) -> set[str]:
+    """Weights of convolutions and of layers, large and small, whose outputs reach no other layer: heads."""
+    layers = find_layers(graph, KINDS)
     nodes = {layer.node for layer in layers}
     reaching: set[str] = set()
     heads = {layer.node for layer in layers}
@@ -118,7 +119,7 @@ def _attempt(
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     tensors = {tensor.name: tensor for tensor in changed.graph.initializer}
-    tables, ranking, spared = {}, [], edges(graph, layers)
+    tables, ranking, spared = {}, [], edges(graph)
     size = -(-len(layers) // min(step.passes, len(layers)))
     for first in range(0, len(layers), size):
         group = layers[first : first + size]
