@@ -31,7 +31,9 @@ def main() -> None:
         parser.error(f"{arguments.bottleneck} is not the bottleneck of {arguments.checkpoint} with more behind it")
     model.load_state_dict(fresh | known)
     photo = torch.rand(1, 3, 64, 64)
-    assert torch.allclose(model(photo), old.model(photo), atol=1e-6), "only convolution blocks (r) begin as the identity"
+    assert torch.allclose(model(photo), old.model(photo), atol=1e-6), (
+        "only convolution blocks (r) begin as the identity"
+    )
     save_checkpoint(arguments.out, replace(old, model=model, model_spec=spec))
     print(f"{arguments.out}: {len(fresh) - len(known)} new tensors, the same answers")
 

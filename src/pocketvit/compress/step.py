@@ -95,6 +95,14 @@ class Context:
     """Training and validation data (:class:`pocketvit.data.collections.Splits`), for steps that retrain."""
     recipe: Any = None
     """The recipe, for steps that retrain."""
+    runtime: str = "onnxruntime"
+    """Engine whose files come of what steps make."""
+    time: Callable[[Sequence[Built]], Sequence[float]] | None = None
+    """Median milliseconds of files on the target, timed in turns; ``None`` where there is nothing to time with."""
+    shared: Path | None = None
+    """Folder for what does not depend on the engine (retrained networks); ``None`` takes ``folder``."""
+    quiet: bool = True
+    """Whether steps that take long show no progress."""
 
 
 def milder_counts(macs: Sequence[int], first: int, most: int, stride: float = 0.15) -> Iterator[int]:

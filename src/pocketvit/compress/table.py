@@ -9,8 +9,10 @@ from typing import Any
 
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
+from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
+from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.errors import UsageError, did_you_mean
@@ -31,6 +33,9 @@ STEPS: list[StepKind] = [
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
     StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
     StepKind("store", Store, store, "file", "onnxruntime", faster=1),
+    # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
+    StepKind("prune", Prune, prune, "model"),
+    StepKind("low_rank", Factorise, low_rank, "model"),
 ]
 
 

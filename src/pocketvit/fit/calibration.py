@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ MAX_CROPS = 16
 """Tiles are large and hold many positions each: more of them only cost time."""
 
 
-def make_context(measurer: Measurer, runtime: str, folder: Path) -> Context:
+def make_context(measurer: Measurer, runtime: str, folder: Path, *, quiet: bool = True) -> Context:
     """Draw ``compress.calibration_images`` samples from the training data, as the model meets them in use.
 
     Whole photos get the evaluation's preprocessing; pixel tasks take crops of the tile's size. Nothing is augmented.
@@ -46,7 +47,22 @@ def make_context(measurer: Measurer, runtime: str, folder: Path) -> Context:
         value = next(m.value for m in evaluator.metrics() if m.name == evaluator.main)
         return value if task.metric(evaluator.main).higher_is_better else -value
 
+    def time(files: Sequence[Built]) -> list[float]:
+        return [timing.p50 for timing in measurer.time(files)]
+
     max_change, max_loss = task.change_limits
     return Context(
-        inputs, folder, score, task.change, max_change, max_loss, recipe.target.threads, measurer.splits, recipe
+        inputs,
+        folder,
+        score,
+        task.change,
+        max_change,
+        max_loss,
+        recipe.target.threads,
+        measurer.splits,
+        recipe,
+        runtime=runtime,
+        time=time,
+        shared=folder.parent,
+        quiet=quiet,
     )

@@ -60,7 +60,7 @@ def compress(
     quiet: bool = False,
     **overrides: Any,
 ) -> FitReport:
-    """Shrink a trained model behind the gain gate, without any training, and hand over the proven artifact.
+    """Shrink a trained model behind the gain gate, with no training but that of its steps, and hand over the artifact.
 
     Args:
         recipe: YAML file, or a recipe made in Python; its data calibrate and judge.

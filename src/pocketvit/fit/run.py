@@ -88,7 +88,7 @@ def run_fit(
         if trial.complete:
             notes += wait_for_quiet(recipe, notify)
             measurers[trial.key] = make_measurer(load_checkpoint(trial.folder / "best"), splits, recipe)
-            rows += shrink(measurers[trial.key], trial.key, folder / "files" / trial.key, notify)
+            rows += shrink(measurers[trial.key], trial.key, folder / "files" / trial.key, notify, quiet=quiet)
     notes += wait_for_quiet(recipe, notify)
     rows = time_finalists(rows, measurers, limits_of(recipe, metric), notes)
     notes = list(dict.fromkeys(notes))

@@ -42,7 +42,9 @@ class State:
     """Steps that led from the network's float file to this one, each with the number of the attempt that was kept."""
 
 
-def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None]) -> list[Row]:
+def shrink(
+    measurer: Measurer, origin: str, folder: Path, notify: Callable[[str], None], *, quiet: bool = True
+) -> list[Row]:
     """Export the float files, carry out the recipe's steps on each, and judge each by its own measurements.
 
     Args:
@@ -50,11 +52,13 @@ def shrink(measurer: Measurer, origin: str, folder: Path, notify: Callable[[str]
         origin: name of the candidate in tables.
         folder: where the files are written; rows that lie there are taken over, so that a killed run goes on.
         notify: told what is being done.
+        quiet: steps that retrain show no progress.
 
     Returns:
         One row for each file, float files first.
     """
-    rows = [row for name in wanted_runtimes(measurer.recipe) for row in Chain(measurer, origin, folder, name, notify)]
+    chains = [Chain(measurer, origin, folder, name, notify, quiet=quiet) for name in wanted_runtimes(measurer.recipe)]
+    rows = [row for chain in chains for row in chain]
     return sorted(rows, key=lambda row: bool(row.step))
 
 
@@ -62,9 +66,17 @@ class Chain:
     """The steps of one runtime; iterating carries them out and yields the rows."""
 
     def __init__(
-        self, measurer: Measurer, origin: str, folder: Path, runtime: str, notify: Callable[[str], None]
+        self,
+        measurer: Measurer,
+        origin: str,
+        folder: Path,
+        runtime: str,
+        notify: Callable[[str], None],
+        *,
+        quiet: bool = True,
     ) -> None:
         self.measurer, self.origin, self.runtime, self.notify = measurer, origin, runtime, notify
+        self.quiet = quiet
         self.folder = folder / runtime
         self.steps = planned_steps(measurer.recipe, runtime)
         self.limits: Limits = limits_of(measurer.recipe, measurer.main_metric)
@@ -225,7 +237,7 @@ class Chain:
 
     def _shared_context(self) -> Context:
         if self._context is None:
-            self._context = make_context(self.measurer, self.runtime, self.folder)
+            self._context = make_context(self.measurer, self.runtime, self.folder, quiet=self.quiet)
         return self._context
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.errors import UsageError, did_you_mean
-from pocketvit.models.layers.attention import LinearAttention, split_heads
+from pocketvit.models.layers.attention import LinearAttention, gone, split_heads
 
 
 def attention_blocks(model: nn.Module) -> list[str]:
@@ -20,7 +20,8 @@ def attention_blocks(model: nn.Module) -> list[str]:
     found = []
     for path, module in model.named_modules():
         inner: Any = getattr(module, "attn", None)
-        if isinstance(inner, nn.Module) and hasattr(inner, "head_dim") and isinstance(_qkv(inner), nn.Linear):
+        known = isinstance(inner, nn.Module) and hasattr(inner, "head_dim") and isinstance(_qkv(inner), nn.Linear)
+        if known and not gone(_qkv(inner)):
             found.append(path)
     return found
 

@@ -38,7 +38,7 @@ def fit_shapes(model: nn.Module, shapes: Shapes) -> nn.Module:
             setattr(module, name, nn.Parameter(new, old.requires_grad) if learned and new is not None else new)
             changed = True
         if changed:
-            _declare(module)
+            declare(module)
     return model
 
 
@@ -70,7 +70,7 @@ def _drop_blocks(model: nn.Module, shapes: Shapes) -> None:
                 del parent._modules[names[index]]
 
 
-def _declare(module: nn.Module) -> None:
+def declare(module: nn.Module) -> None:
     """Bring what a layer says of itself, and computes with, in line with its weights."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):

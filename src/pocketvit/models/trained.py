@@ -1,7 +1,8 @@
 """Trained models on disk: ``model.safetensors`` beside ``model.json`` (what to build, for which task, which pixels).
 
-The description also holds the shape of every parameter, so that a network that a step has narrowed is built again as it
-was (:mod:`pocketvit.models.shapes`). Building needs the task's head: see :mod:`pocketvit.tasks.load`.
+The description also holds the shape of every parameter and the layers that were put in the place of others, so that a
+network that a step has changed is built again (:mod:`pocketvit.models.shapes`, :mod:`pocketvit.models.replaced`).
+Building needs the task's head: see :mod:`pocketvit.tasks.load`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import make_folder, need_space, replacing
+from pocketvit.models.replaced import replaced_in
 from pocketvit.models.shapes import shapes_of
 from pocketvit.spec.artifact import shipped_names, shipped_root
 from pocketvit.spec.manifest import LevelSpec
@@ -72,6 +74,7 @@ def save_checkpoint(
         "preprocess": trained.preprocess.to_dict(),
         "info": trained.info,
         "shapes": shapes_of(tensors),
+        "replaced": replaced_in(trained.model),
     }
     make_folder(folder)
     need_space(folder, bytes_of(tensors))
@@ -121,10 +124,10 @@ def _chosen_trial(run: Path) -> str:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The description beside the weights: validated objects keyed like :class:`Trained`, ``shapes`` for ``model``.
+    """The description beside the weights: validated objects keyed like :class:`Trained`, with two for ``model``.
 
-    ``shapes`` holds the shape of every parameter; it is empty in a checkpoint from before they were recorded. Raises
-    DataError: it is missing or damaged.
+    ``shapes`` holds the shape of every parameter, ``replaced`` the layers put in the place of others; they are empty in
+    a checkpoint from before they were recorded. Raises DataError: it is missing or damaged.
     """
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -135,6 +138,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
             "preprocess": TypeAdapter(Preprocess).validate_python(meta["preprocess"]),
             "info": dict(meta.get("info", {})),
             "shapes": TypeAdapter(dict[str, list[int]]).validate_python(meta.get("shapes", {})),
+            "replaced": TypeAdapter(dict[str, dict[str, Any]]).validate_python(meta.get("replaced", {})),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         what = f"{folder / META}: cannot be read ({' '.join(str(error).split())[:200]})."

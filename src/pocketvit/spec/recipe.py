@@ -37,6 +37,18 @@ def _require(ok: bool, key: str, value: object, rule: str) -> None:
         raise UsageError(f"{key} must {rule}, not {short(value)}.", "Correct the recipe or the option.")
 
 
+DISTILL = ("logits", "features", "attention")
+"""Kinds of distillation."""
+
+
+def check_distill(section: str, kinds: tuple[str, ...]) -> None:
+    """Raise the ``UsageError`` that names the first kind that there is not, or says that there is none at all."""
+    for kind in kinds or ("",):
+        if kind not in DISTILL:
+            todo = did_you_mean(kind, DISTILL, f"Take one or more of {', '.join(DISTILL)}.")
+            raise UsageError(f"{section}.distill {short(kind)} is unknown.", todo)
+
+
 MANY, YEAR = 1_000_000, 525_600
 """More than anybody means: of things counted; of minutes."""
 _SHARE, _BELOW_ONE, _INSIDE = Range(0, 1), Range(0, 1, below=True), Range(0, 1, above=True, below=True)
@@ -197,6 +209,9 @@ class TrainConfig:
     """Stop after so many minutes of training, with the schedule ending there instead of at ``epochs``."""
     teacher: str | None = None
     """Checkpoint or run folder of a teacher; its answers become part of the loss."""
+    distill: tuple[str, ...] = ("logits",)
+    """What is taken from the teacher: ``logits`` (its answers); ``features`` or ``attention`` behind each block, of a
+    teacher of the same architecture. Several are added."""
     distill_weight: float = 0.5
     distill_temperature: float = 2.0
     threads: int | None = None
@@ -205,6 +220,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_ranges("train", self, _TRAIN)
         check_ordered("train", self, ("crop_scale",))
+        check_distill("train", self.distill)
 
 
 @dataclass(frozen=True)

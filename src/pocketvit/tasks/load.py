@@ -11,6 +11,7 @@ from torch import nn
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models.backbone import backbone_of
 from pocketvit.models.build import build, read_safetensors
+from pocketvit.models.replaced import replace_layers, replaced_in
 from pocketvit.models.shapes import cut_like, fit_shapes, shapes_of
 from pocketvit.models.trained import META, WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.manifest import LevelSpec
@@ -44,11 +45,12 @@ def load_checkpoint(source: str | Path) -> Trained:
     """
     folder = find_checkpoint(source)
     meta, state = read_meta(folder), read_safetensors(folder / WEIGHTS)
-    shapes = meta.pop("shapes")
+    shapes, replaced = meta.pop("shapes"), meta.pop("replaced")
     try:
         if shapes and shapes != shapes_of(state):
             raise RuntimeError("the shapes it records are others")
         model = build_task_model(meta["model_spec"], meta["task"], meta["levels"], meta["preprocess"])
+        replace_layers(model, replaced)
         if shapes:
             fit_shapes(model, shapes)
         model.load_state_dict(state)
@@ -66,6 +68,8 @@ def at_size(trained: Trained, size: tuple[int, int]) -> Trained:
     preprocess = replace(trained.preprocess, size=size)
     sizes = (preprocess, trained.preprocess)
     model, original = (build_task_model(trained.model_spec, trained.task, trained.levels, spec) for spec in sizes)
+    for network in (model, original):
+        replace_layers(network, replaced_in(trained.model))
     state, backbone = trained.model.state_dict(), backbone_of(trained.model)
     prefix = "" if backbone is trained.model else "backbone."
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -20,7 +20,8 @@ from pocketvit.models.dpt import DPT
 from pocketvit.models.hf import find_folder, from_hf, read_config
 from pocketvit.models.hf_names import answer_of
 from pocketvit.models.pixels import normalise
-from pocketvit.models.trained import WEIGHTS, Trained, find_checkpoint, read_meta
+from pocketvit.models.replaced import part_of, replace_layers
+from pocketvit.models.trained import META, WEIGHTS, Trained, find_checkpoint, read_meta
 from pocketvit.spec.artifact import shipped_names
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.recipe import ModelConfig, Recipe
@@ -75,6 +76,11 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
         past, file = meta["info"], str(folder / WEIGHTS)
         if _plain(spec) == _plain(meta["model_spec"]) and meta["shapes"]:
             original = build(spec.name, meta["preprocess"].size, spec.options)
+            try:
+                for network in (backbone, original):
+                    replace_layers(network, part_of(meta["replaced"], "" if backbone is model else "backbone."))
+            except RuntimeError as error:
+                raise DataError(f"{folder / META}: does not fit ({error}).", "Copy the checkpoint again.") from error
     if theirs:
         said = f" ({answer_of(read_config(Path(file)))})"
     unused = load_weights(backbone, file, spec.name, original=original)

@@ -22,6 +22,11 @@ def head_width(embed_dim: int, num_heads: int) -> int:
     return embed_dim // num_heads
 
 
+def gone(layer: nn.Module) -> bool:
+    """Whether a step cut off all of a layer's weights (:mod:`pocketvit.models.shapes` makes them ``None``)."""
+    return getattr(layer, "weight", layer) is None
+
+
 def split_heads(x_bnc: Tensor, parts: int, head_dim: int) -> Tensor:
     """(B, N, parts * h * d) -> (parts, B, h, N, d), with as many heads as there are."""
     b, n, c = x_bnc.shape
@@ -29,7 +34,10 @@ def split_heads(x_bnc: Tensor, parts: int, head_dim: int) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V, softmax over keys (Dosovitskiy et al. 2020, eq. 5-8). Parameter names as in timm."""
+    """softmax(Q K^T / sqrt(d)) V, softmax over keys (Dosovitskiy et al. 2020, eq. 5-8). Parameter names as in timm.
+
+    With its last head cut off it gives the bias of ``proj`` (D,) to every token.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -37,9 +45,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        out_bhnd = self.mix(*split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0))
+    def forward(self, x_bnd: Tensor, queries: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or of the first ``queries`` tokens alone."""
+        if gone(self.qkv):
+            return self.proj.bias
+        q_bhnd, k_bhnd, v_bhnd = split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0)
+        out_bhnd = self.mix(q_bhnd if queries is None else q_bhnd[:, :, :queries], k_bhnd, v_bhnd)
         b, h, n, d = out_bhnd.shape
         return self.proj(out_bhnd.transpose(1, 2).reshape(b, n, h * d))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocketvit.models.layers.attention import TOKEN_ATTENTION, head_width, split_heads
+from pocketvit.models.layers.attention import TOKEN_ATTENTION, gone, head_width, split_heads
 
 
 def init_linear(module: nn.Module) -> None:
@@ -17,7 +20,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear. Parameter names as in timm."""
+    """Linear, GELU, linear. Parameter names as in timm. With its last neuron cut off it gives the bias of ``fc2``."""
 
     def __init__(self, embed_dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -25,6 +28,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        if gone(self.fc1):
+            return self.fc2.bias
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
@@ -68,6 +73,29 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class ClassBlock(Block):
+    """A block that gives the first token alone: (B, N, D) -> (B, 1, D), at the price of its keys and values.
+
+    As the last block of a ViT whose class token is all that is read, it changes no answer.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def in_place_of(cls, layer: nn.Module) -> ClassBlock:
+        """With the weights of a block. Raises RuntimeError: it is none."""
+        if not isinstance(layer, Block):
+            raise RuntimeError(f"{type(layer).__name__} is no block")
+        block: Any = copy.deepcopy(layer)
+        block.__class__ = cls
+        return block  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, 1, D)."""
+        x = x[:, :1] + self.ls1(self.attn(self.norm1(x), 1))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
