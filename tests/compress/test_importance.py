@@ -29,7 +29,7 @@ def test_importance_is_the_derivative_of_gates(taught: tuple[Trained, Recipe], t
     images, truth = next(iter(batches))
     for each, seen in zip(units, found, strict=True):
         assert seen.importance.shape == (each.count,)
-        assert (seen.images, seen.positions) == (8, 17)
+        assert (seen.images, seen.positions, seen.written, seen.tokens) == (8, 17, 17, 17)
         wanted = torch.zeros(each.count)
         for image, label in zip(images, truth, strict=True):
             gates = torch.ones(each.count, requires_grad=True)

@@ -23,7 +23,7 @@ NEURONS = Units("neurons", "m", "m.fc1", "m.fc2", 96, removable=True)
 
 
 def looked_at(units: Units, positions: int) -> Observed:
-    return Observed(torch.zeros(units.count), torch.zeros(1), torch.zeros(1, 1), positions, positions)
+    return Observed(torch.zeros(units.count), torch.zeros(1), torch.zeros(1, 1), positions, positions, positions)
 
 
 def test_multiplications_by_hand() -> None:

@@ -75,6 +75,21 @@ def test_a_record_that_lies_is_refused(entry: dict[str, Any], tmp_path: Path) ->
             load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("options", [{}, {"attention": "linear"}, {"layer_scale": 0.1}])
+def test_a_last_block_for_the_class_token_alone_changes_no_answer(options: dict[str, Any], tmp_path: Path) -> None:
+    start = trained("vit_tiny_patch16_224", {**VIT, **options}, (32, 48))
+    x = torch.rand(2, 3, 32, 48)
+    before = start.model.eval()(x)[0].detach()
+    replace_layers(start.model, {"backbone.blocks.1": {"kind": "class_block"}})
+    assert start.model.backbone.tokens(x).shape == (2, 1, 32)
+    torch.testing.assert_close(start.model(x)[0].detach(), before, atol=1e-5, rtol=1e-5)
+    check_files(start, tmp_path)
+    losses = one_batch(load_checkpoint(tmp_path), 1)
+    assert losses[1] < losses[0]
+    with pytest.raises(RuntimeError, match="is no block"):
+        replace_layers(start.model, {PATH: {"kind": "class_block"}})
+
+
 class Scaled(nn.Linear):
     """A kind from test code."""
 

@@ -149,12 +149,12 @@ def test_onnxruntime_refuses_bf16_instead_of_running_float(restorer: Artifact) -
     assert caught.value.todo == "Take onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8, or another runtime."
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "cluster"])
 def test_onnxruntime_reports_the_precision_of_the_file(restorer: Artifact, precision: str) -> None:
     assert open_session(restorer.path / "model.onnx", Target("onnxruntime", precision)).info.precision == precision
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "cluster"])  # which is ONNX Runtime's
 def test_openvino_compiles_with_the_hint_of_the_target(
     restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

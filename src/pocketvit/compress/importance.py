@@ -36,9 +36,11 @@ class Observed:
     second: Tensor
     """(columns, columns) float64: mean of products."""
     positions: int = 0
-    """Tokens or pixels of one image, over which the layer is repeated."""
+    """Tokens or pixels of one image that the reader reads."""
+    written: int = 0
+    """Those that the writer writes: more, where a class token alone goes on."""
     tokens: int = 0
-    """Of those, how many attend to each other; 0 for maps."""
+    """Of those, how many are attended to by one; 0 for maps."""
     seen: int = 0
     """Rows behind ``mean`` and ``second``."""
     images: int = 0
@@ -82,6 +84,8 @@ def observe(trained: Trained, units: Sequence[Units], batches: Batches) -> list[
     model, found = trained.model.eval(), []
     inputs: dict[str, Tensor] = {}
     handles = [model.get_submodule(each.reader).register_forward_pre_hook(_keeper(inputs, each.path)) for each in units]
+    sizes: dict[str, tuple[int, int]] = {}
+    handles += [model.get_submodule(each.writer).register_forward_pre_hook(_sizer(sizes, each.path)) for each in units]
     for each in units:
         columns = each.count * each.size
         zeros = [torch.zeros(shape, dtype=torch.float64) for shape in (each.count, columns, (columns, columns))]
@@ -94,6 +98,8 @@ def observe(trained: Trained, units: Sequence[Units], batches: Batches) -> list[
             gradients = torch.autograd.grad(loss, [inputs[each.path] for each in units])
             for each, observed, gradient in zip(units, found, gradients, strict=True):
                 _take(each, observed, inputs[each.path].detach(), gradient, images)
+                rows, observed.tokens = sizes[each.path]
+                observed.written = rows // images
     finally:
         for handle in handles:
             handle.remove()
@@ -113,9 +119,19 @@ def _keeper(inputs: dict[str, Tensor], path: str) -> Any:
     return keep
 
 
+def _sizer(sizes: dict[str, tuple[int, int]], path: str) -> Any:
+    """Rows that a writer gets, and how many of them are one image's or window's tokens."""
+
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        x = arguments[0]
+        rows = x[:, 0].numel() if x.dim() == 4 else x[..., 0].numel()
+        sizes[path] = rows, x.shape[1] if x.dim() == 3 else 0
+
+    return keep
+
+
 def _take(units: Units, observed: Observed, activation: Tensor, gradient: Tensor, images: int) -> None:
     """Add one batch; channels of maps (B, C, H, W) are brought behind their positions."""
-    observed.tokens = activation.shape[1] if activation.dim() == 3 else 0
     if activation.dim() == 4:
         activation, gradient = activation.movedim(1, -1), gradient.movedim(1, -1)
     # The first axis is of images, or of windows of images, which each have their gate.

@@ -30,17 +30,13 @@ Costs = Callable[[int, int], float]
 """(index of the units, number of them that is left) to what they cost."""
 
 
-def weights_of(model: nn.Module, units: Units) -> int:
-    """Weights of writer and reader, which every position multiplies once."""
-    return sum(model.get_submodule(name).get_parameter("weight").numel() for name in (units.writer, units.reader))
-
-
 def macs(model: nn.Module, units: Sequence[Units], observed: Sequence[Observed]) -> Costs:
     """Multiply-accumulates of one image in writer, reader and, for heads, the two products of attention."""
     totals = []
     for each, seen in zip(units, observed, strict=True):
         products = 2 * seen.positions * seen.tokens * each.size * each.count if each.kind == "heads" else 0
-        totals.append(seen.positions * weights_of(model, each) + products)
+        writer, reader = (model.get_submodule(name).get_parameter("weight") for name in (each.writer, each.reader))
+        totals.append(seen.written * writer.numel() + seen.positions * reader.numel() + products)
     return lambda index, left: totals[index] * left / units[index].count
 
 

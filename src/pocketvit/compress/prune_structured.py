@@ -12,6 +12,7 @@ read their sizes from their weights.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -29,7 +30,9 @@ from pocketvit.compress.width import narrow_width
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.files import write_json
 from pocketvit.models.narrow import KINDS, Units, find_blocks, find_units, keep_units, remove_block
+from pocketvit.models.replaced import replace_layers
 from pocketvit.models.trained import Trained, copy_of
+from pocketvit.models.vit import ViT
 from pocketvit.spec.typed import Range, check_ranges, short
 
 PLAN = "plan.json"
@@ -52,6 +55,8 @@ class Prune(Retraining):
     """Whether all heads or all neurons of a block may go, and its branch with them; of half of the blocks at most."""
     blocks: int = 0
     """So many whole blocks are taken out first: those whose absence raises the loss least."""
+    class_only: bool = True
+    """The last block of a ViT whose class token is all that is read computes that token alone: no answer changes."""
     width: int | None = None
     """Width of the tokens of a ViT to cut to, by Taylor importance of the channels."""
     multiple: int = 16
@@ -94,9 +99,19 @@ def prune(step: Prune, trained: Trained, context: Context) -> StepReport:
         rounds.append(said)
     network = replace(network, model=network.model.eval())
     before, after = (sum(parameter.numel() for parameter in x.model.parameters()) for x in (trained, network))
-    told = f"{before / 1e6:.3g} M parameters became {after / 1e6:.3g} M"
+    told = f"{before / 1e6:.3g} M parameters became {after / 1e6:.3g} M ({_left_of(step, trained, network)})"
     notes = {"parameters": [before, after], "rounds": rounds}
     return StepReport("prune", asdict(step), network, notes=notes, told=told)
+
+
+def _left_of(step: Prune, trained: Trained, network: Trained) -> str:
+    """Units of each kind that are left, e.g. ``24 of 36 heads``."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    for counter, model in ((before, trained.model), (after, network.model)):
+        for each in find_units(model, step.units):
+            counter[each.kind] += each.count
+    return ", ".join(f"{after[kind]} of {count} {kind}" for kind, count in before.items())
 
 
 def _part_of(step: Prune) -> Retraining:
@@ -120,6 +135,8 @@ def cut_down(
     said: dict[str, Any] = {"blocks": drop_blocks(start, step.blocks, batches) if number == 1 else []}
     if step.width is not None and number == 1:
         narrow_width(start, step.width, batches)
+    if step.class_only and number == 1:
+        said["class_only"] = keep_class_only(start, batches)
     units = find_units(start.model, step.units)
     if not units:
         what = f"{network.model_spec.name} has none of {', '.join(step.units)} that can be cut."
@@ -200,6 +217,27 @@ def drop_blocks(network: Trained, count: int, batches: Batches) -> list[str]:
         removed.append(min(rises, key=rises.__getitem__))
         remove_block(network.model, removed[-1])
     return removed
+
+
+@torch.no_grad()
+def keep_class_only(network: Trained, batches: Batches) -> bool:
+    """Let the last block compute the class token alone, in place, where that changes no answer; whether it does."""
+    blocks = find_blocks(network.model)
+    vit = getattr(network.model, "backbone", None)
+    if not blocks or not isinstance(vit, ViT) or not vit.num_prefix:
+        return False
+    changed = copy_of(network)
+    replace_layers(changed.model, {blocks[-1]: {"kind": "class_block"}})
+    x, _ = next(iter(batches))
+    before = network.model.eval()(x)
+    try:
+        after = changed.model.eval()(x)
+    except (RuntimeError, IndexError, AssertionError, ValueError):
+        return False  # something on top reads all tokens
+    if not isinstance(before, tuple) or not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(after, before)):
+        return False
+    replace_layers(network.model, {blocks[-1]: {"kind": "class_block"}})
+    return True
 
 
 def _plain(step: Prune) -> dict[str, Any]:

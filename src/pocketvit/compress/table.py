@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
+from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepKind, StepReport
+from pocketvit.compress.store import Store, opened, store
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
@@ -30,6 +32,9 @@ STEPS: list[StepKind] = [
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
     StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
     StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
+    StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
+    StepKind("store", Store, store, "file", "onnxruntime", faster=1),
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
@@ -146,5 +151,7 @@ def attempts(step: Planned, source: Trained | Built, context: Context) -> Iterat
         UsageError: the step does not go with the source.
         DataError: calibration images are needed and missing.
     """
+    if isinstance(source, Built):
+        source = opened(source, context.folder)
     found = step.kind.run(step.config, source, context)
     yield from (found,) if isinstance(found, StepReport) else found

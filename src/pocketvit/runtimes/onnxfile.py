@@ -1,17 +1,19 @@
 """Reading and damaging the weights of ONNX files without the ``onnx`` package, which small devices lack.
 
 Only the few protobuf fields that are needed are walked: ModelProto.graph (7), GraphProto.node (1) and initializer (5),
-TensorProto.data_type (2), name (8), its values and external_data (13), NodeProto.input (1) and op_type (4); and on the
-way to tensors that lie elsewhere, whatever can hold a tensor.
+TensorProto.dims (1), data_type (2), name (8), its values and external_data (13), NodeProto.input (1) and op_type (4);
+and on the way to tensors that lie elsewhere, whatever can hold a tensor. Stored files are rebuilt first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvit.runtimes.session import cannot_open, zero_in_file
+from pocketvit.runtimes.session import cannot_open, zero_in_file, zero_middles
+from pocketvit.runtimes.stored import content_of
 
 _WEIGHTS = {1, 2, 3, 10, 16, 17, 18, 19, 20, 21, 22}
 """TensorProto types of weights: float, uint8, int8, float16, bfloat16, float8, (u)int4; never int64: shapes."""
@@ -40,9 +42,14 @@ def external_files(path: Path) -> tuple[str, ...]:
         VerificationError: the file is no ONNX model.
     """
     with _content(path) as content:
-        if b"location" not in content:  # the key of every such entry
-            return ()
-        entries = [list(_fields(content, *span)) for span in _entries(content, 0, len(content), "model", _DEEPEST)]
+        return places_of(content)
+
+
+def places_of(content: bytes) -> tuple[str, ...]:
+    """See :func:`external_files`, of a file that was read. Raises ValueError, IndexError, KeyError: no ONNX model."""
+    if b"location" not in content:  # the key of every such entry
+        return ()
+    entries = [list(_fields(content, *span)) for span in _entries(content, 0, len(content), "model", _DEEPEST)]
     found = ({number: content[low:high] for number, low, high in entry} for entry in entries)
     places = (entry.get(2, b"") for entry in found if entry.get(1) == b"location")
     return tuple(dict.fromkeys(place.decode(errors="replace") for place in places))
@@ -52,7 +59,7 @@ def external_files(path: Path) -> tuple[str, ...]:
 def _content(path: Path) -> Iterator[bytes]:
     """The bytes of a file; what the walk through them stumbles over becomes a ``VerificationError``."""
     try:
-        yield path.read_bytes()
+        yield content_of(path)
     except (IndexError, KeyError, ValueError) as error:
         raise cannot_open(path, "ONNX", "its fields are damaged") from error
 
@@ -69,12 +76,52 @@ def _entries(content: bytes, low: int, high: int, message: str, depth: int) -> I
             yield from _entries(content, start, end, inner, depth - 1)
 
 
+@dataclass(frozen=True)
+class Weight:
+    """An initialiser that holds weights, and where its values lie in the file."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: int
+    """TensorProto.DataType."""
+    start: int
+    end: int
+
+
+def weights_of(content: bytes) -> list[Weight]:
+    """The initialisers with weights as raw bytes, in the order of the file.
+
+    Raises:
+        ValueError, IndexError, KeyError: it is no ONNX model.
+    """
+    found = []
+    for field, *span in _graph(content):
+        parts = list(_fields(content, *span)) if field == 5 else []
+        raw = [(low, high) for number, low, high in parts if number == 9]
+        if (kind := _type_of(parts)) in _WEIGHTS and raw:
+            name = next((content[low:high].decode() for number, low, high in parts if number == 8), "")
+            dims = [x for number, low, high in parts if number == 1 for x in _numbers(content, low, high)]
+            found.append(Weight(name, tuple(dims), int(kind or 0), *raw[-1]))
+    return found
+
+
+def _numbers(content: bytes, low: int, high: int) -> Iterator[int]:
+    """One number, or the packed ones between two places."""
+    if low == high:
+        yield low
+    while low < high:
+        value, low = _varint(content, low)
+        yield value
+
+
 def damage(files: Sequence[Path]) -> None:
-    """See :class:`pocketvit.runtimes.Runtime`."""
+    """See :class:`pocketvit.runtimes.Runtime`. A stored file becomes the damaged model file itself."""
     with _content(files[0]) as content:
         tensors = [list(_fields(content, *span)) for field, *span in _graph(content) if field == 5]
     weights = [part for parts in tensors if _type_of(parts) in _WEIGHTS for part in parts if part[0] in _VALUES]
-    zero_in_file(files[0], [(start, end) for _, start, end in weights])
+    changed = bytearray(content)
+    zero_middles(changed, [(start, end) for _, start, end in weights])
+    files[0].write_bytes(changed)
     for companion in files[1:]:  # external data holds nothing but tensors
         zero_in_file(companion, [(0, companion.stat().st_size)])
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import UsageError
-from pocketvit.runtimes.onnxfile import computes_in_half, damage, external_files
+from pocketvit.runtimes.onnxfile import computes_in_half, damage, external_files, places_of
 from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs
+from pocketvit.runtimes.stored import is_stored, unpack
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
 
@@ -81,11 +82,11 @@ def devices() -> tuple[str, ...]:
 
 
 def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> OnnxRuntimeSession:
-    """Open an ``.onnx`` file with ``target.threads`` threads.
+    """Open an ``.onnx`` file, or what a stored file (``.pvw``) rebuilds, with ``target.threads`` threads.
 
     Raises:
         UsageError: fp16 on CUDA of a file that computes in float32, or CUDA is offered and does not start.
-        VerificationError: the file is missing or no valid ONNX model.
+        VerificationError: the file is missing, damaged or no valid ONNX model.
     """
     import onnxruntime
 
@@ -99,8 +100,9 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
     providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
     wanted, settings = list(providers), list(providers.values())
+    source = _rebuilt(path) if is_stored(path) else str(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted, provider_options=settings)
+        session = onnxruntime.InferenceSession(source, options, providers=wanted, provider_options=settings)
         shrink = onnxruntime.RunOptions()
         shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         info = SessionInfo.of(target, onnxruntime.__version__, _coverage(session))
@@ -113,6 +115,23 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     if target.device != CPU and target.precision == "fp16" and not computes_in_half(path):
         raise UsageError(f"{path}: computes in float32, not fp16.", f"Take onnxruntime:fp32@{target.device}.")
     return opened
+
+
+def _rebuilt(path: Path) -> bytes:
+    """The model of a stored file; what it says to read beside it would be read from wherever the program stands."""
+    content = unpack(path)
+    try:
+        places = places_of(content)
+    except (ValueError, IndexError, KeyError) as error:
+        raise cannot_open(path, "ONNX Runtime", "what is stored is no model") from error
+    if places:
+        raise cannot_open(path, "ONNX Runtime", f"what is stored reads {places[0]!r}")
+    return content
+
+
+def _reads(path: Path) -> tuple[str, ...]:
+    """Of a stored file nothing: :func:`open_file` refuses one that asks for more, and rebuilds it only once."""
+    return () if is_stored(path) else external_files(path)
 
 
 def _coverage(session: Any) -> dict[str, float]:
@@ -135,7 +154,7 @@ RUNTIME = Runtime(
     writer="pocketvit.export.onnx:write",
     open=open_file,
     devices=devices,
-    precisions=lambda device: ("fp32", "fp16", "int8"),
+    precisions=lambda device: ("fp32", "fp16", "int8", "cluster"),
     damage=damage,
-    reads=external_files,
+    reads=_reads,
 )

@@ -45,11 +45,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, x_bnd: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x_bnd: Tensor, queries: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D), or of the first ``queries`` tokens alone."""
         if gone(self.qkv):
             return self.proj.bias
-        out_bhnd = self.mix(*split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0))
+        q_bhnd, k_bhnd, v_bhnd = split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0)
+        out_bhnd = self.mix(q_bhnd if queries is None else q_bhnd[:, :, :queries], k_bhnd, v_bhnd)
         b, h, n, d = out_bhnd.shape
         return self.proj(out_bhnd.transpose(1, 2).reshape(b, n, h * d))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,6 +73,29 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class ClassBlock(Block):
+    """A block that gives the first token alone: (B, N, D) -> (B, 1, D), at the price of its keys and values.
+
+    As the last block of a ViT whose class token is all that is read, it changes no answer.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def in_place_of(cls, layer: nn.Module) -> ClassBlock:
+        """With the weights of a block. Raises RuntimeError: it is none."""
+        if not isinstance(layer, Block):
+            raise RuntimeError(f"{type(layer).__name__} is no block")
+        block: Any = copy.deepcopy(layer)
+        block.__class__ = cls
+        return block  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, 1, D)."""
+        x = x[:, :1] + self.ls1(self.attn(self.norm1(x), 1))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
