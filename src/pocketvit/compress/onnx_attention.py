@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pocketvit.compress.layers import session
 from pocketvit.compress.onnx_edit import CONTRIB, Editor, Shape, attributes
-from pocketvit.compress.onnx_fuse import PRODUCTS
+from pocketvit.compress.onnx_fuse import PRODUCTS, scale_product
 
 _MOVES = ("Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Gather", "Slice", "Mul", "Div", "Identity")
 """What may lie between the linear layers and the two products of attention."""
@@ -165,6 +165,29 @@ def _scales(graph: Editor, product: onnx.NodeProto) -> list[NDArray[np.float32]]
     values = graph.value(product.input[3]) if len(product.input) > 3 else np.ones(1, np.float32)
     assert values is not None
     return list(np.split(values.reshape(-1), 3)) if values.size > 1 else [values] * 3
+
+
+def value_scales(graph: Editor) -> int:
+    """A factor for each channel behind an attention (int8 evens out channels by one) into the product that gives V.
+
+    Attention only mixes rows of V, so a channel's factor may stand in front of it as well.
+    """
+    found = 0
+    for node in graph.of("Mul"):
+        mixed, factor = graph.maker(node.input[0], "MultiHeadAttention"), graph.value(node.input[1])
+        if mixed is None or factor is None or len(mixed.input) < 4 or graph.only_taker(node.input[0]) is None:
+            continue
+        product, bias = graph.maker(mixed.input[2], *PRODUCTS), graph.value(mixed.input[3])
+        shape = graph.shapes.get(node.input[0], ())
+        if product is None or bias is None or factor.shape != shape[-1:] or graph.only_taker(mixed.input[2]) is None:
+            continue
+        scale_product(graph, product, factor)
+        scaled = np.concatenate([bias[: -len(factor)], bias[-len(factor) :] * factor]).astype(np.float32)
+        mixed.input[3] = graph.constant(f"{mixed.input[3]}.scaled", scaled)
+        graph.rename(node.output[0], node.input[0])
+        graph.swap([node], [])
+        found += 1
+    return found
 
 
 def dead_rows(graph: Editor) -> int:

@@ -234,7 +234,7 @@ def layer_scales(graph: Editor) -> int:
                 continue
             if graph.only_taker(name) is None or graph.only_taker(source) is None or (add is not None) != bool(bias):
                 continue
-            _scale(graph, product, values)
+            scale_product(graph, product, values)
             if add is not None and bias is not None:
                 offset = graph.value(bias)
                 assert offset is not None
@@ -246,8 +246,8 @@ def layer_scales(graph: Editor) -> int:
     return found
 
 
-def _scale(graph: Editor, product: onnx.NodeProto, factor: NDArray[Any]) -> None:
-    """Multiply what a product gives."""
+def scale_product(graph: Editor, product: onnx.NodeProto, factor: NDArray[Any]) -> None:
+    """Multiply what a product gives by a factor for each channel."""
     place = 1 if product.op_type == "MatMul" else 3
     values = graph.value(product.input[place])
     assert values is not None

@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 
 from pocketvit.compress.layers import session
-from pocketvit.compress.onnx_attention import attention, dead_rows
+from pocketvit.compress.onnx_attention import attention, dead_rows, value_scales
 from pocketvit.compress.onnx_edit import Editor, counts
 from pocketvit.compress.onnx_fuse import GELUS, biases, gelus, layer_scales, linear_layers, reshapes
 from pocketvit.compress.step import Context, StepReport
@@ -115,7 +115,7 @@ def rewrite(model: onnx.ModelProto, step: LeanGraph) -> tuple[onnx.ModelProto, C
     graph, found = Editor(model), Counter[str]()
     passes: dict[str, Callable[[Editor], int]] = {"linear": linear_layers, "reshape": reshapes}
     passes |= {"layer_scale": layer_scales}
-    passes |= {"attention": attention} if step.fuse_attention else {}
+    passes |= {"attention": attention, "value_scale": value_scales} if step.fuse_attention else {}
     passes |= {"bias": biases, "gelu": partial(gelus, kind=step.gelu)}
     passes |= {"dead_rows": dead_rows} if step.drop_rows else {}
     for name, change in passes.items():
