@@ -29,10 +29,11 @@ class Case:
     truth: np.ndarray
 
 
-def classifier(**preprocess: object) -> Trained:
+def classifier(vit: dict[str, object] | None = None, **preprocess: object) -> Trained:
+    """``vit`` are options beside those of ``SMALL_VIT``."""
     fields = {"size": (32, 40), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), **preprocess}
     spec = Preprocess(**fields)  # type: ignore[arg-type]
-    return _trained("classify", ModelConfig("vit_tiny_patch16_224", SMALL_VIT), LEVELS, spec)
+    return _trained("classify", ModelConfig("vit_tiny_patch16_224", SMALL_VIT | (vit or {})), LEVELS, spec)
 
 
 def restorer(size: tuple[int, int] = (33, 46)) -> Trained:

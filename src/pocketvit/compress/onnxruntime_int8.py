@@ -10,13 +10,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pocketvit.compress.float_cost import milliseconds
 from pocketvit.compress.layers import Layer, Stats, array, collect, find_layers, prepare, session
+from pocketvit.compress.onnx_attention import dead_rows
+from pocketvit.compress.onnx_edit import Editor
+from pocketvit.compress.onnx_graph import LeanGraph, rewrite
 from pocketvit.compress.qdq import Plan, norm_before, plan_layer, quantise
 from pocketvit.compress.step import Context, LayerRank, StepReport, milder_counts
 from pocketvit.errors import DataError, UsageError
@@ -51,6 +55,9 @@ class StaticInt8:
     """Layers to quantise: Gemm, MatMul, Conv; empty chooses by where the work is."""
     rank_images: int = 16
     """Calibration images (at most half) that are held back from calibrating: on them sensitivity is measured."""
+    weigh: Literal["time", "work"] = "time"
+    """What a layer in float costs: milliseconds on this machine, measured by groups of layers of one shape, or its
+    multiplications (which count as well where a run is too short to time)."""
     reduce_range: bool = False
     """7-bit weights, for old processors whose 8-bit products saturate (AVX2 without VNNI)."""
 
@@ -59,6 +66,8 @@ class StaticInt8:
         if min(least) < 0 or min(self.rank_images, 1 if self.max_error is None else self.max_error) <= 0:
             what = "int8: max_drop, max_float_share, max_float_layers must be 0 or more, max_error, rank_images more."
             raise UsageError(what, "Correct the step.")
+        if self.weigh not in ("time", "work"):
+            raise UsageError(f"int8: unknown weigh {self.weigh!r}.", "Take time or work.")
         if unknown := set(self.kinds) - {"Gemm", "MatMul", "Conv"}:
             raise UsageError(f"int8: unknown kind of layer {unknown.pop()!r}.", "Take Gemm, MatMul or Conv.")
         if not self.clip or not all(0 < share <= 1 for share in self.clip) or not all(0 < s < 1 for s in self.smooth):
@@ -109,15 +118,20 @@ def static_int8(step: StaticInt8, built: Built, context: Context) -> Iterator[St
     error_of = _ErrorOf(images, answers, context)
     layers = quantiser.layers
     errors = {x.node: error_of(quantiser.build([y for y in layers if y != x])) for x in layers}
+    costs = _costs(step, quantiser, images[0], context.threads)
+    work = {x.node: float(max(x.macs, 1)) for x in layers} if costs is None else costs
     # Back to float first goes what disturbs most for the time it saves; errors of layers add up about like variances.
-    order = sorted(layers, key=lambda x: -(errors[x.node] ** 2) / max(x.macs, 1))
+    order = sorted(layers, key=lambda x: -(errors[x.node] ** 2) / work[x.node])
     path = context.folder / f"{built.path.stem}-int8.onnx"
     search = _Search(step, context, lambda count: quantiser.build(order[:count]), path, built.path, error_of)
     first = smallest(search, most_float(order, step))
     most = len(order) - 1 if step.max_float_layers is None else min(len(order) - 1, step.max_float_layers)
-    for count in milder_counts([x.macs for x in order], first, most):
+    for count in milder_counts([work[x.node] for x in order], first, most):
         save(quantiser.build(order[:count]), path)
-        ranking = tuple(LayerRank(x.label, errors[x.node], x.macs, i < count) for i, x in enumerate(order))
+        ranking = tuple(
+            LayerRank(x.label, errors[x.node], x.macs, i < count, None if costs is None else costs[x.node])
+            for i, x in enumerate(order)
+        )
         notes = {"accepted": search(count), "error": search.errors[count], **_notes(quantiser, order[:count], search)}
         yield StepReport(
             "int8", asdict(step), Built("onnxruntime", "int8", path), ranking, tuple(search.scores.items()), notes
@@ -134,7 +148,7 @@ def quantise_all(step: StaticInt8, built: Built, context: Context) -> Built:
 
 
 def _plan(step: StaticInt8, built: Built, images: Sequence[Pixels], threads: int) -> _Quantiser:
-    graph = prepare(built.path)
+    graph = _prepared(built.path)
     layers = find_layers(graph, step.kinds)
     stats = collect(graph, layers, images, threads)
     norms = {x.node: norm_before(graph, x) for x in layers}
@@ -144,6 +158,31 @@ def _plan(step: StaticInt8, built: Built, images: Sequence[Pixels], threads: int
         for x in layers
     }
     return _Quantiser(graph, layers, stats, norms, plans)
+
+
+def _prepared(path: Path) -> onnx.ModelProto:
+    """The float graph to quantise, in which layers compute only tokens that the answer takes: of a class token's graph
+    the last block is all but free in float, and the ranking must know."""
+    graph = Editor(onnx.load(path))
+    if not dead_rows(graph):
+        return prepare(path)
+    with scratch() as folder:
+        save(graph.finish(), folder / path.name)
+        return prepare(folder / path.name)
+
+
+def _costs(step: StaticInt8, quantiser: _Quantiser, image: Pixels, threads: int) -> dict[str, float] | None:
+    """Milliseconds by layer, in the lean graph that the step ``graph`` makes of the file; None: by multiplications."""
+    if step.weigh == "work":
+        return None
+
+    def build(kept_float: Sequence[Layer]) -> onnx.ModelProto:
+        return rewrite(quantiser.build(kept_float), LeanGraph())[0]
+
+    def shapes(layer: Layer) -> tuple[object, ...]:
+        return layer.kind, layer.macs, array(quantiser.graph, layer.weight).shape
+
+    return milliseconds(build, quantiser.layers, shapes, image, threads)
 
 
 def _notes(quantiser: _Quantiser, kept_float: Sequence[Layer], search: _Search) -> dict[str, Any]:

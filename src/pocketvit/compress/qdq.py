@@ -38,7 +38,9 @@ class Plan:
     scale: Floats
     """Scale of each output channel."""
     error: float
-    """Mean squared error of the layer's output over its mean square, on calibration rows; NaN for convolutions."""
+    """Mean over calibration rows of the output's squared error over the row's mean square; NaN for convolutions."""
+    shift: Floats | None = None
+    """Per output channel, what the quantised layer gives too little on average: the bias makes up for it."""
 
 
 def activation_parameters(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -97,7 +99,7 @@ def plan_layer(
         )
     matrix = weight.T if layer.transposed else weight  # (in, out)
     rows, wanted = seen.rows, seen.rows @ matrix
-    power = float(np.mean(wanted**2)) + 1e-12
+    share = evenly(wanted)
     peak = np.maximum(np.maximum(np.abs(seen.low), np.abs(seen.high)), 1e-5)
     best: tuple[float, Floats | None, float, float] | None = None
     for strength in (None, *smooth):
@@ -105,23 +107,36 @@ def plan_layer(
         one = np.float32(1) if factor is None else factor
         values, scale = weight_parameters(matrix * np.reshape(one, (-1, 1)), 1, reduce_range)
         low, high = float((seen.low / one).min()), float((seen.high / one).max())
-        for share in clip:
-            error = (
-                float(np.mean((fake(rows / one, low * share, high * share) @ (values * scale) - wanted) ** 2)) / power
-            )
+        for part in clip:
+            got = fake(rows / one, low * part, high * part) @ (values * scale)
+            error = float(np.mean(((got - wanted) * share) ** 2))
             handicap = 1.5 if factor is not None and not foldable and (best is None or best[1] is None) else 1.0
             if best is None or error * handicap < best[0]:
-                best = (error, factor, low * share, high * share)
+                best = (error, factor, low * part, high * part)
     assert best is not None
     error, factor, low, high = best
     one = np.float32(1) if factor is None else factor
     seen_rows = fake(rows / one, low, high)
     even = matrix * np.reshape(one, (-1, 1))
     values, scale = (
-        _generalising(seen_rows, wanted, even, reduce_range) if compensate else weight_parameters(even, 1, reduce_range)
+        _generalising(seen_rows * share, wanted * share, even, reduce_range)
+        if compensate
+        else weight_parameters(even, 1, reduce_range)
     )
-    error = float(np.mean((seen_rows @ (values * scale) - wanted) ** 2)) / power
-    return Plan(low, high, factor, np.ascontiguousarray(values.T) if layer.transposed else values, scale, error)
+    missing = wanted - seen_rows @ (values * scale)
+    shift = missing.mean(axis=0) if compensate and layer.bias is not None else np.zeros(len(scale), np.float32)
+    error = float(np.mean(((missing - shift) * share) ** 2))
+    return Plan(low, high, factor, np.ascontiguousarray(values.T) if layer.transposed else values, scale, error, shift)
+
+
+def evenly(wanted: Floats) -> Floats:
+    """(R, 1) factors under which every row of a layer's output counts alike.
+
+    A few tokens of a trained transformer are a hundred times louder than the rest, and the norm that reads the sum
+    takes each token by its own size: a plain mean would give the quantiser to them alone.
+    """
+    power = np.mean(wanted.astype(np.float64) ** 2, axis=1, keepdims=True)
+    return (1.0 / np.sqrt(power + 0.01 * power.mean() + 1e-12)).astype(np.float32)
 
 
 def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
@@ -245,9 +260,9 @@ class Writer:
         node.input[1] = self._stored(layer, f"{layer.node}/weight", plan.values, scale, axis)
         if layer.bias is not None:
             steps = scale * self.steps[tensor]  # of the tensor as it was quantised, maybe for another layer
-            whole = np.clip(
-                np.rint(array(self.model, layer.bias).reshape(-1).astype(np.float64) / steps), -(2**31), 2**31 - 1
-            ).astype(np.int32)
+            bias = array(self.model, layer.bias).reshape(-1).astype(np.float64)
+            bias = bias if plan.shift is None else bias + plan.shift
+            whole = np.clip(np.rint(bias / steps), -(2**31), 2**31 - 1).astype(np.int32)
             node.input[2] = self._stored(layer, f"{layer.node}/bias", whole, steps.astype(np.float32), 0)
         if layer.kind == "Conv" and output is not None:
             self._quantise_output(layer, node, output)

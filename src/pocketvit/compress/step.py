@@ -32,6 +32,8 @@ class LayerRank:
     macs: int
     """Multiply-accumulates per image: what is lost in speed when it goes back to float."""
     kept_float: bool
+    ms: float | None = None
+    """What a run takes longer with it in float, measured; None where it was judged by its multiplications."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,11 @@ class Context:
     """Whether steps that take long show no progress."""
 
 
-def milder_counts(macs: Sequence[int], first: int, most: int, stride: float = 0.15) -> Iterator[int]:
+def milder_counts(macs: Sequence[float], first: int, most: int, stride: float = 0.15) -> Iterator[int]:
     """Numbers of layers to leave in float: ``first``, then each time about ``stride`` more of all multiplications.
 
     Args:
-        macs: multiply-accumulates of the layers in the order in which they go back to float.
+        macs: multiply-accumulates (or milliseconds) of the layers in the order in which they go back to float.
         first: where to begin.
         most: never more layers than this.
     """

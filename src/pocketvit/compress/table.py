@@ -10,6 +10,7 @@ from typing import Any
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.low_rank import Factorise, low_rank
+from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
@@ -28,6 +29,8 @@ STEPS: list[StepKind] = [
     StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
     StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
     StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
+    # Behind int8, where it pays most; what it starts from is the newest of the two.
+    StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
     StepKind("int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4),
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
     StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
