@@ -88,8 +88,10 @@ def observe(trained: Trained, units: Sequence[Units], batches: Batches) -> list[
     handles += [model.get_submodule(each.writer).register_forward_pre_hook(_sizer(sizes, each.path)) for each in units]
     for each in units:
         columns = each.count * each.size
-        zeros = [torch.zeros(shape, dtype=torch.float64) for shape in (each.count, columns, (columns, columns))]
-        found.append(Observed(*zeros))
+        importance, mean, second = (
+            torch.zeros(shape, dtype=torch.float64) for shape in ((each.count,), (columns,), (columns, columns))
+        )
+        found.append(Observed(importance, mean, second))
     frozen = [p for p in model.parameters() if not p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)

@@ -162,8 +162,8 @@ def _plan(
     share: float,
 ) -> dict[str, Any]:
     """Which units are kept ``share`` of the way, and what was measured for it."""
-    work, found = macs(start.model, units, observed), {}
-    cost = work
+    work = cost = macs(start.model, units, observed)
+    found: dict[str, Any] = {}
     if step.rank == "latency":
         table = measure_table(start, units, observed, context)
         cost, found["milliseconds"] = table.cost, table.rows

@@ -123,9 +123,10 @@ def remove_block(model: nn.Module, path: str) -> None:
 
 def find_vit(model: nn.Module) -> ViT | None:
     """The ViT whose width can be cut; ``None`` where the network is another, or its positions are not learned."""
-    backbone = getattr(model, "backbone", model)
-    learned = isinstance(backbone, ViT) and "pos_embed" in dict(backbone.named_parameters())
-    return backbone if learned and all(isinstance(x, (Block, nn.Identity)) for x in backbone.blocks) else None
+    backbone: Any = getattr(model, "backbone", model)
+    if not isinstance(backbone, ViT) or "pos_embed" not in dict(backbone.named_parameters()):
+        return None
+    return backbone if all(isinstance(x, (Block, nn.Identity)) for x in backbone.blocks) else None
 
 
 def keep_width(model: nn.Module, kept: Sequence[int]) -> None:
