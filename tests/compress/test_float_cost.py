@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvit.compress import latency
+from pocketvit.compress import float_cost
 from pocketvit.compress import onnxruntime_int8 as int8
 from pocketvit.compress.float_cost import LEAST, milliseconds
 from pocketvit.compress.layers import Layer
@@ -47,7 +47,7 @@ class Clock:
 
 def table(monkeypatch: pytest.MonkeyPatch, base: float) -> dict[str, float] | None:
     clock = Clock(base)
-    monkeypatch.setattr(latency, "session", clock.session)
+    monkeypatch.setattr(float_cost, "session", clock.session)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     image = np.zeros((2, 2, 3), np.uint8)
     return milliseconds(lambda floats: list(floats), LAYERS, lambda x: x.macs, image, 1)  # type: ignore[arg-type, return-value]
@@ -68,7 +68,7 @@ def test_a_run_that_is_too_short_is_not_timed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_the_largest_groups_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "GROUPS", 1)
+    monkeypatch.setattr(float_cost, "GROUPS", 1)
     costs = table(monkeypatch, base=0.01)
     assert costs is not None
     assert costs["fc0"] == pytest.approx(4.0)
