@@ -136,7 +136,8 @@ def evenly(wanted: Floats) -> Floats:
     takes each token by its own size: a plain mean would give the quantiser to them alone.
     """
     power = np.mean(wanted.astype(np.float64) ** 2, axis=1, keepdims=True)
-    return (1.0 / np.sqrt(power + 0.01 * power.mean() + 1e-12)).astype(np.float32)
+    least = 0.05 * np.median(power) + 1e-6 * power.mean() + 1e-12  # rows of nothing must not count for most
+    return (1.0 / np.sqrt(power + least)).astype(np.float32)
 
 
 def _generalising(rows: Floats, wanted: Floats, matrix: Floats, reduce_range: bool) -> tuple[NDArray[np.int8], Floats]:
