@@ -50,6 +50,8 @@ def test_noise_makes_no_layer_slower_for_being_narrower() -> None:
     assert table.cost(0, 96) == pytest.approx(4.0)
     assert table.cost(0, 72) == pytest.approx(0.9 * 3 + 0.1 * 3)
     assert table.cost(0, 24) > table.cost(0, 8) > table.cost(0, 0) == 0
+    limited = Table(table.rows, table.classes, (1.0,))
+    assert [limited.cost(0, left) for left in (0, 72, 96)] == pytest.approx([0, 0.75, 1.0])
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ from pocketvit.export.formats import exporter
 from pocketvit.models.narrow import Units, keep_units
 from pocketvit.models.trained import Trained, copy_of
 
+SLOWER = 4.0
+"""A layer's time is at most so many times what its multiplications would take at the network's own rate."""
 Costs = Callable[[int, int], float]
 """(index of the units, number of them that is left) to what they cost."""
 
@@ -48,13 +50,20 @@ class Table:
     """Class (e.g. ``neurons 768x197``) to units left to milliseconds above the narrowest measured."""
     classes: tuple[str, ...]
     """Of each of the units."""
+    most: tuple[float, ...] = ()
+    """Of each of the units, milliseconds that it cannot cost more than; empty sets no limit."""
 
     def cost(self, index: int, left: int) -> float:
-        """Interpolated between measured numbers of units; a tenth is linear, so that noise makes no unit worthless."""
+        """Interpolated between measured numbers of units.
+
+        A tenth is linear, so that noise makes no unit worthless, and what has few multiplications is not taken for
+        slow, which noise would make of the only layer of its class.
+        """
         points = sorted(self.rows[self.classes[index]].items())
-        (least, low), (most, high) = points[0], points[-1]
-        line = low + (high - low) * (left - least) / max(most - least, 1)
-        return 0.9 * float(np.interp(left, [x for x, _ in points], [y for _, y in points])) + 0.1 * line
+        (least, low), (whole, high) = points[0], points[-1]
+        line = low + (high - low) * (left - least) / max(whole - least, 1)
+        scale = min(1.0, self.most[index] / max(high, 1e-12)) if self.most else 1.0
+        return scale * (0.9 * float(np.interp(left, [x for x, _ in points], [y for _, y in points])) + 0.1 * line)
 
 
 def class_of(units: Units, observed: Observed) -> str:
@@ -85,7 +94,9 @@ def measure_table(
     for name, indices in members.items():
         mine = {left: ms for (other, left), ms in zip(plan, times, strict=True) if other == name}
         rows[name] = monotone(mine | {units[indices[0]].count: whole}, len(indices))
-    return Table(rows, classes)
+    work = macs(trained.model, units, observed)
+    shares = [work(index, each.count) for index, each in enumerate(units)]
+    return Table(rows, classes, tuple(SLOWER * whole * share / sum(shares) for share in shares))
 
 
 def numbers(units: Units, points: int) -> list[int]:
