@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pocketvit.compress.binarise import Binarise, binarise
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.low_rank import Factorise, low_rank
@@ -14,6 +15,7 @@ from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
+from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.errors import UsageError, did_you_mean
@@ -41,6 +43,9 @@ STEPS: list[StepKind] = [
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
+    # Engines compute with zeros and signs as with any other floats.
+    StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, retrains=True),
+    StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, retrains=True),
 ]
 
 
