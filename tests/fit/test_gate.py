@@ -25,6 +25,12 @@ def test_a_step_stays_only_with_a_gain_and_above_the_floor(tmp_path: Path) -> No
     assert judge(base, base, small, CompressConfig(), half).kept
     assert not judge(base, base, small, CompressConfig(min_shrink=4.0), half).kept
     assert not judge(base, base, faster, CompressConfig(min_speedup=1.5), half).kept
+    # What only prepares the step behind it needs no gain, but the floor holds for it too.
+    ready = judge(base, base, same, CompressConfig(), half, prepares=True)
+    assert ready.kept
+    assert ready.reason.startswith("stays for the steps behind it: 1.00x speed")
+    bad = row(tmp_path, "bad", 80, 10, 90, speedup=1.0, gain=1.0)
+    assert not judge(base, base, bad, CompressConfig(), half, prepares=True).kept
     crashed = Row("x", "onnxruntime", "int8", reason="crashed")
     assert judge(base, base, crashed, CompressConfig(), half).reason == "crashed"
 

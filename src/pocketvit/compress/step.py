@@ -148,5 +148,7 @@ class StepKind:
     smaller: float = math.inf
     baseline: bool = False
     """What a library does by default, built to compare with and never handed over."""
+    prepares: bool = False
+    """It gains nothing by itself, but for a step behind it: where the floor holds it stays without a gain."""
     retrains: bool = False
     """It trains the network: chains without such steps are searched first."""

@@ -43,9 +43,9 @@ STEPS: list[StepKind] = [
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
-    # Engines compute with zeros and signs as with any other floats.
-    StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, retrains=True),
-    StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, retrains=True),
+    # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
+    StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
+    StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
 ]
 
 

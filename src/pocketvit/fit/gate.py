@@ -32,7 +32,9 @@ def limits_of(recipe: Recipe, metric: str) -> Limits:
     return Limits(recipe.budget, floor, spec, recipe.target.precision)
 
 
-def judge(origin: Row, before: Row, step: Row, settings: CompressConfig, limits: Limits) -> Row:
+def judge(
+    origin: Row, before: Row, step: Row, settings: CompressConfig, limits: Limits, *, prepares: bool = False
+) -> Row:
     """A step stays only if its file got faster or smaller and the metric stayed above the floor.
 
     Args:
@@ -41,6 +43,7 @@ def judge(origin: Row, before: Row, step: Row, settings: CompressConfig, limits:
         step: the changed file, with ``gain`` and ``speedup`` measured side by side with the two.
         settings: least gains.
         limits: the floor.
+        prepares: the step need not gain: what comes behind it may.
 
     Returns:
         ``step`` with ``kept`` and ``reason`` set.
@@ -54,11 +57,13 @@ def judge(origin: Row, before: Row, step: Row, settings: CompressConfig, limits:
         return replace(step, kept=False, reason=step.reason or "could not be timed")
     gain = _gain(before, step, step.gain, limits.spec)
     for base, faster in ((before, step.gain), (origin, step.speedup)):
+        if prepares:
+            break
         if (faster < settings.min_speedup or not step.certain) and (base.bytes or 0) / step.bytes < settings.min_shrink:
             return replace(step, kept=False, reason=f"no gain over {base.name}: {gain}")
     if step.baseline:
         return replace(step, kept=False, reason=f"built to compare with, never handed over ({gain})")
-    return replace(step, kept=True, reason=gain)
+    return replace(step, kept=True, reason=f"stays for the steps behind it: {gain}" if prepares else gain)
 
 
 def _gain(before: Row, step: Row, faster: float, spec: MetricSpec) -> str:

@@ -154,9 +154,9 @@ class Chain:
                     break
                 self.notify(f"{self.origin}: {self.runtime} {step.label}: {misses[0]}; trying a milder one")
                 continue
-            judged = _telling(self._judged(origin.row, before.row, row), report)
+            judged = _telling(self._judged(origin.row, before.row, row, step), report)
             return State(judged, trained, self._file_steps(before, step, row))
-        return State(self._judged(origin.row, before.row, state.row), before.trained)
+        return State(self._judged(origin.row, before.row, state.row, step), before.trained)
 
     def _built(self, before: State, step: Planned, place: Path) -> Iterator[tuple[Trained, Built, StepReport]]:
         """Network and file after each attempt of a step."""
@@ -172,7 +172,7 @@ class Chain:
                 built = next(islice(attempts(again, built, context), number, None)).built
             yield report.result, built, report
 
-    def _judged(self, origin: Row, before: Row, row: Row) -> Row:
+    def _judged(self, origin: Row, before: Row, row: Row, step: Planned) -> Row:
         """The row, timed side by side with the file it started from and with the float file."""
         files = {each.name: each.built for each in (origin, before, row) if each.built is not None}
         timings = dict(zip(files, self.measurer.time(list(files.values())), strict=True))
@@ -180,7 +180,8 @@ class Chain:
         gain, faster = (speedup(timings[base.name], mine) for base in (before, origin))
         timed = replace(row, timing=mine, gain=gain.p50, speedup=faster.p50)
         timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1)
-        return judge(origin, before, timed, self.measurer.recipe.compress, self.limits)
+        settings, prepares = self.measurer.recipe.compress, step.kind.prepares
+        return judge(origin, before, timed, settings, self.limits, prepares=prepares)
 
     def _row(
         self, label: str, precision: str, built: Built | None, before: Row | None = None, step: Planned | None = None
