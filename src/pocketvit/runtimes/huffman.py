@@ -70,7 +70,7 @@ def code_lengths(counts: Integers) -> Integers:
     if len(used) == 1:
         lengths[used] = 1
         return lengths
-    coins = sorted((int(counts[symbol]), (int(symbol),)) for symbol in used)
+    coins: list[tuple[int, tuple[int, ...]]] = sorted((int(counts[symbol]), (int(symbol),)) for symbol in used)
     packages = coins
     for _ in range(MOST_BITS - 1):
         pairs = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(packages[::2], packages[1::2], strict=False)]
