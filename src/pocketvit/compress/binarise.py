@@ -48,7 +48,8 @@ def binarise(step: Binarise, trained: Trained, context: Context) -> StepReport:
     own = Retraining(**{field.name: getattr(step, field.name) for field in fields(Retraining)})
     latent = with_latent(trained, constants, binary)
     network = settled(retrained(latent, trained, own_folder(context, asdict(step)), own), constants, binary)
-    weights = sum(network.model.get_submodule(path).weight.numel() for path in chosen)  # type: ignore[union-attr, operator]
+    layers = weighty(network.model)
+    weights = sum(layers[path].weight.numel() for path in chosen)
     total = sum(parameter.numel() for parameter in network.model.parameters())
     notes = {"layers": chosen, "binary_weights": weights, "parameters": total}
     told = (

@@ -98,7 +98,7 @@ def zeroed(
     """A copy with zeros, where weights may be something else than zero (bool), and how each layer was ranked."""
     result = copy_of(network)
     layers = chosen_layers(step, result.model)
-    how = dict.fromkeys(layers, step.by)
+    how: dict[str, str] = dict.fromkeys(layers, step.by)
     scores = SCORES["l1" if step.by == "obs" else step.by](result, layers, context, step.images)
     masks = kept_masks(scores, share, together=step.scope == "global")
     with torch.no_grad():
