@@ -60,7 +60,8 @@ def milliseconds(
         runner.run(None, feed)
     if min(_run(runners[0], feed) for _ in range(5)) < WORTH_TIMING_MS:
         return None
-    end, rounds = time.perf_counter() + seconds, []
+    end = time.perf_counter() + seconds
+    rounds: list[list[float]] = []
     while len(rounds) < 9 or time.perf_counter() < end:
         rounds.append([_run(runner, feed) for runner in runners])
     times = np.array(rounds)
