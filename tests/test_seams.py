@@ -195,6 +195,7 @@ KINDS = [
     "a task",
     "a runtime",
     "a compression step",
+    "a layer that a step puts in the place of another",
     "a data layout",
     "a data set to fetch",
     "a command",
