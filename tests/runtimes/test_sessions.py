@@ -146,7 +146,8 @@ def test_openvino_weights_missing_or_truncated(classifier: Artifact, tmp_path: P
 def test_onnxruntime_refuses_bf16_instead_of_running_float(restorer: Artifact) -> None:
     with pytest.raises(UsageError, match="onnxruntime has no bf16 on the cpu of this machine") as caught:
         open_session(restorer.path / "model.onnx", Target("onnxruntime", "bf16"))
-    assert caught.value.todo == "Take onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8, or another runtime."
+    offered = "onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8, onnxruntime:cluster"
+    assert caught.value.todo == f"Take {offered}, or another runtime."
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "cluster"])
