@@ -134,7 +134,8 @@ def test_evening_out_channels_removes_the_outlier(
     after = next(row.error for row in evened.ranking if row.name == LOUD)
     assert after < before / 3
     assert evened.notes["evened_by_multiplication"] >= 1
-    assert len(evened.float_layers) <= len(report.float_layers)
+    # Work left in float, not layers: a head on one token weighs next to nothing either way.
+    assert evened.notes["float_share"] <= report.notes["float_share"] + 0.005
 
 
 def test_compensation_lowers_the_error_of_weights(float_file: Built, tmp_path: Path) -> None:
