@@ -29,7 +29,7 @@ from pocketvit.spec.images import write_image
 from tests.compress.helpers import apply, context, mean_error, planned, reports
 from tests.export.nets import cases, classifier, inputs, restorer
 
-EVERY = {"least_values": 1000, "passes": 2}
+EVERY = {"least_values": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -127,25 +127,14 @@ def test_it_is_tried_with_more_bits_and_each_is_closer_and_larger(
 def test_second_moments_are_those_of_the_inputs(float_file: Built, pictures: list[np.ndarray]) -> None:
     graph = onnx.load(float_file.path)
     layers = chosen_layers(graph, 1000)
-    found = second_moments(graph, layers, pictures[:3], 1, 1e-9)
+    found = second_moments(graph, layers, pictures[:8], 1, 1e-9)
     first = next(layer for layer in layers if layer.kind != "Conv")
     graph.graph.output.extend([onnx.helper.make_tensor_value_info(first.input, onnx.TensorProto.FLOAT, None)])
-    rows = np.concatenate([answer[-1].reshape(-1, answer[-1].shape[-1]) for answer in outputs(graph, pictures[:3], 1)])
-    moments = found[first.input]
-    np.testing.assert_allclose(moments.own, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4)
-    assert moments.towards is moments.own
-    matrix = np.ones((rows.shape[1], 2), np.float32)
-    assert moments.target(matrix) is matrix
-    changed = onnx.load(float_file.path)
-    weight = next(x for x in changed.graph.initializer if x.name == first.weight)
-    louder = onnx.load(float_file.path)
-    norm = next(n for n in louder.graph.node if n.op_type == "LayerNormalization")
-    for tensor in louder.graph.initializer:
-        if tensor.name in norm.input[1:]:
-            tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
-    doubled = second_moments(louder, [first], pictures[:3], 1, 1e-9, changed)[first.input]
-    matrix = numpy_helper.to_array(weight)  # on inputs twice as large half of it gives the same
-    np.testing.assert_allclose(2 * rows @ doubled.target(matrix), rows @ matrix, rtol=1e-2, atol=1e-3)
+    rows = np.concatenate([answer[-1].reshape(-1, answer[-1].shape[-1]) for answer in outputs(graph, pictures[:8], 1)])
+    np.testing.assert_allclose(found[first.input], rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4)
+    few = second_moments(graph, layers, pictures[:1], 1, 1e-9)[first.input]  # 21 tokens for 32 channels
+    assert np.count_nonzero(few - np.diag(np.diag(few))) == 0
+    assert np.count_nonzero(few) == len(few)
     with pytest.raises(DataError, match="no calibration images"):
         second_moments(graph, layers, [], 1, 0.01)
 

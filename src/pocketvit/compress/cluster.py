@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pocketvit.compress.codebook import Clustered, Floats, cluster_matrix
+from pocketvit.compress.codebook import Clustered, Doubles, Floats, cluster_matrix
 from pocketvit.compress.layers import Layer, find_layers
-from pocketvit.compress.moments import Moments, second_moments
+from pocketvit.compress.moments import second_moments
 from pocketvit.compress.step import Context, LayerRank, StepReport
 from pocketvit.compress.store import pack_onnx, stored_notes, told_of_opening
 from pocketvit.errors import DataError, UsageError
@@ -44,9 +44,6 @@ class Cluster:
     """Share of the inputs' mean square that is added for directions that calibration images do not show."""
     rounds: int = 3
     """How often indices, scales and values are fitted in turn."""
-    passes: int = 12
-    """Layers are clustered in so many groups, each to give what it gave before on the inputs that the groups before now
-    give it. A group costs two runs of all calibration images."""
     least_values: int = 4096
     """Tensors with fewer weights stay in float."""
 
@@ -55,10 +52,8 @@ class Cluster:
         if not all(2 <= x <= 8 for x in bits) or self.most_bits < self.bits:
             what = f"cluster: bits {self.bits}, most_bits {self.most_bits}, edge_bits {self.edge_bits} are not 2 to 8."
             raise UsageError(what, "Correct the step; most_bits must not be below bits.")
-        if not 0 < self.damping < 1 or min(self.rounds, self.passes, self.least_values) < 1:
-            raise UsageError(
-                "cluster: damping must be in (0, 1), rounds, passes, least_values 1 or more.", "Correct it."
-            )
+        if not 0 < self.damping < 1 or min(self.rounds, self.least_values) < 1:
+            raise UsageError("cluster: damping must be in (0, 1), rounds, least_values 1 or more.", "Correct it.")
 
 
 def cluster(step: Cluster, built: Built, context: Context) -> Iterator[StepReport]:
@@ -82,8 +77,11 @@ def cluster(step: Cluster, built: Built, context: Context) -> Iterator[StepRepor
         raise DataError("there are no calibration images.", "Give some training images, or set weighted to false.")
     graph = onnx.load(built.path)
     layers = chosen_layers(graph, step.least_values)
+    moments: dict[str, Doubles] = {}
+    if step.weighted:
+        moments = second_moments(graph, layers, context.calibration, context.threads, step.damping)
     for bits in range(step.bits, step.most_bits + 1):
-        yield _attempt(step, bits, built, graph, layers, context)
+        yield _attempt(step, bits, built, graph, layers, moments, context)
 
 
 def chosen_layers(graph: onnx.ModelProto, least_values: int) -> list[Layer]:
@@ -114,27 +112,27 @@ def edges(graph: onnx.ModelProto) -> set[str]:
 
 
 def _attempt(
-    step: Cluster, bits: int, built: Built, graph: onnx.ModelProto, layers: Sequence[Layer], context: Context
+    step: Cluster,
+    bits: int,
+    built: Built,
+    graph: onnx.ModelProto,
+    layers: Sequence[Layer],
+    moments: dict[str, Doubles],
+    context: Context,
 ) -> StepReport:
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     tensors = {tensor.name: tensor for tensor in changed.graph.initializer}
     tables, ranking, spared = {}, [], edges(graph)
-    size = -(-len(layers) // min(step.passes, len(layers)))
-    for first in range(0, len(layers), size):
-        group = layers[first : first + size]
-        seen: dict[str, Moments] = {}
-        if step.weighted:
-            before = (context.calibration, context.threads, step.damping, graph if first else None)
-            seen = second_moments(changed, group, *before)
-        for layer in group:
-            own = max(bits, step.edge_bits) if layer.weight in spared else bits
-            tensor = tensors[layer.weight]
-            found = _clustered(step, layer, own, numpy_helper.to_array(tensor), seen.get(layer.input))
-            tables[layer.weight] = as_table(layer, found, step.scaled)
-            values = tables[layer.weight].decoded().reshape(tuple(tensor.dims))
-            tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
-            ranking.append(LayerRank(layer.label, found.error**0.5, layer.macs, False))
+    for layer in layers:
+        own = max(bits, step.edge_bits) if layer.weight in spared else bits
+        tensor = tensors[layer.weight]
+        matrix = as_matrix(layer, np.array(numpy_helper.to_array(tensor)))
+        found = cluster_matrix(matrix, own, moments.get(layer.input), scaled=step.scaled, rounds=step.rounds)
+        tables[layer.weight] = as_table(layer, found, step.scaled)
+        values = tables[layer.weight].decoded().reshape(tuple(tensor.dims))
+        tensor.CopyFrom(numpy_helper.from_array(values, layer.weight))
+        ranking.append(LayerRank(layer.label, found.error**0.5, layer.macs, False))
     path = context.folder / f"{built.path.stem}-cluster{SUFFIX}"
     pack_onnx(changed.SerializeToString(), path, tables)
     notes = {"bits": bits, **stored_notes(path, built.bytes)}
@@ -142,15 +140,6 @@ def _attempt(
     ranking.sort(key=lambda row: -row.error)
     made = Built("onnxruntime", "cluster", path)
     return StepReport("cluster", asdict(step), made, tuple(ranking), notes=notes, told=told)
-
-
-def _clustered(step: Cluster, layer: Layer, bits: int, weight: Floats, seen: Moments | None) -> Clustered:
-    matrix = as_matrix(layer, weight)
-    if seen is None:
-        return cluster_matrix(matrix, bits, scaled=step.scaled, rounds=step.rounds)
-    zeros = matrix == 0
-    target = np.where(zeros, np.float32(0), seen.target(matrix))  # what was pruned stays so
-    return cluster_matrix(target, bits, seen.own, scaled=step.scaled, rounds=step.rounds)
 
 
 def as_matrix(layer: Layer, weight: Floats) -> Floats:
