@@ -162,7 +162,6 @@ def test_what_it_cannot_start_from_is_refused(float_file: Built, pictures: list[
         {"bits": 5, "most_bits": 4},
         {"damping": 0},
         {"rounds": 0},
-        {"passes": 0},
     ):
         with pytest.raises(UsageError):
             Cluster(**wrong)
