@@ -134,19 +134,19 @@ def find_layers(graph: onnx.ModelProto, kinds: Sequence[str] = ()) -> list[Layer
 def _shapes_at(graph: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[int]]:
     """Shapes of what layers with weights give for an input of ``size``: inference knows no numbers for free sizes."""
     names = [node.output[0] for node in graph.graph.node if node.op_type in ("Gemm", "MatMul", "Conv")]
-    values = session(_observed(graph, names)).run(names, {INPUT: np.zeros((1, *size, 3), np.uint8)})
+    values = session(observed(graph, names)).run(names, {INPUT: np.zeros((1, *size, 3), np.uint8)})
     return {name: list(value.shape) for name, value in zip(names, values, strict=True)}
 
 
-def _observed(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def observed(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A copy that gives the tensors ``names`` too."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(graph)
-    have = {x.name for x in observed.graph.output} | {INPUT}
-    observed.graph.output.extend(
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    have = {x.name for x in copy.graph.output} | {INPUT}
+    copy.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in have
     )
-    return observed
+    return copy
 
 
 def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
@@ -172,7 +172,7 @@ def collect(
     """
     tokens = {x.input for x in layers if x.kind != "Conv"}
     wanted = sorted(tokens | {x.input for x in layers} | {x.relu or x.output for x in layers if x.kind == "Conv"})
-    runner, rng = session(_observed(graph, wanted), threads), np.random.default_rng(seed)
+    runner, rng = session(observed(graph, wanted), threads), np.random.default_rng(seed)
     images = list(images)
     if not images:
         raise DataError("there are no calibration images.", "Give some training images.")

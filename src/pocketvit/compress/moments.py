@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from pocketvit.compress.layers import Layer, session
+from pocketvit.compress.layers import Layer, observed, session
 from pocketvit.errors import DataError
 from pocketvit.export.wrap import INPUT
 from pocketvit.spec.preprocess import Pixels
@@ -43,7 +42,7 @@ def second_moments(
     if not images:
         raise DataError("there are no calibration images.", "Give some training images.")
     names = sorted({layer.input for layer in layers if layer.kind != "Conv"})
-    runner = session(_giving(graph, names), threads)
+    runner = session(observed(graph, names), threads)
     sums: dict[str, Doubles] = {}
     count = dict.fromkeys(names, 0)
     for image in images:
@@ -58,13 +57,3 @@ def _damped(moments: Doubles, damping: float, tokens: int) -> Doubles:
     added = damping * np.mean(np.diag(moments)) + 1e-9
     believed = moments if tokens >= LEAST_TOKENS * len(moments) else np.diag(np.diag(moments))
     return believed + added * np.eye(len(moments))
-
-
-def _giving(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy that gives the tensors ``names`` too."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(graph)
-    have = {port.name for port in observed.graph.output} | {INPUT}
-    more = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in have]
-    observed.graph.output.extend(more)
-    return observed

@@ -5,12 +5,13 @@ Scores are of the shape of the weight, larger where it matters more; within one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pocketvit.compress.importance import Batches
 from pocketvit.compress.step import Context
@@ -107,13 +108,7 @@ def _by_outputs(
         return keep
 
     handles = [layer.register_forward_hook(watch(path)) for path, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            for x, _ in images_of(trained, context, images):
-                trained.model.eval()(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _look_at(trained, context, images, handles)
     found = {}
     for path, layer in layers.items():
         total, squares, count = sums[path]
@@ -122,6 +117,17 @@ def _by_outputs(
         weight = layer.weight.detach().abs()
         found[path] = weight * factor.to(weight.dtype).reshape(-1, *[1] * (weight.dim() - 1))
     return found
+
+
+def _look_at(trained: Trained, context: Context, images: int, handles: Sequence[RemovableHandle]) -> None:
+    """Run the images for the sake of hooks, which are removed at the end."""
+    try:
+        with torch.no_grad():
+            for x, _ in images_of(trained, context, images):
+                trained.model.eval()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 SCORES: dict[str, Callable[[Trained, Layers, Context, int], Scores]] = {
@@ -152,13 +158,7 @@ def input_moments(trained: Trained, layers: Layers, context: Context, images: in
         return keep
 
     handles = [layer.register_forward_pre_hook(watch(path)) for path, layer in small.items()]
-    try:
-        with torch.no_grad():
-            for x, _ in images_of(trained, context, images):
-                trained.model.eval()(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _look_at(trained, context, images, handles)
     return {path: total / max(count[path], 1) for path, total in found.items()}
 
 
