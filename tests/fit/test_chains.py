@@ -14,7 +14,7 @@ import pocketvit
 from pocketvit.compress.step import StepKind
 from pocketvit.compress.table import STEPS, Planned, plan_slots, plan_steps
 from pocketvit.errors import UsageError
-from pocketvit.fit.chains import searched
+from pocketvit.fit.chains import alone, searched
 from pocketvit.fit.rows import Row
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
@@ -123,6 +123,13 @@ def test_the_library_default_is_built_once_on_the_float_file() -> None:
     assert set(chain.followed[1:]) == {("a",), ()}
 
 
+def test_each_step_alone_and_what_trains_last() -> None:
+    chain = FakeChain(chains=0)
+    rows = list(alone(chain, SLOTS))  # type: ignore[arg-type]
+    assert chain.followed == [("a",), ("b",), ("c",), ("slow one",), ("slow two",)]
+    assert {row.name for row in rows} == {"fp32", *GAINS}
+
+
 def test_alternatives_are_told_apart_by_their_settings() -> None:
     entries: list[Any] = [[{"int8": {"smooth": []}}, "int8", {"int8": {"smooth": []}}], "fp16"]
     slots = plan_slots(entries, "onnxruntime")
@@ -151,12 +158,14 @@ def test_a_search_over_chains_ends_in_the_smallest_file_of_all(tmp_path: Path, m
     data = write_classes(tmp_path / "d")
     pocketvit.train(classify_recipe(data, **{"train.epochs": 6}), name="t", runs=str(tmp_path), quiet=True)
     shares: list[Any] = [[{"narrow": {"share": 0.5}}, {"narrow": {"share": 0.25}}], "half", "wreck"]
-    fields = {"compress": {"steps": shares, "chains": 12, "min_shrink": 1.02, "calibration_images": 4}}
+    fields = {"compress": {"steps": shares, "chains": 12, "alone": True, "min_shrink": 1.02, "calibration_images": 4}}
     recipe = load_recipe(chain_steps.chain_recipe(data, [], str(tmp_path / "t"), 100), fields)
     report = pocketvit.fit(recipe, name="k", runs=str(tmp_path), quiet=True)
     kept = [row for row in report.rows if row.kept]
     assert report.chosen == min(kept, key=lambda row: row.bytes or 0).name
     assert report.chosen.endswith("narrow share=0.25 > half")
+    steps = {row.name.split(":")[-1] for row in report.rows if row.step}
+    assert steps >= {"narrow share=0.5", "narrow share=0.25", "half", "wreck"}  # each alone
     assert len({row.name for row in report.rows}) == len(report.rows)
     assert {row.settings.get("share") for row in report.rows if row.step.startswith("narrow")} == {0.5, 0.25}
     html = (tmp_path / "k" / "report.html").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from pocketvit.errors import DataError, UsageError
 from pocketvit.models import VARIANTS, build, load_weights
+from pocketvit.models.layers import attention as attention_layers
 from pocketvit.models.layers.patch_embed import ConvPatchEmbed, LinearPatchEmbed, fold_patches
 from pocketvit.models.layers.positions import RESAMPLING, sinusoidal
 from pocketvit.models.pixels import normalise
@@ -250,3 +251,19 @@ def test_tokens_behind_blocks_and_the_norms_epsilon() -> None:
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-3}
     with pytest.raises(UsageError, match=r"hooks \(3,\): the backbone has blocks 0 to 2"):
         model.taps((), (3,))
+
+
+def test_written_out_attention_trains_as_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    layer, x = attention_layers.SelfAttention(24, 3).bfloat16().train(), torch.randn(2, 9, 24).bfloat16()
+    found = []
+    for keys in (0, 9, 8):
+        monkeypatch.setattr(attention_layers, "SHORT", keys)
+        layer.zero_grad()
+        out = layer(x)
+        out.square().sum().backward()
+        found.append((out.detach(), layer.qkv.weight.grad.clone()))
+    for got, want in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(got.float(), want.float(), rtol=0.05, atol=0.02 * float(want.abs().max()))
+    assert all(torch.equal(a, b) for a, b in zip(found[2], found[0], strict=True))  # nine keys are too many for 8
+    assert not torch.equal(found[1][1], found[0][1])  # the other way was gone indeed

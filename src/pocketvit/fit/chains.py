@@ -49,11 +49,20 @@ def shrink(
     for runtime in wanted_runtimes(measurer.recipe):
         chain = Chain(measurer, origin, folder, runtime, notify, quiet=quiet)
         slots = planned_slots(measurer.recipe, runtime)
+        found = {row.name: row for row in alone(chain, slots)} if measurer.recipe.compress.alone else {}
         if measurer.recipe.compress.chains:
-            rows += searched(chain, slots)
+            found |= {row.name: row for row in searched(chain, slots)}
         else:
-            rows += chain.follow([step for slot in slots for step in slot])
+            found |= {row.name: row for row in chain.follow([step for slot in slots for step in slot])}
+        rows += found.values()
     return sorted(rows, key=lambda row: bool(row.step))
+
+
+def alone(chain: Chain, slots: Slots) -> Iterator[Row]:
+    """The rows of chains of one step each; what trains nothing comes first."""
+    steps = [step for slot in slots for step in slot]
+    for step in sorted(steps, key=lambda step: step.kind.retrains):
+        yield from chain.follow([step])
 
 
 def searched(chain: Chain, slots: Slots) -> list[Row]:

@@ -234,6 +234,8 @@ class CompressConfig:
     chains: int = 0
     """Search over at most so many chains in each runtime: each step or left out, one of each list; those that retrain
     come last. 0 carries out the steps as they stand."""
+    alone: bool = False
+    """Also carry out each step by itself on the float file, so that the report tells what it is worth alone."""
     calibration_images: int = 64
     """Training images used for calibration and sensitivity ranking; never validation images."""
     min_speedup: float = 1.03

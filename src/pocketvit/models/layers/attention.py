@@ -57,7 +57,24 @@ class SelfAttention(nn.Module):
     def mix(self, q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor) -> Tensor:
         """Values weighted by the keys' answers to the queries: three times (B, h, N, d) -> (B, h, N, d)."""
         dropout = self.dropout if self.training else 0.0
+        if self.training and _spelling_pays(k_bhnd):
+            return _spelled_out(q_bhnd, k_bhnd, v_bhnd, dropout)
         return F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=dropout)
+
+
+SHORT = 512
+"""Up to so many keys the scores are written out in training: they take little memory."""
+
+
+def _spelling_pays(k_bhnd: Tensor) -> bool:
+    """Whether these keys are few and in bfloat16 on a processor, whose fused attention is slow backwards."""
+    return k_bhnd.device.type == "cpu" and k_bhnd.dtype == torch.bfloat16 and k_bhnd.shape[2] <= SHORT
+
+
+def _spelled_out(q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor, dropout: float) -> Tensor:
+    """As ``F.scaled_dot_product_attention``."""
+    scores_bhnn = (q_bhnd * q_bhnd.shape[-1] ** -0.5) @ k_bhnd.transpose(-2, -1)
+    return F.dropout(scores_bhnn.softmax(-1).to(v_bhnd.dtype), dropout) @ v_bhnd
 
 
 class LinearAttention(SelfAttention):
