@@ -1,8 +1,9 @@
 """How much each unit matters, on training images: first-order Taylor of the loss; and what kept units say of others.
 
-A gate z = 1 on every unit changes the loss by dL/dz = sum of activation * gradient when it closes (to first order):
-Molchanov et al. 2017, eq. 3 for channels, Michel et al. 2019, eq. 2 for heads, both with the absolute value taken image
-by image. A unit that is always zero, or that nothing listens to, scores exactly 0.
+A gate z = 1 on every unit changes the loss by dL/dz = sum of activation * gradient when it closes (to first order), for
+channels (Molchanov et al. 2017, eq. 3) as for heads (Michel et al. 2019, eq. 2). The score is its square, image by image
+(Molchanov et al. 2019, eq. 8): squares add up over units, absolute values do not, and many small neurons would seem to
+matter more than one head that does as much. A unit that is always zero, or that nothing listens to, scores exactly 0.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Observed:
     """What was seen of one reader's inputs; ``columns`` are its inputs, ``count`` the units they belong to."""
 
     importance: Tensor
-    """(count,) float64: mean over images of the loss's first-order change, without sign."""
+    """(count,) float64: mean over images of the loss's first-order change, squared."""
     mean: Tensor
     """(columns,) float64."""
     second: Tensor
@@ -138,7 +139,7 @@ def _take(units: Units, observed: Observed, activation: Tensor, gradient: Tensor
         activation, gradient = activation.movedim(1, -1), gradient.movedim(1, -1)
     # The first axis is of images, or of windows of images, which each have their gate.
     gates = (activation * gradient).reshape(len(activation), -1, units.count, units.size).sum((1, 3))
-    observed.importance += gates.abs().sum(0).double()
+    observed.importance += gates.square().sum(0).double()
     rows = activation.reshape(-1, activation.shape[-1])
     observed.mean += rows.sum(0).double()
     observed.second += (rows.T @ rows).double()
