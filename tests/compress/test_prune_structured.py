@@ -15,7 +15,7 @@ from pocketvit.compress import prune_structured
 from pocketvit.compress.importance import Batches
 from pocketvit.compress.prune_structured import Prune, cut_down, drop_blocks, keep_class_only, prune
 from pocketvit.compress.step import Context
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.compress.width import narrow_width
 from pocketvit.errors import UsageError
 from pocketvit.export.built import Built
@@ -225,8 +225,8 @@ def test_what_cannot_be_is_said(taught: tuple[Trained, Recipe], tmp_path: Path) 
         ({"lr": 0}, "lr must be"),
     ):
         with pytest.raises(UsageError, match=words):
-            plan_steps([{"prune": settings}], "onnxruntime")
-    assert plan_steps(["prune"], "openvino")[0].config.goal == 1.5
+            plan_slots([{"prune": settings}], "onnxruntime")
+    assert plan_slots(["prune"], "openvino")[0][0].config.goal == 1.5
     with pytest.raises(UsageError, match="nothing to time with"):
         prune(Prune(epochs=0, images=8), start, given(recipe, tmp_path, None))
     with pytest.raises(UsageError, match="given no data"):

@@ -12,7 +12,7 @@ import pytest
 
 import pocketvit
 from pocketvit.compress.step import StepKind
-from pocketvit.compress.table import STEPS, Planned, plan_slots, plan_steps
+from pocketvit.compress.table import STEPS, Planned, plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.fit.chains import searched
 from pocketvit.fit.rows import Row
@@ -131,7 +131,8 @@ def test_alternatives_are_told_apart_by_their_settings() -> None:
         ["fp16"],
     ]
     assert slots[0][0].settings["smooth"] == ()
-    assert [step.label for step in plan_steps(["fp16", "fp16"], "onnxruntime")] == ["fp16", "fp16 (2)"]
+    twice = plan_slots(["fp16", "fp16"], "onnxruntime")
+    assert [[step.label for step in slot] for slot in twice] == [["fp16"], ["fp16 (2)"]]
     with pytest.raises(UsageError, match="no chains are searched"):
         load_recipe(None, {"compress.steps": entries})
     with pytest.raises(UsageError, match="no setting 'smoth'"):

@@ -95,19 +95,16 @@ def alternatives(entry: Entry | Sequence[Entry]) -> list[Entry]:
     return [entry] if isinstance(entry, str | Mapping) else list(entry)
 
 
-def plan_steps(entries: Sequence[Entry], runtime: str, *, baselines: bool = False) -> list[Planned]:
-    """The steps of a recipe that exist in a runtime, in order; with ``baselines`` each library default before its step.
+def plan_slots(
+    entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
+) -> list[list[Planned]]:
+    """For each entry of a recipe the steps that exist in a runtime, of which a chain has one or none.
+
+    With ``baselines`` each library default comes before its step.
 
     Raises:
         UsageError: an unknown step or setting, or a value of the wrong type; the nearest name is given.
     """
-    return [step for slot in plan_slots([[e] for e in entries], runtime, baselines=baselines) for step in slot]
-
-
-def plan_slots(
-    entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
-) -> list[list[Planned]]:
-    """For each entry the steps of which a chain has one or none; see :func:`plan_steps`."""
     slots: list[list[Planned]] = []
     seen: Counter[str] = Counter()
     for entry in entries:
