@@ -121,6 +121,7 @@ def test_weights_by_hand() -> None:
     assert [type(x) for x in (new.norm1, new.ls1, new.attn)] == [BareNorm, Nothing, UnscaledAttention]
 
 
+@pytest.mark.slow
 def test_a_vit_is_saved_loaded_exported_resized_trained_on_and_cut(tmp_path: Path) -> None:
     start = stirred("vit_tiny_patch16_224", {**VIT, "layer_scale": 0.1})
     result, _ = folded(Fuse(), start)
@@ -150,6 +151,7 @@ def test_a_vit_is_saved_loaded_exported_resized_trained_on_and_cut(tmp_path: Pat
     check_files(loaded, tmp_path / "narrow")
 
 
+@pytest.mark.slow
 def test_the_step_counts_nodes_and_says_what_it_did(tmp_path: Path) -> None:
     start = stirred("vit_tiny_patch16_224", {**VIT, "layer_scale": 0.1})
     report = fuse(Fuse(), start, Context((), tmp_path))
@@ -175,6 +177,7 @@ def test_a_restorer_answers_the_same(tmp_path: Path) -> None:
         folded(Fuse(), stirred("restorer_s", {**SMALL_RESTORER, "bottleneck": "rc"}))
 
 
+@pytest.mark.slow
 def test_convolutions_take_over_batch_norms(tmp_path: Path) -> None:
     start = stirred("timm:resnet10t", {}, (64, 64))
     result, found = check_parity(start)

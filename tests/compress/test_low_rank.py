@@ -19,15 +19,10 @@ from pocketvit.models.narrow import find_units
 from pocketvit.models.trained import Trained, copy_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.tasks.load import load_checkpoint
-from tests.compress.training import answer, given, teach
+from tests.compress.training import answer, given
 from tests.models.test_backbone import check_files
 
 PATH = "backbone.blocks.0.mlp.fc1"
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def of_rank(rank: int, outputs: int, inputs: int) -> torch.Tensor:

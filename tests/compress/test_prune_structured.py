@@ -25,15 +25,10 @@ from pocketvit.models.trained import Trained, copy_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.tasks.start import new_model
-from tests.compress.training import answer, by_bytes, deafen, given, restoring, silence, teach
+from tests.compress.training import answer, by_bytes, deafen, given, restoring, silence
 from tests.models.test_backbone import check_files, trained
 
 ATTN, MLP = "backbone.blocks.0.attn", "backbone.blocks.1.mlp"
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def counts(network: Trained) -> dict[str, int]:
@@ -265,9 +260,11 @@ def test_compress_prunes_behind_the_gate_and_fit_trains_on_what_is_left(
     assert len(list((tmp_path / "c" / "files").glob("*/retrain-*"))) == 1
     assert pocketvit.verify(str(report.artifact)).passed
     narrowed = rows["onnxruntime", "prune"].model
-    again = load_recipe(recipe, {"model.weights": narrowed, "train.epochs": 1, "compress.steps": [], **{
-        key: fields[key] for key in ("search", "floor")}})  # fmt: skip
-    tuned = pocketvit.fit(again, name="f", runs=str(tmp_path), quiet=True)
+    one = {**fields["search"], "runtimes": ["onnxruntime"]}
+    again = {"model.weights": narrowed, "train.epochs": 1, "compress.steps": [], "search": one}
+    tuned = pocketvit.fit(
+        load_recipe(recipe, {**again, "floor": fields["floor"]}), name="f", runs=str(tmp_path), quiet=True
+    )
     assert pocketvit.verify(str(tuned.artifact)).passed
     trained_on = load_checkpoint(tmp_path / "f")
     assert counts(trained_on) == counts(load_checkpoint(narrowed))

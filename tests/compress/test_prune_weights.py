@@ -17,14 +17,9 @@ from pocketvit.export.onnx import write
 from pocketvit.models.trained import Trained
 from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.recipe import Recipe
-from tests.compress.training import answer, given, restoring, teach
+from tests.compress.training import answer, given, restoring
 
 SMALL = {"least_values": 1000, "lr": 0.003}
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def zero_share(network: object, path: str) -> float:
