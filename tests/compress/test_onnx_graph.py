@@ -62,7 +62,7 @@ def test_what_fuse_has_folded_is_understood(int8_file: Built, pictures: list[np.
     int8 = apply(step, built, pictures, None, tmp_path).built
     evened = [sum(node.name.endswith("/even") for node in onnx.load(x.path).graph.node) for x in (int8_file, int8)]
     assert evened[0] == evened[1]
-    assert difference(built, int8, pictures) < 0.1
+    assert difference(built, int8, pictures) < 0.2
     assert kinds(apply(LeanGraph(), int8, pictures, None, tmp_path).built)["MultiHeadAttention"] == 2
 
 

@@ -200,7 +200,10 @@ def norm_before(graph: onnx.ModelProto, layer: Layer) -> onnx.NodeProto | None:
     while tensor in producers and uses[tensor] == 1:
         node = producers[tensor]
         if node.op_type == "LayerNormalization":
-            return node if constants.issuperset(node.input[1:]) else None
+            # Without a bias it is one that the step fuse has bared: its ones are a constant that all such norms share.
+            bare = len(node.input) == 2 and node.input[1] in constants
+            shared = any(uses[name] > 1 for name in node.input[1:])
+            return node if bare or (len(node.input) == 3 and not shared) else None
         if node.op_type != "Reshape":
             return None
         tensor = node.input[0]
