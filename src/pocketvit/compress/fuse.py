@@ -98,16 +98,11 @@ def fold_norms(model: nn.Module, flow: Flow) -> int:
     for node in flow.of(ATEN.layer_norm.default):
         names = [flow.own(x) for x in node.args[2:4]]
         readers = layers_behind(node, ATEN.linear.default) or []
-        norm = _owner(model, names[0])
-        whole = (
-            len(node.args[1]) == 1
-            and all(  # type: ignore[arg-type]
-                name is not None or x is None for name, x in zip(names, node.args[2:4], strict=True)
-            )
-        )
-        linear = [_layer(model, flow, x) for x in readers]
-        if not isinstance(norm, nn.LayerNorm) or not whole or not linear or None in linear:
+        norm, linear = _owner(model, names[0]), [_layer(model, flow, x) for x in readers]
+        if not isinstance(norm, nn.LayerNorm) or len(norm.normalized_shape) != 1 or not linear or None in linear:
             continue
+        if any(name is None and x is not None for name, x in zip(names, node.args[2:4], strict=True)):
+            continue  # others read them too
         for each in linear:
             assert isinstance(each, nn.Linear)
             if norm.bias is not None:
@@ -150,9 +145,9 @@ def fold_batch_norms(model: nn.Module, flow: Flow) -> int:
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None
         assert variance is not None
-        learned = [None if x is None else x.double() for x in (conv.bias, norm.weight, norm.bias)]
+        own, scale, shift = (None if x is None else x.double() for x in (conv.bias, norm.weight, norm.bias))
         weight, bias = fuse_conv_bn_weights(
-            conv.weight.double(), learned[0], mean.double(), variance.double(), norm.eps, *learned[1:]
+            conv.weight.double(), own, mean.double(), variance.double(), norm.eps, scale, shift
         )
         conv.weight.copy_(weight)
         _set_bias(conv, bias)
