@@ -23,7 +23,7 @@ import skimage.data
 
 import pocketvit
 from pocketvit.bench.command import WARMUP, Stopwatch
-from pocketvit.bench.load import quiet
+from pocketvit.bench.load import machine_was, quiet
 from pocketvit.bench.timing import Timing, interleave, speedup
 from pocketvit.compress.cast import Fp16, fp16
 from pocketvit.compress.onnxruntime_int8 import StaticInt8, static_int8
@@ -187,7 +187,7 @@ def main() -> None:
     )
     show(title, SHIPPED, times)
     show(f"TABLE 2: the network of {arguments.artifact} exported for this one size (NOT shipped)", WHOLE, times)
-    print(f"\n{f'the machine was busy: {busy}' if busy else 'the machine was quiet'}")
+    print(f"\n{machine_was(busy)}")
     print(json.dumps(environment()))
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pocketvit.bench.load import quiet
+from pocketvit.bench.load import machine_was, quiet
 from pocketvit.bench.timing import Timing, interleave
 from pocketvit.compress.onnxruntime_int8 import StaticInt8, quantise_all
 from pocketvit.compress.openvino_int8 import NncfInt8, nncf_int8
@@ -217,8 +217,7 @@ def main() -> None:
     about = [
         f"One decoded {FRAME[1]}x{FRAME[0]} frame, uint8, to a float32 depth map of its size, resizing included;"
         f" {arguments.threads} threads, {rounds} rounds in which all files took turns.",
-        "Random weights: int8 is a time only. fps is 1000 / p50.",
-        f"The machine was {f'busy: {busy}' if busy else 'quiet'}.",
+        f"Random weights: int8 is a time only. fps is 1000 / p50; {machine_was(busy)}.",
         f"`{json.dumps(environment())}`",
     ]
     text = "\n".join([table(times), "", *about])

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from pocketvit.bench.load import quiet
+from pocketvit.bench.load import machine_was, quiet
 from pocketvit.bench.timing import Timing, interleave
 from pocketvit.errors import PocketvitError
 from pocketvit.export.formats import exporter
@@ -202,7 +202,7 @@ def main() -> None:
     rounds = len(next(iter(timings.values())).times_ms)
     text = table(found)
     print(f"{text}\n\np50 in ms ± half of the interquartile range, {rounds} rounds, {arguments.threads} threads;")
-    print(f"the machine was {f'busy: {busy}' if busy else 'quiet'}\n{json.dumps(environment())}")
+    print(f"{machine_was(busy)}\n{json.dumps(environment())}")
     if arguments.out:
         arguments.out.write_text(text + "\n", encoding="utf-8")
 

@@ -14,8 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Imported before forking: a process that starts in no time is killed at work, and not while it imports.
-for _name in ("onnxruntime", "torch", "pocketvit.fit.run", "pocketvit.export.command", "pocketvit.serve.predict"):
+_COMMANDS = ("pocketvit.fit.run", "pocketvit.export.command", "pocketvit.serve.predict", "pocketvit.verify.command")
+_LATE = (
+    "onnx.reference",
+    "onnxscript.optimizer",
+    "matplotlib.backends.backend_svg",
+    "alembic.command",
+    "sqlalchemy.orm",
+)
+for _name in ("onnxruntime", "torch", *_COMMANDS, *_LATE):
     importlib.import_module(_name)
+importlib.import_module("pocketvit.export.torchlib").table(importlib.import_module("pocketvit.export.onnx").OPSET)
 run_command = importlib.import_module("pocketvit.cli").main
 helpers = importlib.import_module("tests.train.helpers")
 

@@ -21,7 +21,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import pocketvit
-from pocketvit.bench.load import quiet
+from pocketvit.bench.load import machine_was, quiet
 from pocketvit.bench.timing import interleave
 from pocketvit.errors import PocketvitError
 from pocketvit.export.artifact import complexity
@@ -246,7 +246,7 @@ def main() -> None:
     spent = sorted({load_recipe(given.runs / row.setting.slug / "recipe.yaml").train.minutes or 0 for row in rows})
     about = (
         f"Trained for {' or '.join(f'{x:g}' for x in spent)} minutes each; {given.threads} threads, fp32;"
-        f" the machine was {f'busy: {busy}' if busy else 'quiet'}; `{environment()['cpu']}`."
+        f" {machine_was(busy)}; `{environment()['cpu']}`."
     )
     text = (
         f"{table(rows, times)}\n\n{about}\n\n![AbsRel against time; numbers are the table's rows](img/{picture.name})"

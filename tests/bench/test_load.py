@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pocketvit.bench import load as module
-from pocketvit.bench.load import Load, look, quiet
+from pocketvit.bench.load import Load, look, machine_was, quiet
 
 CALM = Load(others=0.0, busiest="", stolen=0.0, spread=0.01)
 
@@ -54,6 +54,11 @@ def test_waits_until_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_says_what_stayed_busy(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(module, "look", lambda: replace(CALM, others=2.0, busiest="make"))
     assert quiet(seconds) == "other processes take 2.0 of 2 cores (most: make)"
+
+
+def test_what_it_says_becomes_a_clause() -> None:
+    assert machine_was("") == "the machine was quiet"
+    assert machine_was("make takes 2 cores") == "the machine was busy: make takes 2 cores"
 
 
 def test_sees_another_process_and_not_its_own_children() -> None:

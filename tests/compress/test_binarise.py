@@ -26,15 +26,10 @@ from pocketvit.spec.recipe import ModelConfig, Recipe
 from pocketvit.spec.tasks import config_of
 from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, load_checkpoint
-from tests.compress.training import answer, given, teach
+from tests.compress.training import answer, given
 from tests.export.nets import classifier
 
 SETTINGS = Binarise(epochs=6, lr=0.003, least_values=1000)
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture(scope="module")

@@ -9,33 +9,20 @@ import torch
 from torch import nn
 
 import pocketvit
-from pocketvit.compress.importance import Batches
-from pocketvit.compress.low_rank import (
-    Factorise,
-    candidates,
-    decompose,
-    energy_of,
-    factorised,
-    low_rank,
-    second_moments,
-)
+from pocketvit.compress.importance import Batches, second_moments
+from pocketvit.compress.low_rank import Factorise, candidates, decompose, energy_of, factorised, low_rank
 from pocketvit.compress.step import Context
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.models.layers.low_rank import LowRank
 from pocketvit.models.narrow import find_units
 from pocketvit.models.trained import Trained, copy_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.tasks.load import load_checkpoint
-from tests.compress.training import answer, given, teach
+from tests.compress.training import answer, given
 from tests.models.test_backbone import check_files
 
 PATH = "backbone.blocks.0.mlp.fc1"
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def of_rank(rank: int, outputs: int, inputs: int) -> torch.Tensor:
@@ -152,7 +139,7 @@ def test_what_cannot_be_is_said(taught: tuple[Trained, Recipe], tmp_path: Path) 
         ({"rank": 3}, "no setting 'rank'"),
     ):
         with pytest.raises(UsageError, match=words):
-            plan_steps([{"low_rank": settings}], "onnxruntime")
+            plan_slots([{"low_rank": settings}], "onnxruntime")
     with pytest.raises(UsageError, match="no linear layer called fc3"):
         low_rank(Factorise(layers=("fc3",)), start, given(recipe, tmp_path))
     with pytest.raises(UsageError, match="no layer gets smaller"):

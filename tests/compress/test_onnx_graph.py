@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pocketvit.compress.onnx_edit import counts
+from pocketvit.compress.fuse import Fuse, folded
+from pocketvit.compress.onnx_edit import attributes, counts
 from pocketvit.compress.onnx_graph import LeanGraph, executed, rewrite
 from pocketvit.compress.onnxruntime_int8 import StaticInt8, outputs
 from pocketvit.errors import DataError, UsageError, VerificationError
@@ -46,6 +47,23 @@ def difference(a: Built, b: Built, pictures: list[np.ndarray]) -> float:
     """Largest difference of any output."""
     one, other = (outputs(onnx.load(x.path), pictures) for x in (a, b))
     return max(float(np.abs(p - q).max()) for x, y in zip(one, other, strict=True) for p, q in zip(x, y, strict=True))
+
+
+def test_what_fuse_has_folded_is_understood(int8_file: Built, pictures: list[np.ndarray], tmp_path: Path) -> None:
+    network, found = folded(Fuse(), classifier())
+    assert found == {"norms": 5, "attention": 2}
+    built = write(pixel_model_of(network), (32, 40), tmp_path, "net")
+    lean = apply(LeanGraph(), built, pictures, None, tmp_path).built
+    assert difference(built, lean, pictures) < 1e-5
+    attentions = [node for node in onnx.load(lean.path).graph.node if node.op_type == "MultiHeadAttention"]
+    assert [attributes(node)["scale"] for node in attentions] == [1.0, 1.0]
+    # The norms, which share one constant now, take over what evens out channels in int8 as they did with their own.
+    step = StaticInt8(max_float_layers=0, rank_images=2)
+    int8 = apply(step, built, pictures, None, tmp_path).built
+    evened = [sum(node.name.endswith("/even") for node in onnx.load(x.path).graph.node) for x in (int8_file, int8)]
+    assert evened[0] == evened[1]
+    assert difference(built, int8, pictures) < 0.2
+    assert kinds(apply(LeanGraph(), int8, pictures, None, tmp_path).built)["MultiHeadAttention"] == 2
 
 
 def test_a_float_file_becomes_lean_and_answers_the_same(

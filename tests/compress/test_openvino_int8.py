@@ -13,7 +13,7 @@ import pytest
 from pocketvit.compress import openvino_int8 as module
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.step import Context, StepReport
-from pocketvit.compress.table import leads_to, plan_steps
+from pocketvit.compress.table import leads_to, plan_slots
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
@@ -120,7 +120,7 @@ def test_int8_with_bf16_is_the_int8_file_under_another_name_or_is_made_from_floa
 ) -> None:
     assert leads_to("openvino", "int8-bf16")
     assert not leads_to("onnxruntime", "int8-bf16")
-    (step,) = plan_steps([{"int8-bf16": {"products": False}}], "openvino")
+    ((step,),) = plan_slots([{"int8-bf16": {"products": False}}], "openvino")
     assert step.config == NncfInt8Bf16(products=False)
     seen: list[str] = []
     monkeypatch.setattr(module, "check_int8", failing(0, seen))

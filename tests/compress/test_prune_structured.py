@@ -15,7 +15,7 @@ from pocketvit.compress import prune_structured
 from pocketvit.compress.importance import Batches
 from pocketvit.compress.prune_structured import Prune, cut_down, drop_blocks, keep_class_only, prune
 from pocketvit.compress.step import Context
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.compress.width import narrow_width
 from pocketvit.errors import UsageError
 from pocketvit.export.built import Built
@@ -25,15 +25,10 @@ from pocketvit.models.trained import Trained, copy_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.tasks.start import new_model
-from tests.compress.training import answer, by_bytes, deafen, given, restoring, silence, teach
+from tests.compress.training import answer, by_bytes, deafen, given, restoring, silence
 from tests.models.test_backbone import check_files, trained
 
 ATTN, MLP = "backbone.blocks.0.attn", "backbone.blocks.1.mlp"
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def counts(network: Trained) -> dict[str, int]:
@@ -225,8 +220,8 @@ def test_what_cannot_be_is_said(taught: tuple[Trained, Recipe], tmp_path: Path) 
         ({"lr": 0}, "lr must be"),
     ):
         with pytest.raises(UsageError, match=words):
-            plan_steps([{"prune": settings}], "onnxruntime")
-    assert plan_steps(["prune"], "openvino")[0].config.goal == 1.5
+            plan_slots([{"prune": settings}], "onnxruntime")
+    assert plan_slots(["prune"], "openvino")[0][0].config.goal == 1.5
     with pytest.raises(UsageError, match="nothing to time with"):
         prune(Prune(epochs=0, images=8), start, given(recipe, tmp_path, None))
     with pytest.raises(UsageError, match="given no data"):
@@ -265,9 +260,11 @@ def test_compress_prunes_behind_the_gate_and_fit_trains_on_what_is_left(
     assert len(list((tmp_path / "c" / "files").glob("*/retrain-*"))) == 1
     assert pocketvit.verify(str(report.artifact)).passed
     narrowed = rows["onnxruntime", "prune"].model
-    again = load_recipe(recipe, {"model.weights": narrowed, "train.epochs": 1, "compress.steps": [], **{
-        key: fields[key] for key in ("search", "floor")}})  # fmt: skip
-    tuned = pocketvit.fit(again, name="f", runs=str(tmp_path), quiet=True)
+    one = {**fields["search"], "runtimes": ["onnxruntime"]}
+    again = {"model.weights": narrowed, "train.epochs": 1, "compress.steps": [], "search": one}
+    tuned = pocketvit.fit(
+        load_recipe(recipe, {**again, "floor": fields["floor"]}), name="f", runs=str(tmp_path), quiet=True
+    )
     assert pocketvit.verify(str(tuned.artifact)).passed
     trained_on = load_checkpoint(tmp_path / "f")
     assert counts(trained_on) == counts(load_checkpoint(narrowed))

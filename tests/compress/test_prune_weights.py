@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pocketvit.compress.prune_weights import PruneWeights, kept_masks, masked, prune_weights
+from pocketvit.compress.prune_weights import PruneWeights, kept_masks, kept_of_four, masked, prune_weights
 from pocketvit.compress.step import Context
 from pocketvit.compress.store import Store, store
 from pocketvit.errors import UsageError
@@ -17,14 +17,9 @@ from pocketvit.export.onnx import write
 from pocketvit.models.trained import Trained
 from pocketvit.models.variants import VARIANTS
 from pocketvit.spec.recipe import Recipe
-from tests.compress.training import answer, given, restoring, teach
+from tests.compress.training import answer, given, restoring
 
 SMALL = {"least_values": 1000, "lr": 0.003}
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def zero_share(network: object, path: str) -> float:
@@ -96,6 +91,35 @@ def test_masks_keep_exactly_as_many_also_of_equals_and_nan() -> None:
     assert torch.equal(masked(torch.tensor([-1.0, 2.0]), torch.tensor([False, True])), torch.tensor([0.0, 2.0]))
 
 
+def test_two_of_four_by_hand() -> None:
+    score = torch.tensor([[1.0, 4, 2, 3, 5, 5, 5, 5], [0, float("nan"), -0.5, 0, 9, 8, 7, 6]])
+    kept = torch.tensor([[0, 1, 0, 1, 0, 0, 1, 1], [1, 0, 0, 1, 1, 1, 0, 0]], dtype=torch.bool)
+    assert torch.equal(kept_of_four(score, 2), kept)
+    # Of a convolution the inputs are grouped, each place of its kernel for itself.
+    kernel = score.reshape(2, 8, 1, 1).repeat(1, 1, 3, 3)
+    assert torch.equal(kept_of_four(kernel, 2), kept.reshape(2, 8, 1, 1).expand(2, 8, 3, 3))
+    assert kept_of_four(score, 3).sum(1).tolist() == [6, 6]
+    with pytest.raises(ValueError, match="multiple of four"):
+        kept_of_four(torch.ones(4, 6), 2)
+
+
+def test_the_pattern_holds_in_every_layer_and_survives_retraining(
+    taught: tuple[Trained, Recipe], tmp_path: Path
+) -> None:
+    trained, recipe = taught
+    step = PruneWeights(pattern="2:4", rounds=2, epochs=2, **SMALL)
+    report = prune_weights(step, trained, given(recipe, tmp_path))
+    assert report.notes["zeros"] * 2 == report.notes["weights"]
+    for path in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        weight = report.result.model.get_submodule(f"backbone.blocks.1.{path}").weight  # type: ignore[union-attr]
+        assert ((weight != 0).reshape(-1, 4).sum(1) == 2).all()
+    assert "patch_embed" not in "".join(report.notes["rounds"][0]["by"])  # three colours are no multiple of four
+    assert report.notes["dense_bytes"] == 4 * report.notes["weights"]
+    assert report.notes["pattern_bytes"] / report.notes["dense_bytes"] == pytest.approx(0.5 + 1 / 32)
+    assert "pattern 2:4: 50 % of the weights" in report.told
+    assert "nothing gets faster" in report.told
+
+
 def test_60_percent_of_the_mlps_of_a_vit_b_leaves_the_known_number() -> None:
     """facts/architectures.md: 85,797,120 weights, of which about 51.82 M are left."""
     blocks, linear = 12, 768 * 3072
@@ -127,7 +151,8 @@ def test_zeros_are_stored_as_bits(taught: tuple[Trained, Recipe], tmp_path: Path
 
 
 def test_settings_that_mean_nothing_are_refused(taught: tuple[Trained, Recipe], tmp_path: Path) -> None:
-    for wrong in ({"share": 0}, {"share": 1}, {"rounds": 0}, {"by": "obs", "scope": "global"}):
+    patterns = [{"pattern": "2:4", **more} for more in ({"share": 0.4}, {"scope": "global"}, {"by": "obs"})]
+    for wrong in ({"share": 0}, {"share": 1}, {"rounds": 0}, {"by": "obs", "scope": "global"}, *patterns):
         with pytest.raises(UsageError):
             PruneWeights(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no layer to prune"):

@@ -23,13 +23,8 @@ from pocketvit.spec.recipe import Recipe
 from pocketvit.tasks.load import load_checkpoint
 from pocketvit.train.history import read_rows
 from pocketvit.train.loop import train_model
-from tests.compress.training import answer, given, restoring, teach
+from tests.compress.training import answer, given, restoring
 from tests.train.test_stopping import AtStep
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def narrowed(trained: Trained) -> Trained:

@@ -12,7 +12,7 @@ from pocketvit.compress.cast import Bf16, Fp16
 from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.openvino_int8 import NncfInt8
 from pocketvit.compress.qdq import activation_parameters, fake, fit_weight, weight_parameters
-from pocketvit.compress.table import attempts, plan_steps
+from pocketvit.compress.table import attempts, plan_slots
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import make_golden, pixel_model_of
 from pocketvit.export.built import Built
@@ -128,15 +128,15 @@ def test_casts_refuse_what_does_not_exist(step: object, runtime: str, precision:
 
 def test_steps_of_a_recipe_are_planned_per_runtime_with_their_settings() -> None:
     entries = ["bf16", {"int8": {"max_float_layers": 3, "rank_images": 5}}]
-    (int8,) = plan_steps(entries, "onnxruntime")
+    nothing, (int8,) = plan_slots(entries, "onnxruntime")
+    assert nothing == []
     assert int8.config == StaticInt8(max_float_layers=3, rank_images=5)
     assert int8.settings["rank_images"] == 5
-    bf16, nncf = plan_steps(entries, "openvino")
+    (bf16,), (nncf,) = plan_slots(entries, "openvino")
     assert (bf16.label, nncf.config) == ("bf16", NncfInt8(max_float_layers=3))
-    labels = [step.label for step in plan_steps(["int8"], "onnxruntime", baselines=True)]
-    assert labels == ["int8 (library default)", "int8"]
-    assert [step.kind.baseline for step in plan_steps(["int8"], "onnxruntime", baselines=True)] == [True, False]
-    assert plan_steps(["bf16"], "onnxruntime") == []
+    (both,) = plan_slots(["int8"], "onnxruntime", baselines=True)
+    assert [step.label for step in both] == ["int8 (library default)", "int8"]
+    assert [step.kind.baseline for step in both] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,15 @@ def test_steps_of_a_recipe_are_planned_per_runtime_with_their_settings() -> None
 )
 def test_wrong_steps_are_usage_errors(entry: object, message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        plan_steps([entry], "onnxruntime")  # type: ignore[list-item]
+        plan_slots([entry], "onnxruntime")  # type: ignore[list-item]
     assert error.value.exit_code == 2
 
 
 def test_the_nearest_step_and_setting_are_named() -> None:
     with pytest.raises(UsageError, match="Did you mean int8"):
-        plan_steps(["int9"], "onnxruntime")
+        plan_slots(["int9"], "onnxruntime")
     with pytest.raises(UsageError, match="Did you mean smooth"):
-        plan_steps([{"int8": {"smoth": []}}], "onnxruntime")
+        plan_slots([{"int8": {"smoth": []}}], "onnxruntime")
 
 
 @pytest.mark.slow

@@ -12,14 +12,13 @@ import pytest
 
 import pocketvit
 from pocketvit.compress.step import StepKind
-from pocketvit.compress.table import STEPS, Planned, plan_slots, plan_steps
+from pocketvit.compress.table import STEPS, Planned, plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.fit.chains import alone, searched
 from pocketvit.fit.rows import Row
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
 
-from ..train.helpers import classify_recipe, write_classes
 from . import chain_steps
 
 GAINS = {"a": 2.0, "b": 1.5, "c": 0.5, "slow one": 3.0, "slow two": 1.1}
@@ -138,7 +137,8 @@ def test_alternatives_are_told_apart_by_their_settings() -> None:
         ["fp16"],
     ]
     assert slots[0][0].settings["smooth"] == ()
-    assert [step.label for step in plan_steps(["fp16", "fp16"], "onnxruntime")] == ["fp16", "fp16 (2)"]
+    twice = plan_slots(["fp16", "fp16"], "onnxruntime")
+    assert [[step.label for step in slot] for slot in twice] == [["fp16"], ["fp16 (2)"]]
     with pytest.raises(UsageError, match="no chains are searched"):
         load_recipe(None, {"compress.steps": entries})
     with pytest.raises(UsageError, match="no setting 'smoth'"):
@@ -152,14 +152,14 @@ def test_alternatives_are_told_apart_by_their_settings() -> None:
 
 
 @pytest.mark.slow
-def test_a_search_over_chains_ends_in_the_smallest_file_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_over_chains_ends_in_the_smallest_file_of_all(
+    data: Path, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds = [replace(kind, retrains=kind.name == "narrow") for kind in chain_steps.KINDS]
     monkeypatch.setattr("pocketvit.compress.table.STEPS", [*STEPS, *kinds])
-    data = write_classes(tmp_path / "d")
-    pocketvit.train(classify_recipe(data, **{"train.epochs": 6}), name="t", runs=str(tmp_path), quiet=True)
     shares: list[Any] = [[{"narrow": {"share": 0.5}}, {"narrow": {"share": 0.25}}], "half", "wreck"]
     fields = {"compress": {"steps": shares, "chains": 12, "alone": True, "min_shrink": 1.02, "calibration_images": 4}}
-    recipe = load_recipe(chain_steps.chain_recipe(data, [], str(tmp_path / "t"), 100), fields)
+    recipe = load_recipe(chain_steps.chain_recipe(data, [], weights, 100), fields)
     report = pocketvit.fit(recipe, name="k", runs=str(tmp_path), quiet=True)
     kept = [row for row in report.rows if row.kept]
     assert report.chosen == min(kept, key=lambda row: row.bytes or 0).name

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import pocketvit
 from pocketvit.bench.timing import Timing
 from pocketvit.compress import openvino_int8
 from pocketvit.data.collections import load_splits
@@ -18,22 +17,9 @@ from pocketvit.runtimes import openvino as openvino_module
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.tasks.load import load_checkpoint
 
-from ..train.helpers import classify_recipe, write_classes
 from .chain_steps import chain_recipe
 
 STEPS: list[object] = [{"int8": {"products": False}}, "int8-bf16"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_classes(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def weights(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    runs = tmp_path_factory.mktemp("runs")
-    pocketvit.train(classify_recipe(data, **{"train.epochs": 2}), name="t", runs=str(runs), quiet=True)
-    return str(runs / "t")
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     fields = {
         **FAST,
         "train.epochs": 2,
-        "search.models": ["restorer_xs", "vit_restorer_tiny"],
+        "search.models": ["restorer_xs", "dense_ffdnet"],
         "search.runtimes": ["onnxruntime"],
         "compress.steps": ["fp16"],
         "model.options": small,
@@ -105,9 +105,9 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     timed = (tmp_path / "k" / "timing.json").read_text()
     report = pocketvit.fit(tmp_path / "r.yaml", name="k", runs=str(tmp_path), quiet=True)
     assert (tmp_path / "k" / "timing.json").read_text() == timed
-    assert sorted(json.loads(timed)) == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
+    assert sorted(json.loads(timed)) == ["dense_ffdnet-48x48", "restorer_xs-48x48"]
     trained = sorted(p.name for p in (tmp_path / "k" / "trials").iterdir())
-    assert trained == ["restorer_xs-48x48", "vit_restorer_tiny-48x48"]
+    assert trained == ["dense_ffdnet-48x48", "restorer_xs-48x48"]
     stopped = [row.reason for row in report.rows if not row.built]
     assert len({row.origin for row in report.rows if row.built}) + len(stopped) == 2
     assert all(reason.startswith("stopped by successive halving at epoch 1 with") for reason in stopped)
@@ -220,12 +220,11 @@ def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(tm
 
 
 @pytest.mark.slow
-def test_compress_takes_a_checkpoint_and_trains_nothing(tmp_path: Path) -> None:
-    recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 3})
-    pocketvit.train(recipe, name="t", runs=str(tmp_path), quiet=True)
+def test_compress_takes_a_checkpoint_and_trains_nothing(data: Path, weights: str, tmp_path: Path) -> None:
+    recipe = classify_recipe(data, **{"train.epochs": 3})
     report = pocketvit.compress(
         recipe,
-        checkpoint=str(tmp_path / "t"),
+        checkpoint=weights,
         name="c",
         runs=str(tmp_path),
         quiet=True,

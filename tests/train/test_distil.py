@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torch
 
 from pocketvit.data.collections import load_splits
 from pocketvit.errors import UsageError
+from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained, copy_of, save_checkpoint
+from pocketvit.spec.images import read_image
 from pocketvit.spec.recipe import DISTILL, TrainConfig, load_recipe
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.start import new_model
 from pocketvit.train.distil import INNER, attention, common_blocks, features, taught_by
 from pocketvit.train.loop import train_model
@@ -21,7 +25,7 @@ from .helpers import classify_recipe, write_classes
 
 
 def test_the_recipe_knows_the_kinds_of_the_table() -> None:
-    assert set(DISTILL) == {"logits", *INNER}
+    assert set(DISTILL) == {"logits", "hard", *INNER}
     assert TrainConfig().distill == ("logits",)
     with pytest.raises(UsageError, match="'logit' is unknown") as caught:
         load_recipe(None, {"train.distill": ["logit"]})
@@ -77,10 +81,44 @@ def test_hooks_read_what_both_give_and_are_gone_afterwards(tmp_path: Path) -> No
 def test_several_kinds_are_added(tmp_path: Path) -> None:
     teacher, student = pair(tmp_path)
     x, found = torch.rand(2, 3, 32, 48), {}
-    for kinds in (("logits",), ("features",), ("attention",), ("logits", "features", "attention")):
+    for kinds in (*((kind,) for kind in DISTILL), DISTILL):
         with taught_by(teacher, student, TrainConfig(distill=kinds)) as taught:
             found[kinds] = float(taught(student.model(x), teacher.model(x)).detach())
-    assert found["logits", "features", "attention"] == pytest.approx(sum(x for k, x in found.items() if len(k) == 1))
+    assert found[DISTILL] == pytest.approx(sum(x for k, x in found.items() if len(k) == 1))
+
+
+def test_hard_labels_are_the_teachers_decisions_by_hand() -> None:
+    output = (torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+    teacher = (torch.tensor([[0.1, 0.0], [-9.0, 5.0]]), torch.tensor([[0.0, 3.0, 2.9], [0.0, 0.0, 0.2]]))
+    distil = TORCH_TASKS["classify"].distil_hard
+    assert distil is not None
+    first = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
+    second = (math.log(2 / math.e + 1) + math.log(math.e + 2)) / 2
+    assert float(distil(output, teacher)) == pytest.approx((first + second) / 2)
+    # How sure the teacher is does not matter.
+    assert float(distil(output, tuple(9 * x for x in teacher))) == pytest.approx((first + second) / 2)
+
+
+def test_hard_labels_need_a_task_with_classes(tmp_path: Path) -> None:
+    restorer = trained("dense_ffdnet", {"width": 4, "layers": 2}, (32, 48))
+    with pytest.raises(UsageError, match="no classes"), taught_by(restorer, restorer, TrainConfig(distill=("hard",))):
+        pass
+
+
+def test_training_with_hard_labels_agrees_with_the_teacher_against_the_labels(tmp_path: Path) -> None:
+    recipe = classify_recipe(write_classes(tmp_path / "d"), **{"train.epochs": 4, "train.distill_weight": 1.0})
+    splits = load_splits(recipe.data, "classify")
+    teacher = train_model(new_model(recipe, splits.train.levels), splits, recipe, tmp_path / "teacher")
+    with torch.no_grad():  # it takes one class for another
+        for values in teacher.model.heads[0].parameters():
+            values.copy_(values[[1, 2, 0]])
+    save_checkpoint(tmp_path / "wrong", teacher)
+    own = load_recipe(recipe, {"train.teacher": str(tmp_path / "wrong"), "train.distill": ["hard"], "train.seed": 5})
+    student = train_model(new_model(own, splits.train.levels), splits, own, tmp_path / "student")
+    pixels = torch.stack([torch.from_numpy(read_image(x)) for x in sorted((tmp_path / "d").rglob("*.png"))])
+    x = normalise(pixels[:, :32, :32], recipe.preprocess)
+    decisions = [each.model.eval()(x)[0].argmax(1) for each in (student, teacher)]
+    assert (decisions[0] == decisions[1]).float().mean() > 0.8
 
 
 def test_a_teacher_of_another_architecture_teaches_answers_alone() -> None:

@@ -84,6 +84,11 @@ def quiet(seconds: float, notify: Callable[[str], None] = lambda text: None) -> 
     return ""
 
 
+def machine_was(busy: str) -> str:
+    """What :func:`quiet` said, as a clause: ``the machine was quiet``, or busy with what."""
+    return f"the machine was {f'busy: {busy}' if busy else 'quiet'}"
+
+
 def _processes() -> dict[int, tuple[float, str]]:
     """Processor seconds and name of every process but this one and its children; empty where that is not told."""
     try:

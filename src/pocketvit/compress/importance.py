@@ -8,7 +8,7 @@ matter more than one head that does as much. A unit that is always zero, or that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +78,39 @@ def losses(trained: Trained, batches: Batches) -> Iterator[tuple[Tensor, int]]:
     state = task.state(trained.task, batches.collection)
     for x, truth in batches:
         yield task.loss(trained.model(x), task.targets(truth), trained.task, state) * len(x), len(x)
+
+
+@torch.no_grad()
+def second_moments(
+    trained: Trained, layers: Mapping[str, nn.Linear], images: Iterable[tuple[Tensor, Any]]
+) -> dict[str, Tensor]:
+    """Mean of x x^T over the inputs x of each layer, by path: (in, in) float64. ``images`` are normalised batches.
+
+    The network is asked in evaluation mode and left in its own.
+    """
+    totals = {path: torch.zeros(layer.in_features, layer.in_features).double() for path, layer in layers.items()}
+    counts = dict.fromkeys(layers, 0)
+
+    def keeper(path: str) -> Any:
+        def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            rows = arguments[0].reshape(-1, arguments[0].shape[-1]).double()
+            totals[path] += rows.T @ rows
+            counts[path] += len(rows)
+
+        return keep
+
+    handles = [layer.register_forward_pre_hook(keeper(path)) for path, layer in layers.items()]
+    modes = {module: module.training for module in trained.model.modules()}
+    try:
+        trained.model.eval()
+        for x, _ in images:
+            trained.model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {path: total / max(counts[path], 1) for path, total in totals.items()}
 
 
 def observe(trained: Trained, units: Sequence[Units], batches: Batches) -> list[Observed]:

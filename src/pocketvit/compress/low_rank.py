@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pocketvit.compress.importance import Batches
+from pocketvit.compress.importance import Batches, second_moments
 from pocketvit.compress.retrain import Retraining, retrained
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError
@@ -111,34 +111,6 @@ def candidates(trained: Trained, names: tuple[str, ...]) -> dict[str, nn.Linear]
     prefix = "" if backbone is trained.model else "backbone."
     layers = {prefix + path: layer for path, layer in backbone.named_modules() if type(layer) is nn.Linear}
     return {path: x for path, x in layers.items() if path.rpartition(".")[2] in names and not gone(x)}
-
-
-@torch.no_grad()
-def second_moments(trained: Trained, layers: Mapping[str, nn.Linear], batches: Batches) -> dict[str, Tensor]:
-    """Mean of x x^T over the inputs x of each layer: (in, in) float64."""
-    totals = {path: torch.zeros(layer.in_features, layer.in_features).double() for path, layer in layers.items()}
-    counts = dict.fromkeys(layers, 0)
-
-    def keeper(path: str) -> Any:
-        def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows = arguments[0].reshape(-1, arguments[0].shape[-1])
-            totals[path] += (rows.T @ rows).double()
-            counts[path] += len(rows)
-
-        return keep
-
-    handles = [layer.register_forward_pre_hook(keeper(path)) for path, layer in layers.items()]
-    modes = {module: module.training for module in trained.model.modules()}
-    try:
-        trained.model.eval()
-        for x, _ in batches:
-            trained.model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return {path: total / max(counts[path], 1) for path, total in totals.items()}
 
 
 def decompose(weight: Tensor, moment: Tensor | None = None) -> Factors:

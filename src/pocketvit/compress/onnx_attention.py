@@ -2,7 +2,8 @@
 
 Exporters write attention in many ways (splits, transposes, scales before or behind the product), so no way is looked
 for: what lies between one tensor (1, N, 3D) and one (1, N, D) around a softmax is cut out and run on random numbers,
-and where it answers like softmax(Q K^T / sqrt(d)) V it becomes one ``MultiHeadAttention``.
+and where it answers like softmax(Q K^T / sqrt(d)) V, or without the root (the step ``fuse`` has it in the weights), it
+becomes one ``MultiHeadAttention``.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def attention(graph: Editor) -> int:
             continue
         nodes, source, target = cut
         heads = graph.shapes[softmax.output[0]][1]
-        if not _is_attention(graph, nodes, source, target, heads):
+        scale = _scale_of(graph, nodes, source, target, heads)
+        if scale is None:
             continue
         parts, bias, old, new = _three(graph, source)
-        shape, more = graph.shapes[target], {"domain": CONTRIB, "num_heads": heads}
+        shape, more = graph.shapes[target], {"domain": CONTRIB, "num_heads": heads, **scale}
         new.append(graph.node("MultiHeadAttention", [*parts, *bias], target, shape, **more))
         graph.swap([*nodes, *old], new)
         found += 1
@@ -104,8 +106,13 @@ def _moves(graph: Editor, node: onnx.NodeProto) -> bool:
     return node.op_type in (*_MOVES, "Softmax")
 
 
-def _is_attention(graph: Editor, nodes: list[onnx.NodeProto], source: str, target: str, heads: int) -> bool:
-    """Whether the nodes answer random numbers as attention does."""
+def _scale_of(
+    graph: Editor, nodes: list[onnx.NodeProto], source: str, target: str, heads: int
+) -> dict[str, float] | None:
+    """The scale with which attention answers random numbers as the nodes do, unless it is 1 / sqrt(d).
+
+    ``None``: the nodes are no attention.
+    """
     shapes = {name: graph.shapes[name] for name in (source, target)}
     ports = {k: helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in shapes.items()}
     inside = {id(node) for node in nodes}
@@ -119,14 +126,15 @@ def _is_attention(graph: Editor, nodes: list[onnx.NodeProto], source: str, targe
     model = helper.make_model(body, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
     qkv = np.random.default_rng(0).standard_normal(shapes[source]).astype(np.float32)
     (got,) = session(model, 1).run(None, {source: qkv})
-    return bool(np.abs(got - attend(qkv, heads)).max() <= _SAME)
+    scales: tuple[dict[str, float], ...] = ({}, {"scale": 1.0})
+    return next((each for each in scales if np.abs(got - attend(qkv, heads, **each)).max() <= _SAME), None)
 
 
-def attend(qkv: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """softmax(Q K^T / sqrt(d)) V of packed (1, N, 3D), heads inside each third: (1, N, D)."""
+def attend(qkv: NDArray[np.float32], heads: int, scale: float | None = None) -> NDArray[np.float32]:
+    """softmax(Q K^T * scale) V of packed (1, N, 3D), heads inside each third: (1, N, D); 1 / sqrt(d) by default."""
     _, n, width = qkv.shape
     q, k, v = qkv.reshape(n, 3, heads, width // (3 * heads)).transpose(1, 2, 0, 3)
-    scores = q @ k.transpose(0, 2, 1) / np.sqrt(np.float32(q.shape[-1]))
+    scores = q @ k.transpose(0, 2, 1) * np.float32(q.shape[-1] ** -0.5 if scale is None else scale)
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = shares / shares.sum(axis=-1, keepdims=True) @ v
     return np.ascontiguousarray(mixed.transpose(1, 0, 2).reshape(1, n, width // 3))

@@ -2,6 +2,8 @@
 
 Dense engines multiply by zero as by anything else: nothing gets faster, and nothing smaller before the step ``store``
 keeps the zeros as bits. Gradual pruning (Zhu and Gupta 2017, eq. 1) goes in rounds, each with its share of retraining.
+With the pattern 2:4 two of every four weights along a layer's inputs go (Mishra et al. 2021, section 2), which matrix
+units for sparse weights compute twice as fast; the engines here have no such kernels.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ class PruneWeights(Retraining):
     (``apoz``) or hardly vary (``variance``)."""
     scope: Literal["layer", "global"] = "layer"
     """The share holds in each layer, or of all layers together."""
+    pattern: Literal["none", "2:4"] = "none"
+    """``2:4`` keeps the two best of every four weights along the inputs; layers whose inputs are no multiple of four
+    are left alone. Its share is 0.5."""
     layers: tuple[str, ...] = ()
     """Only layers whose path holds one of these words (``mlp``); empty takes all linear layers and convolutions."""
     rounds: int = 1
@@ -52,6 +57,9 @@ class PruneWeights(Retraining):
         if self.by == "obs" and self.scope == "global":
             what = "compress.steps.prune_weights: obs goes by outputs, not over all layers."
             raise UsageError(what, "Set scope to layer, or rank by obd.")
+        if self.pattern != "none" and (self.share != 0.5 or self.scope != "layer" or self.by == "obs"):
+            what = f"compress.steps.prune_weights: pattern {self.pattern} has a share of 0.5 in each layer, and no obs."
+            raise UsageError(what, "Leave out share and scope, and rank by l1, taylor, obd, apoz or variance.")
 
 
 def prune_weights(step: PruneWeights, trained: Trained, context: Context) -> StepReport:
@@ -75,6 +83,10 @@ def prune_weights(step: PruneWeights, trained: Trained, context: Context) -> Ste
         f"{100 * zeros / weights:.0f} % of the weights of {len(layers)} layers are zero; dense engines compute with "
         "zeros as with all else, so nothing gets faster; the step store keeps them as bits"
     )
+    if step.pattern != "none":
+        # Two places of four fit in two bits each, beside the two weights.
+        notes |= {"dense_bytes": 4 * weights, "pattern_bytes": 4 * (weights - zeros) + (weights - zeros) // 4}
+        told = f"pattern {step.pattern}: {told}"
     return StepReport("prune_weights", asdict(step), network, notes=notes, told=told)
 
 
@@ -86,6 +98,7 @@ def chosen_layers(step: PruneWeights, model: nn.Module) -> Layers:
     """
     found = weighty(model, step.least_values)
     found = {path: x for path, x in found.items() if not step.layers or any(word in path for word in step.layers)}
+    found = {path: x for path, x in found.items() if step.pattern == "none" or x.weight.shape[1] % 4 == 0}
     if not found:
         what = "compress.steps.prune_weights: there is no layer to prune."
         raise UsageError(what, "Name other layers, or lower least_values.")
@@ -101,6 +114,8 @@ def zeroed(
     how: dict[str, str] = dict.fromkeys(layers, step.by)
     scores = SCORES["l1" if step.by == "obs" else step.by](result, layers, context, step.images)
     masks = kept_masks(scores, share, together=step.scope == "global")
+    if step.pattern != "none":
+        masks = {path: kept_of_four(score, 4 - round(4 * share)) for path, score in scores.items()}
     with torch.no_grad():
         if step.by == "obs":
             moments = input_moments(result, layers, context, step.images)
@@ -123,6 +138,20 @@ def kept_masks(scores: Mapping[str, Tensor], share: float, *, together: bool = F
     joined = _largest(torch.cat([score.reshape(-1) for score in scores.values()]), share)
     parts = joined.split([score.numel() for score in scores.values()])
     return {path: part.reshape(scores[path].shape) for path, part in zip(scores, parts, strict=True)}
+
+
+def kept_of_four(score: Tensor, count: int) -> Tensor:
+    """Which weights stay: the ``count`` with the best scores of every four along axis 1; of equals the later ones.
+
+    Raises ValueError: the axis is no multiple of four.
+    """
+    rows = score.movedim(1, -1)
+    if rows.shape[-1] % 4:
+        raise ValueError(f"{rows.shape[-1]} inputs are no multiple of four")
+    fours = rows.reshape(-1, 4).nan_to_num(nan=-1.0)
+    kept = torch.ones_like(fours, dtype=torch.bool)
+    kept.scatter_(1, fours.argsort(dim=1, stable=True)[:, : 4 - count], False)
+    return kept.reshape(rows.shape).movedim(-1, 1)
 
 
 def _largest(scores: Tensor, share: float) -> Tensor:

@@ -189,6 +189,7 @@ def _factor(peak: Floats, matrix: Floats, strength: float) -> Floats:
 def norm_before(graph: onnx.ModelProto, layer: Layer) -> onnx.NodeProto | None:
     """The LayerNormalization whose output feeds this layer alone (reshapes may lie between)."""
     producers = {name: node for node in graph.graph.node for name in node.output}
+    constants = {x.name for x in graph.graph.initializer}
     uses: dict[str, int] = defaultdict(int)
     for node in graph.graph.node:
         for name in node.input:
@@ -199,8 +200,10 @@ def norm_before(graph: onnx.ModelProto, layer: Layer) -> onnx.NodeProto | None:
     while tensor in producers and uses[tensor] == 1:
         node = producers[tensor]
         if node.op_type == "LayerNormalization":
+            # Without a bias it is one that the step fuse has bared: its ones are a constant that all such norms share.
+            bare = len(node.input) == 2 and node.input[1] in constants
             shared = any(uses[name] > 1 for name in node.input[1:])
-            return None if shared or len(node.input) < 3 else node
+            return node if bare or (len(node.input) == 3 and not shared) else None
         if node.op_type != "Reshape":
             return None
         tensor = node.input[0]
@@ -270,8 +273,10 @@ class Writer:
 
     def _divide(self, layer: Layer, factor: Floats, norm: onnx.NodeProto | None) -> str:
         if norm is not None:
-            for name in self.nodes[norm.name].input[1:]:
-                self.constant(name, (array(self.model, name) / factor).astype(np.float32))
+            inputs = self.nodes[norm.name].input
+            for index, name in enumerate(inputs[1:], 1):  # as constants of its own: others may share what it has
+                values = (array(self.model, name) / factor).astype(np.float32)
+                inputs[index] = self.constant(f"{norm.name}/{'weight' if index == 1 else 'bias'}", values)
             return layer.input
         name = f"{layer.node}/even"
         inverse = self.constant(f"{name}_factor", (1.0 / factor).astype(np.float32))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pocketvit.compress.importance import Batches
+from pocketvit.compress.importance import Batches, second_moments
 from pocketvit.compress.step import Context
 from pocketvit.models.trained import Trained
 from pocketvit.tasks import TORCH_TASKS
@@ -141,25 +141,8 @@ SCORES: dict[str, Callable[[Trained, Layers, Context, int], Scores]] = {
 
 def input_moments(trained: Trained, layers: Layers, context: Context, images: int) -> Scores:
     """(in, in) float64 mean of x x^T over the inputs of linear layers with at most ``OBS_INPUTS`` of them."""
-    small = {
-        path: layer
-        for path, layer in layers.items()
-        if isinstance(layer, nn.Linear) and layer.in_features <= OBS_INPUTS
-    }
-    found: Scores = {p: torch.zeros(x.in_features, x.in_features, dtype=torch.float64) for p, x in small.items()}
-    count = dict.fromkeys(small, 0)
-
-    def watch(path: str) -> Callable[..., None]:
-        def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            rows = arguments[0].reshape(-1, arguments[0].shape[-1]).double()
-            found[path] += rows.T @ rows
-            count[path] += len(rows)
-
-        return keep
-
-    handles = [layer.register_forward_pre_hook(watch(path)) for path, layer in small.items()]
-    _look_at(trained, context, images, handles)
-    return {path: total / max(count[path], 1) for path, total in found.items()}
+    small = {path: x for path, x in layers.items() if isinstance(x, nn.Linear) and x.in_features <= OBS_INPUTS}
+    return second_moments(trained, small, images_of(trained, context, images))
 
 
 def surgeon(weight: Tensor, moments: Tensor, share: float, damping: float = 0.01) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 from pocketvit.compress.binarise import Binarise, binarise
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
+from pocketvit.compress.fuse import Fuse, fuse
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
@@ -43,6 +44,7 @@ STEPS: list[StepKind] = [
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
+    StepKind("fuse", Fuse, fuse, "model", faster=2, smaller=1.1),
     # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
@@ -93,19 +95,16 @@ def alternatives(entry: Entry | Sequence[Entry]) -> list[Entry]:
     return [entry] if isinstance(entry, str | Mapping) else list(entry)
 
 
-def plan_steps(entries: Sequence[Entry], runtime: str, *, baselines: bool = False) -> list[Planned]:
-    """The steps of a recipe that exist in a runtime, in order; with ``baselines`` each library default before its step.
+def plan_slots(
+    entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
+) -> list[list[Planned]]:
+    """For each entry of a recipe the steps that exist in a runtime, of which a chain has one or none.
+
+    With ``baselines`` each library default comes before its step.
 
     Raises:
         UsageError: an unknown step or setting, or a value of the wrong type; the nearest name is given.
     """
-    return [step for slot in plan_slots([[e] for e in entries], runtime, baselines=baselines) for step in slot]
-
-
-def plan_slots(
-    entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
-) -> list[list[Planned]]:
-    """For each entry the steps of which a chain has one or none; see :func:`plan_steps`."""
     slots: list[list[Planned]] = []
     seen: Counter[str] = Counter()
     for entry in entries:

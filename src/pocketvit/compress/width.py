@@ -35,7 +35,9 @@ def channel_importance(network: Trained, batches: Batches) -> Tensor:
     """(D,) float64: what the loss loses to first order without a channel of the tokens, as each norm reads it."""
     norms, inputs = width_layers(network.model)[2], dict[int, Tensor]()
     handles = [norm.register_forward_pre_hook(_keeper(inputs, index)) for index, norm in enumerate(norms)]
-    total = torch.zeros(norms[0].get_parameter("weight").shape[0], dtype=torch.float64)
+    vit = find_vit(network.model)
+    assert vit is not None
+    total = torch.zeros(vit.embed_dim, dtype=torch.float64)
     try:
         network.model.eval()
         for loss, _ in losses(network, batches):

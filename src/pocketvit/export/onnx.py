@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from pocketvit.errors import VerificationError
 from pocketvit.export.built import Built
+from pocketvit.export.torchlib import kept_table
 from pocketvit.export.wrap import INPUT, PixelModel, example
 from pocketvit.files import replacing
 
@@ -73,7 +74,7 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), kept_table(OPSET):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 pixel_model.float().cpu().eval(),

@@ -144,7 +144,8 @@ def keep_width(model: nn.Module, kept: Sequence[int]) -> None:
             owner = vit.get_submodule(name.rpartition(".")[0])
             setattr(owner, name.rpartition(".")[2], _learned(parameter.index_select(-1, index), parameter))
     for layer in norms:
-        keep(layer, rows=index)
+        if not gone(layer):  # one that a step has folded away follows what it is given
+            keep(layer, rows=index)
     for layer in writers:
         if gone(layer):
             layer.bias = _learned(layer.bias[index], layer.bias)  # type: ignore[index, arg-type, assignment]

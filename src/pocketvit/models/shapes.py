@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -23,19 +24,23 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
 def fit_shapes(model: nn.Module, shapes: Shapes) -> nn.Module:
     """Cut ``model`` in place to ``shapes``: those of a narrowed network of the same architecture (:func:`shapes_of`).
 
-    Parameters and buffers of another shape are replaced by empty ones, absent parameters (a bias) by ``None``, absent
-    members of a list of blocks are removed at its end and replaced by ``nn.Identity`` inside it. Nothing is copied: a
-    state of these shapes is to be loaded. A network that has these shapes already is left as it is.
+    Parameters and buffers of another shape are replaced by empty ones, absent parameters (a bias) by ``None``; a bias
+    that a layer was built without is added. Absent members of a list of blocks are removed at its end and replaced by
+    ``nn.Identity`` inside it. Nothing is copied: a state of these shapes is to be loaded. A network that has these
+    shapes already is left as it is.
     """
     _drop_blocks(model, shapes)
     for path, module in model.named_modules():
         prefix, changed = f"{path}." if path else "", False
         for name, old in (module._parameters | module._buffers).items():
             wanted, learned = shapes.get(prefix + name), name in module._parameters
-            if old is None or (not learned if wanted is None else list(wanted) == list(old.shape)):
+            if not learned and (old is None or wanted is None):
                 continue
-            new = None if wanted is None else old.new_empty(tuple(wanted))
-            setattr(module, name, nn.Parameter(new, old.requires_grad) if learned and new is not None else new)
+            if (None if wanted is None else list(wanted)) == (None if old is None else list(old.shape)):
+                continue
+            like = old if old is not None else next(module.parameters(recurse=False), nn.Parameter(torch.empty(0)))
+            new = None if wanted is None else like.detach().new_empty(tuple(wanted))
+            setattr(module, name, nn.Parameter(new, like.requires_grad) if learned and new is not None else new)
             changed = True
         if changed:
             declare(module)

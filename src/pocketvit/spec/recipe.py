@@ -37,7 +37,7 @@ def _require(ok: bool, key: str, value: object, rule: str) -> None:
         raise UsageError(f"{key} must {rule}, not {short(value)}.", "Correct the recipe or the option.")
 
 
-DISTILL = ("logits", "features", "attention")
+DISTILL = ("logits", "hard", "features", "attention")
 """Kinds of distillation."""
 
 
@@ -211,8 +211,8 @@ class TrainConfig:
     teacher: str | None = None
     """Checkpoint or run folder of a teacher; its answers become part of the loss."""
     distill: tuple[str, ...] = ("logits",)
-    """What is taken from the teacher: ``logits`` (its answers); ``features`` or ``attention`` behind each block, of a
-    teacher of the same architecture. Several are added."""
+    """What is taken from the teacher: ``logits`` (its answers); ``hard`` (the classes it decides for); ``features`` or
+    ``attention`` behind each block, of a teacher of the same architecture. Several are added."""
     distill_weight: float = 0.5
     distill_temperature: float = 2.0
     threads: int | None = None

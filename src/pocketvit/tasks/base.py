@@ -36,6 +36,9 @@ class TorchTask:
     """(the network's output, the teacher's, temperature) to a scalar that is least where they agree."""
     graph_output: Callable[[Any, Preprocess], Tensor | tuple[Tensor, ...]]
     """The network's output to the outputs that the device record names, in that order: float32, batch first."""
+    distil_hard: Callable[[Any, Any], Tensor] | None = None
+    """(the network's output, the teacher's) to a scalar that is least where the network is sure of what the teacher
+    decides for; ``None`` where answers are no decisions."""
     takes: tuple[str, ...] = ("features",)
     """What an architecture may give to serve it (``Architecture.gives``)."""
     targets: Callable[[Tensor], Tensor] = lambda raw: raw

@@ -46,7 +46,7 @@ def attention(own: Tensor, other: Tensor, axis: int) -> Tensor:
 
 
 INNER: dict[str, Inner] = {"features": features, "attention": attention}
-"""Kinds of ``train.distill`` beside ``logits``, which is the task's own ``distil`` (Hinton et al. 2015 for classes)."""
+"""Kinds of ``train.distill`` beside ``logits`` and ``hard``, which are the task's own (``distil``, ``distil_hard``)."""
 BLOCKS = (Block, ConvBlock, WindowAttention, ChannelAttention)
 Taught = Callable[[Any, Any], Tensor]
 """(the student's output, the teacher's output to the same images) to a scalar."""
@@ -67,13 +67,17 @@ def common_blocks(student: nn.Module, teacher: nn.Module) -> list[str]:
 def taught_by(teacher: Trained, student: Trained, settings: TrainConfig) -> Iterator[Taught]:
     """The loss of ``train.distill``: the sum of its kinds. What blocks give is read by hooks, removed at the end.
 
-    Raises UsageError: a kind that looks inside, and the two networks have no block in common.
+    Raises UsageError: a kind that looks inside, and the two networks have no block in common; ``hard``, and the task
+    has no decisions.
     """
     task, inner = TORCH_TASKS[student.task.name], [INNER[kind] for kind in settings.distill if kind in INNER]
     paths = common_blocks(student.model, teacher.model) if inner else []
     if inner and not paths:
         what = f"train.distill {', '.join(settings.distill)}: student and teacher have no block in common."
         raise UsageError(what, "Take a teacher of the same architecture, or logits.")
+    if "hard" in settings.distill and task.distil_hard is None:
+        what = f"train.distill hard: {student.task.name} has no classes that a teacher decides for."
+        raise UsageError(what, "Take logits.")
     own, other, handles = _Seen(), _Seen(), []
     for seen, network in ((own, student.model), (other, teacher.model)):
         handles += [network.get_submodule(path).register_forward_hook(seen.keeper(path)) for path in paths]
@@ -82,6 +86,8 @@ def taught_by(teacher: Trained, student: Trained, settings: TrainConfig) -> Iter
         total = torch.zeros(())
         if "logits" in settings.distill:
             total = task.distil(output, answer, settings.distill_temperature)
+        if "hard" in settings.distill and task.distil_hard is not None:
+            total = total + task.distil_hard(output, answer)
         for kind in inner:
             total = total.to(own.device) + mean_over_blocks(kind, own.tensors, other.tensors, paths)
         own.tensors.clear()
