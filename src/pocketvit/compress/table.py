@@ -12,12 +12,14 @@ from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
+from pocketvit.compress.onnxruntime_dynamic import DynamicInt8, dynamic_int8
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
+from pocketvit.compress.weight_only import WeightOnly, weights_onnxruntime, weights_openvino
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
@@ -37,6 +39,10 @@ STEPS: list[StepKind] = [
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
     StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
     StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    # Multiplied with activations in 8 bits where the engine can; the rest of the file stays as it is.
+    StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4),
+    StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8),
+    StepKind("weights", WeightOnly, weights_openvino, "file", "openvino", _FLOAT, "weights", 4, 8),
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
     StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
     StepKind("store", Store, store, "file", "onnxruntime", faster=1),

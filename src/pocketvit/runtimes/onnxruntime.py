@@ -154,7 +154,7 @@ RUNTIME = Runtime(
     writer="pocketvit.export.onnx:write",
     open=open_file,
     devices=devices,
-    precisions=lambda device: ("fp32", "fp16", "int8", "cluster"),
+    precisions=lambda device: ("fp32", "fp16", "int8", "int8-dynamic", "weights", "cluster"),
     damage=damage,
     reads=_reads,
 )

@@ -46,8 +46,9 @@ class Variant(_Strict):
 
     runtime: str
     precision: str = Field(
-        description="fp32, fp16, bf16, int8, int8-bf16, cluster. What an int8 file leaves in float is computed in "
-        "float32; of int8-bf16 in bf16. cluster computes in float32 with weights of few values."
+        description="fp32, fp16, bf16, int8, int8-bf16, int8-dynamic, weights, cluster. What an int8 file leaves in "
+        "float is computed in float32; of int8-bf16 in bf16. int8-dynamic finds the ranges of activations for each "
+        "image. weights has weights of 8 or 4 bits; cluster computes in float32 with weights of few values."
     )
     path: str = Field(description="The file that the runtime opens; of a .pvw file what it decodes to.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
