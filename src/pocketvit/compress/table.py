@@ -28,23 +28,28 @@ from pocketvit.spec.typed import strict
 Entry = str | Mapping[str, Any]
 """A step in a recipe: ``int8``, or ``{int8: {smooth: []}}``."""
 _FLOAT = ("fp32",)
+_PLAIN: dict[str, Any] = {"not_behind": ("graph",)}
+"""Of steps that find layers by the nodes and names of the plain export, which ``graph`` rewrites."""
+_ON_IMAGES: dict[str, Any] = {"calibrates": True}
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
-    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
+    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, **_PLAIN, **_ON_IMAGES),
     StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
-    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
+    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4, **_ON_IMAGES),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
     StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
-    StepKind("int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4),
+    StepKind(
+        "int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4, **_ON_IMAGES
+    ),
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
-    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
-    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
     # Multiplied with activations in 8 bits where the engine can; the rest of the file stays as it is.
-    StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4),
-    StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8),
+    StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4, **_PLAIN),
+    StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8, **_PLAIN),
     StepKind("weights", WeightOnly, weights_openvino, "file", "openvino", _FLOAT, "weights", 4, 8),
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
-    StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
+    StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16, **_PLAIN, **_ON_IMAGES),
     StepKind("store", Store, store, "file", "onnxruntime", faster=1),
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
@@ -111,7 +116,11 @@ def plan_steps(entries: Sequence[Entry], runtime: str, *, baselines: bool = Fals
 def plan_slots(
     entries: Sequence[Entry | Sequence[Entry]], runtime: str, *, baselines: bool = False
 ) -> list[list[Planned]]:
-    """For each entry the steps of which a chain has one or none; see :func:`plan_steps`."""
+    """For each entry the steps of which a chain has one or none; see :func:`plan_steps`.
+
+    Raises:
+        UsageError: as there, or a step stands behind one that it must come before; the right order is named.
+    """
     slots: list[list[Planned]] = []
     seen: Counter[str] = Counter()
     for entry in entries:
@@ -126,7 +135,23 @@ def plan_slots(
                 Planned(kind, _configure(kind, settings), seen[name + choice], choice)
                 for kind in sorted(here, key=lambda k: not k.baseline)
             ]
+    _check_order(slots)
     return slots
+
+
+def _check_order(slots: Sequence[Sequence[Planned]]) -> None:
+    """Refuse a step behind another that it must not stand behind, in the entry before or further up."""
+    for place, slot in enumerate(slots):
+        earlier = [step.kind.name for before in slots[:place] for step in before]
+        for step in slot:
+            if wrong := next((name for name in earlier if name in step.kind.not_behind), None):
+                names = list(dict.fromkeys(step.kind.name for each in slots for step in each))
+                first = [name for name in names if name not in step.kind.not_behind]
+                right = [*first, *(name for name in names if name not in first)]
+                what = (
+                    f"compress.steps: {step.kind.name} stands behind {wrong}, which rewrites the file it starts from."
+                )
+                raise UsageError(what, f"Write {step.kind.name} before {wrong}: [{', '.join(right)}].")
 
 
 def _kinds(name: str, settings: Mapping[str, Any]) -> list[StepKind]:

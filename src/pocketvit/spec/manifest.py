@@ -67,6 +67,13 @@ class Variant(_Strict):
         return variant_key(self.runtime, self.precision, self.device)
 
 
+class CalibrationSet(_Strict):
+    """Which training images a step was calibrated on."""
+
+    images: int = Field(ge=0)
+    sha256: str = Field(description="Over shape and bytes of each image as the model took it, in order.")
+
+
 class LineageStep(_Strict):
     """One change to the model, kept or rejected by the gain gate, with what was measured before and after."""
 
@@ -82,6 +89,9 @@ class LineageStep(_Strict):
     bytes_before: int | None = None
     bytes_after: int | None = None
     settings: dict[str, Any] = {}
+    calibration: CalibrationSet | None = Field(
+        default=None, description="Of a step that looks at images, e.g. to find the ranges of activations."
+    )
 
 
 class MetricRow(_Strict):
