@@ -34,7 +34,19 @@ _ON_IMAGES: dict[str, Any] = {"calibrates": True}
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
     StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, **_PLAIN, **_ON_IMAGES),
-    StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
+    StepKind(
+        "int8",
+        LibraryDefaultInt8,
+        library_default_int8,
+        "file",
+        "onnxruntime",
+        _FLOAT,
+        "int8",
+        4,
+        4,
+        True,
+        **_ON_IMAGES,
+    ),
     StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4, **_ON_IMAGES),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
     StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
