@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT
 from pocketvit.runtimes import check_target
 from pocketvit.runtimes.openvino import hint_of
-from pocketvit.runtimes.openvino_check import check_int8
+from pocketvit.runtimes.openvino_check import check_avx2, check_int8
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
@@ -126,12 +126,12 @@ def _everywhere(
     """What :func:`_sound` gives, with 7-bit weights where OpenVINO gets it wrong without instructions beyond AVX2; and
     the settings that were taken. What is computed in bf16 runs on no such processor."""
     found = _sound(step, built, context, precision)
-    wrong = "" if precision != "int8" or step.reduce_range else _fault(found[1], built, context, avx2_only=True)
+    wrong = "" if precision != "int8" or step.reduce_range else _fault_there(found[1], built, context)
     if not wrong:
         return step, *found
     seven = replace(step, reduce_range=True)
     again = _sound(seven, built, context, precision)
-    still = _fault(again[1], built, context, avx2_only=True)
+    still = _fault_there(again[1], built, context)
     told = f"on AVX2 without VNNI {still}" if still else f"weights in 7 bits: on AVX2 without VNNI {wrong}"
     return seven, *again[:3], "; ".join(x for x in (again[3], told) if x)
 
@@ -158,11 +158,19 @@ def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tu
     raise VerificationError(f"{why}; with more in float: {found}", "Take another precision or runtime here.")
 
 
-def _fault(file: Built, built: Built, context: Context, *, avx2_only: bool = False) -> str:
-    """What is wrong with what OpenVINO makes of a file, here or without newer instructions; empty where nothing is."""
-    target, limits = Target("openvino", file.precision, context.threads), {"avx2_only": True} if avx2_only else {}
+def _fault(file: Built, built: Built, context: Context) -> str:
+    """What is wrong with what OpenVINO makes of a file; empty where nothing is."""
+    return _found(check_int8, file, built, context)
+
+
+def _fault_there(file: Built, built: Built, context: Context) -> str:
+    """The same where OpenVINO uses no instructions beyond AVX2."""
+    return _found(check_avx2, file, built, context)
+
+
+def _found(check: Callable[..., None], file: Built, built: Built, context: Context) -> str:
     try:
-        check_int8(file.path, built.path, target, context.calibration, **limits)
+        check(file.path, built.path, Target("openvino", file.precision, context.threads), context.calibration)
     except VerificationError as error:
         return error.what.rstrip(".")
     return ""

@@ -70,6 +70,15 @@ def check_int8(
         raise VerificationError(f"openvino gets {path.name} wrong: {last_words[:300]}.", todo)
 
 
+def check_avx2(path: Path, float_path: Path, target: Target, images: Sequence[Pixels]) -> None:
+    """:func:`check_int8` as on a processor with AVX2 and without VNNI, whatever this one has.
+
+    Raises:
+        VerificationError: as there.
+    """
+    check_int8(path, float_path, target, images, avx2_only=True)
+
+
 def simulated(graph: Any) -> Any:
     """A copy of a quantised graph that is computed in float: behind each quantiser comes an operation that changes
     nothing and that the engine's int8 kernels do not reach over."""
