@@ -12,7 +12,7 @@ from pocketvit.compress.cast import Bf16, Fp16
 from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.openvino_int8 import NncfInt8
 from pocketvit.compress.qdq import activation_parameters, fake, fit_weight, weight_parameters
-from pocketvit.compress.table import attempts, plan_slots
+from pocketvit.compress.table import STEPS, attempts, plan_slots
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import make_golden, pixel_model_of
 from pocketvit.export.built import Built
@@ -154,6 +154,39 @@ def test_wrong_steps_are_usage_errors(entry: object, message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         plan_slots([entry], "onnxruntime")  # type: ignore[list-item]
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("late", ["int8", "int8-dynamic", "weights", "cluster"])
+def test_a_step_behind_one_that_rewrites_its_file_is_refused_with_the_right_order(late: str) -> None:
+    with pytest.raises(UsageError) as error:
+        plan_slots(["graph", {late: {}}, "fp16"], "onnxruntime")
+    assert error.value.exit_code == 2
+    assert error.value.what == f"compress.steps: {late} stands behind graph, which rewrites the file it starts from."
+    assert error.value.todo == f"Write {late} before graph: [{late}, fp16, graph]."
+    slots = plan_slots([late, "fp16", "graph"], "onnxruntime")
+    assert [step.kind.name for (step,) in slots] == [late, "fp16", "graph"]
+
+
+def test_alternatives_of_one_entry_stand_behind_each_other_and_other_runtimes_are_free() -> None:
+    assert len(plan_slots([["graph", "int8"], "bf16"], "onnxruntime")[0]) == 2
+    with pytest.raises(UsageError, match="int8 stands behind graph"):
+        plan_slots([["prune", "graph"], ["int8", "cluster"]], "onnxruntime")
+    assert [step.label for slot in plan_slots(["graph", "int8"], "openvino") for step in slot] == ["int8"]
+
+
+def test_every_step_that_a_row_refuses_in_front_exists() -> None:
+    names = {kind.name for kind in STEPS}
+    assert all(set(kind.not_behind) <= names - {kind.name} for kind in STEPS)
+
+
+def test_the_calibration_set_is_known_by_pixels_shapes_and_order(tmp_path: Path) -> None:
+    one, two = np.zeros((2, 4, 3), np.uint8), np.ones((2, 4, 3), np.uint8)
+    known = context(tmp_path, [one, two]).calibration_set
+    assert known == context(tmp_path / "b", [one.copy(), two.copy()]).calibration_set
+    assert known[0] == 2
+    assert len(known[1]) == 64
+    for other in ([two, one], [one], [one, two, two], [one.reshape(4, 2, 3), two]):
+        assert context(tmp_path, other).calibration_set[1] != known[1]
 
 
 def test_the_nearest_step_and_setting_are_named() -> None:

@@ -18,6 +18,7 @@ def test_a_row_comes_back_as_it_was_also_where_the_folder_was_moved(tmp_path: Pa
     made = replace(
         made, ranking=(("fc2", 0.5),), image=(4, 5), model=str(chain / "0-int8" / "model"), reason="why", rules={"a": 1}
     )
+    made = replace(made, calibration=(3, "ab" * 32))
     save_row(chain / "0-int8", made)
     assert load_row(chain / "0-int8", {"a": 1}) == made
     assert load_row(chain / "0-int8", {"a": 2}) is None  # judged by other rules

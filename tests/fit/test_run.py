@@ -43,6 +43,11 @@ def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: 
     default = next(row for row in report.rows if "library default" in row.name)
     assert default.metric is not None or "not possible" in default.reason
     assert any("library default" in step.step for step in artifact.manifest.lineage)
+    calibrated = {step.step.rpartition(" ")[2]: step.calibration for step in artifact.manifest.lineage}
+    sets = {known for name, known in calibrated.items() if name.endswith(":int8") and known}
+    assert len([name for name in calibrated if name.endswith(":int8")]) == 2  # both engines
+    assert len(sets) == 1  # calibrated on the same images
+    assert next(iter(sets)).images > 0
     chosen = next(row for row in report.rows if row.chosen)
     assert default.baseline
     assert not default.chosen

@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pocketvit.fit.result import FitReport
-from pocketvit.fit.tables import candidate_rows
+from pocketvit.fit.tables import candidate_rows, lineage
 
 from .rows_for_tests import row
 
@@ -21,3 +21,13 @@ def test_reasons_are_why_a_row_was_chosen_or_what_it_has_against_it(tmp_path: Pa
     assert other.reason == f"{why}. Against the file it was made from: 2.00x speed, 4.00x smaller, psnr -0.1 dB"
     report = FitReport(tmp_path, tmp_path, "int8", why, "m", "dB", (base, replace(step, chosen=True)))
     assert report.to_dict()["candidates"][1]["reason"] == other.reason
+
+
+def test_the_lineage_names_the_calibration_set_of_steps_that_had_one(tmp_path: Path) -> None:
+    base = row(tmp_path, "float", 90.0, 20, 400)
+    int8 = row(tmp_path, "int8", 89.9, 10, 100, precision="int8", before=base.name, calibration=(64, "ab" * 32))
+    plain = row(tmp_path, "weights", 89.9, 10, 100, precision="weights", before=base.name)
+    first, second = lineage([base, int8, plain])
+    assert first.calibration is not None
+    assert (first.calibration.images, first.calibration.sha256) == (64, "ab" * 32)
+    assert second.calibration is None

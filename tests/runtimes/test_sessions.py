@@ -146,16 +146,17 @@ def test_openvino_weights_missing_or_truncated(classifier: Artifact, tmp_path: P
 def test_onnxruntime_refuses_bf16_instead_of_running_float(restorer: Artifact) -> None:
     with pytest.raises(UsageError, match="onnxruntime has no bf16 on the cpu of this machine") as caught:
         open_session(restorer.path / "model.onnx", Target("onnxruntime", "bf16"))
-    offered = "onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8, onnxruntime:cluster"
+    offered = "onnxruntime:fp32, onnxruntime:fp16, onnxruntime:int8"
+    offered += ", onnxruntime:int8-dynamic, onnxruntime:weights, onnxruntime:cluster"
     assert caught.value.todo == f"Take {offered}, or another runtime."
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "cluster"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-dynamic", "weights", "cluster"])
 def test_onnxruntime_reports_the_precision_of_the_file(restorer: Artifact, precision: str) -> None:
     assert open_session(restorer.path / "model.onnx", Target("onnxruntime", precision)).info.precision == precision
 
 
-@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "cluster"])  # which is ONNX Runtime's
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p not in ("int8-dynamic", "cluster")])  # ONNX Runtime's
 def test_openvino_compiles_with_the_hint_of_the_target(
     restorer: Artifact, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_openvino_compiles_with_the_hint_of_the_target(
         "bf16": "bf16",
         "int8": "f32",
         "int8-bf16": "bf16",
+        "weights": "f32",
         "fp16": "f16" if "FP16" in openvino_module.capabilities() else "f32",
     }[precision]
     assert seen == {
@@ -197,7 +199,9 @@ def test_a_processor_without_bf16_refuses_it(
     monkeypatch.setattr(openvino_module, "capabilities", lambda device="cpu": ("FP32", "INT8"))
     with pytest.raises(UsageError, match=f"openvino has no {precision} on the cpu of this machine") as caught:
         open_session(restorer.path / "model.xml", Target("openvino", precision))
-    assert caught.value.todo == "Take openvino:fp32, openvino:fp16, openvino:int8, or another runtime."
+    assert (
+        caught.value.todo == "Take openvino:fp32, openvino:fp16, openvino:int8, openvino:weights, or another runtime."
+    )
 
 
 def test_openvino_bf16_computes_in_bf16(restorer: Artifact) -> None:

@@ -155,6 +155,7 @@ def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as pocketvit.runtimes.onnxruntime has it
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -6,9 +6,11 @@ steps the file (int8, bf16). A step never changes its input: it copies the netwo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +108,15 @@ class Context:
     quiet: bool = True
     """Whether steps that take long show no progress."""
 
+    @cached_property
+    def calibration_set(self) -> tuple[int, str]:
+        """Number of the calibration images, and the SHA-256 over shapes and bytes of all of them in order."""
+        digest = hashlib.sha256()
+        for image in self.calibration:
+            digest.update(repr((image.shape, str(image.dtype))).encode())
+            digest.update(np.ascontiguousarray(image).tobytes())
+        return len(self.calibration), digest.hexdigest()
+
 
 def milder_counts(macs: Sequence[float], first: int, most: int, stride: float = 0.15) -> Iterator[int]:
     """Numbers of layers to leave in float: ``first``, then each time about ``stride`` more of all multiplications.
@@ -152,3 +163,7 @@ class StepKind:
     """It gains nothing by itself, but for a step behind it: where the floor holds it stays without a gain."""
     retrains: bool = False
     """It trains the network: chains without such steps are searched first."""
+    not_behind: tuple[str, ...] = ()
+    """Names of steps that must not come in front of it in a runtime: it would start from what they rewrote."""
+    calibrates: bool = False
+    """It looks at the calibration images, so the manifest tells which those were."""

@@ -13,12 +13,14 @@ from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.fuse import Fuse, fuse
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
+from pocketvit.compress.onnxruntime_dynamic import DynamicInt8, dynamic_int8
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
+from pocketvit.compress.weight_only import WeightOnly, weights_onnxruntime, weights_openvino
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
@@ -27,19 +29,40 @@ from pocketvit.spec.typed import strict
 Entry = str | Mapping[str, Any]
 """A step in a recipe: ``int8``, or ``{int8: {smooth: []}}``."""
 _FLOAT = ("fp32",)
+_PLAIN: dict[str, Any] = {"not_behind": ("graph",)}
+"""Of steps that find layers by the nodes and names of the plain export, which ``graph`` rewrites."""
+_ON_IMAGES: dict[str, Any] = {"calibrates": True}
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
-    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
-    StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
-    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
+    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, **_PLAIN, **_ON_IMAGES),
+    StepKind(
+        "int8",
+        LibraryDefaultInt8,
+        library_default_int8,
+        "file",
+        "onnxruntime",
+        _FLOAT,
+        "int8",
+        4,
+        4,
+        True,
+        **_ON_IMAGES,
+    ),
+    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4, **_ON_IMAGES),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
     StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
-    StepKind("int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4),
+    StepKind(
+        "int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4, **_ON_IMAGES
+    ),
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
-    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
-    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
+    # Multiplied with activations in 8 bits where the engine can; the rest of the file stays as it is.
+    StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4, **_PLAIN),
+    StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8, **_PLAIN),
+    StepKind("weights", WeightOnly, weights_openvino, "file", "openvino", _FLOAT, "weights", 4, 8),
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
-    StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
+    StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16, **_PLAIN, **_ON_IMAGES),
     StepKind("store", Store, store, "file", "onnxruntime", faster=1),
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
@@ -103,7 +126,8 @@ def plan_slots(
     With ``baselines`` each library default comes before its step.
 
     Raises:
-        UsageError: an unknown step or setting, or a value of the wrong type; the nearest name is given.
+        UsageError: an unknown step or setting, or a value of the wrong type (the nearest name is given), or a step
+            stands behind one that it must come before (the right order is named).
     """
     slots: list[list[Planned]] = []
     seen: Counter[str] = Counter()
@@ -119,7 +143,23 @@ def plan_slots(
                 Planned(kind, _configure(kind, settings), seen[name + choice], choice)
                 for kind in sorted(here, key=lambda k: not k.baseline)
             ]
+    _check_order(slots)
     return slots
+
+
+def _check_order(slots: Sequence[Sequence[Planned]]) -> None:
+    """Refuse a step behind another that it must not stand behind, in the entry before or further up."""
+    for place, slot in enumerate(slots):
+        earlier = [step.kind.name for before in slots[:place] for step in before]
+        for step in slot:
+            if wrong := next((name for name in earlier if name in step.kind.not_behind), None):
+                names = list(dict.fromkeys(step.kind.name for each in slots for step in each))
+                first = [name for name in names if name not in step.kind.not_behind]
+                right = [*first, *(name for name in names if name not in first)]
+                what = (
+                    f"compress.steps: {step.kind.name} stands behind {wrong}, which rewrites the file it starts from."
+                )
+                raise UsageError(what, f"Write {step.kind.name} before {wrong}: [{', '.join(right)}].")
 
 
 def _kinds(name: str, settings: Mapping[str, Any]) -> list[StepKind]:

@@ -61,6 +61,8 @@ class Row:
     """Limits of budget and floor that a kept row misses."""
     reason: str = ""
     ranking: tuple[tuple[str, float], ...] = ()
+    calibration: tuple[int, str] | None = None
+    """Number and SHA-256 of the images that the step was calibrated on."""
     rules: dict[str, Any] = field(default_factory=dict)
     """What it was measured and judged by, in plain JSON types: under other rules it is measured anew."""
 
@@ -127,6 +129,7 @@ def load_row(folder: Path, rules: dict[str, Any]) -> Row | None:
         plain["image"] = plain["image"] and tuple(plain["image"])
         plain["model"] = plain["model"] and str(folder.parent / plain["model"])
         plain |= {"misses": tuple(plain["misses"]), "ranking": tuple(map(tuple, plain["ranking"]))}
+        plain["calibration"] = tuple(plain["calibration"]) if plain.get("calibration") else None
         return TypeAdapter(Row).validate_python(plain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]}).", "Delete it.") from error

@@ -146,6 +146,8 @@ class Chain:
         for number, (trained, built, report) in enumerate(self._built(before, step, place)):
             probe_risky(built, self.measurer)
             row = self._row(step.label, built.precision, built, before.row, step)
+            if step.kind.calibrates:
+                row = replace(row, calibration=self._shared_context().calibration_set)
             saved = self._saved(before, trained, place)
             row = self._scored(replace(row, ranking=_ranking(report), model=saved, attempt=number))
             if misses := self.limits.floor.misses(row.metric or 0.0, origin.row.metric, self.limits.spec):

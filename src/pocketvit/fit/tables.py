@@ -9,7 +9,7 @@ from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.report.data import CandidateRow, figure
 from pocketvit.spec.environment import environment
-from pocketvit.spec.manifest import BenchRow, LineageStep, MetricRow
+from pocketvit.spec.manifest import BenchRow, CalibrationSet, LineageStep, MetricRow
 from pocketvit.spec.tasks.base import Measure
 
 INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
@@ -97,9 +97,14 @@ def lineage(rows: Sequence[Row]) -> list[LineageStep]:
                 bytes_before=before.bytes,
                 bytes_after=row.bytes,
                 settings=row.settings,
+                calibration=_calibration(row),
             )
         )
     return steps
+
+
+def _calibration(row: Row) -> CalibrationSet | None:
+    return CalibrationSet(images=row.calibration[0], sha256=row.calibration[1]) if row.calibration else None
 
 
 def verdict(row: Row) -> str:

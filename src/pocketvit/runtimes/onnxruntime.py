@@ -98,6 +98,8 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
+    # Without VNNI the engine's products of unsigned with signed bytes saturate; asked so, it takes exact ones there.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
     wanted, settings = list(providers), list(providers.values())
     source = _rebuilt(path) if is_stored(path) else str(path)
@@ -154,7 +156,7 @@ RUNTIME = Runtime(
     writer="pocketvit.export.onnx:write",
     open=open_file,
     devices=devices,
-    precisions=lambda device: ("fp32", "fp16", "int8", "cluster"),
+    precisions=lambda device: ("fp32", "fp16", "int8", "int8-dynamic", "weights", "cluster"),
     damage=damage,
     reads=_reads,
 )

@@ -27,7 +27,7 @@ from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, 
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8-bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8-bf16": "bf16", "weights": "f32"}
 _TAIL_BYTES = 64
 _REQUESTS = 4
 """At most so many infer requests at once: each holds the memory of one run, and the engine computes them in turns."""
@@ -130,7 +130,7 @@ def capabilities(device: str = CPU) -> tuple[str, ...]:
 
 def precisions(device: str) -> tuple[str, ...]:
     """See :class:`pocketvit.runtimes.Runtime`: bf16 needs instructions, fp16 does not (:func:`open_file`)."""
-    return ("fp32", "fp16", "int8", *(("bf16", "int8-bf16") if "BF16" in capabilities(device) else ()))
+    return ("fp32", "fp16", "int8", "weights", *(("bf16", "int8-bf16") if "BF16" in capabilities(device) else ()))
 
 
 def hint_of(precision: str) -> str:

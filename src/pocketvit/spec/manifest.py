@@ -46,8 +46,9 @@ class Variant(_Strict):
 
     runtime: str
     precision: str = Field(
-        description="fp32, fp16, bf16, int8, int8-bf16, cluster. What an int8 file leaves in float is computed in "
-        "float32; of int8-bf16 in bf16. cluster computes in float32 with weights of few values."
+        description="fp32, fp16, bf16, int8, int8-bf16, int8-dynamic, weights, cluster. What an int8 file leaves in "
+        "float is computed in float32; of int8-bf16 in bf16. int8-dynamic finds the ranges of activations for each "
+        "image. weights has weights of 8 or 4 bits; cluster computes in float32 with weights of few values."
     )
     path: str = Field(description="The file that the runtime opens; of a .pvw file what it decodes to.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
@@ -66,6 +67,13 @@ class Variant(_Strict):
         return variant_key(self.runtime, self.precision, self.device)
 
 
+class CalibrationSet(_Strict):
+    """Which training images a step was calibrated on."""
+
+    images: int = Field(ge=0)
+    sha256: str = Field(description="Over shape and bytes of each image as the model took it, in order.")
+
+
 class LineageStep(_Strict):
     """One change to the model, kept or rejected by the gain gate, with what was measured before and after."""
 
@@ -81,6 +89,9 @@ class LineageStep(_Strict):
     bytes_before: int | None = None
     bytes_after: int | None = None
     settings: dict[str, Any] = {}
+    calibration: CalibrationSet | None = Field(
+        default=None, description="Of a step that looks at images, e.g. to find the ranges of activations."
+    )
 
 
 class MetricRow(_Strict):

@@ -9,10 +9,11 @@ from pocketvit.errors import UsageError
 from pocketvit.spec.environment import available_cores
 from pocketvit.spec.typed import Range, check_range
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "cluster")
-"""``int8`` computes what a file leaves in float in float32, ``int8-bf16`` in bf16; ``cluster`` computes in float32 with
-weights that take few values."""
-JUDGED_AS = {"int8-bf16": "int8", "cluster": "int8"}
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-bf16", "int8-dynamic", "weights", "cluster")
+"""``int8`` computes what a file leaves in float in float32, ``int8-bf16`` in bf16; ``int8-dynamic`` finds the ranges of
+activations for each image; ``weights`` has weights of 8 or 4 bits; ``cluster`` computes in float32 with weights that
+take few values."""
+JUDGED_AS = dict.fromkeys(("int8-bf16", "int8-dynamic", "weights", "cluster"), "int8")
 """Precisions whose limits are those of another one, where a task does not state their own."""
 ANY = "any"
 """In a recipe: fit chooses."""
