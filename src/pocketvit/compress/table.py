@@ -11,6 +11,7 @@ from pocketvit.compress.binarise import Binarise, binarise
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.low_rank import Factorise, low_rank
+from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
@@ -43,6 +44,7 @@ STEPS: list[StepKind] = [
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
+    StepKind("merge_tokens", MergeTokens, merge_tokens, "model", smaller=1, retrains=True),
     # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
