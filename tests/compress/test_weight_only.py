@@ -13,7 +13,7 @@ import pytest
 from pocketvit.compress import weight_only
 from pocketvit.compress.onnx_edit import attributes, counts
 from pocketvit.compress.step import StepReport
-from pocketvit.compress.table import Planned, attempts, plan_steps
+from pocketvit.compress.table import Planned, attempts, plan_slots
 from pocketvit.compress.weight_only import WeightOnly
 from pocketvit.errors import UsageError
 from pocketvit.export.artifact import pixel_model_of
@@ -37,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 
 def step_of(runtime: str, **settings: object) -> Planned:
-    (step,) = plan_steps([{"weights": settings}], runtime)
+    ((step,),) = plan_slots([{"weights": settings}], runtime)
     return step
 
 

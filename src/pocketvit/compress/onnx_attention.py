@@ -3,7 +3,8 @@
 Exporters write attention in many ways (splits, transposes, scales before or behind the product), so no way is looked
 for: what lies between one tensor (1, N, 3D) and one (1, N, D) around a softmax is cut out and run on random numbers,
 and where it answers like softmax(Q K^T / sqrt(d)) V, or without the root (the step ``fuse`` has it in the weights), it
-becomes one ``MultiHeadAttention``.
+becomes one ``MultiHeadAttention``. A number for each key may be added to the scores (the log of how many patches a
+merged token stands for).
 """
 
 from __future__ import annotations
@@ -52,21 +53,27 @@ def attention(graph: Editor) -> int:
         cut = _cut_out(graph, softmax)
         if cut is None:
             continue
-        nodes, source, target = cut
+        nodes, source, target, added = cut
         heads = graph.shapes[softmax.output[0]][1]
-        scale = _scale_of(graph, nodes, source, target, heads)
+        scale = _scale_of(graph, nodes, source, target, heads, added)
         if scale is None:
             continue
-        parts, bias, old, new = _three(graph, source)
+        parts, bias, old, new = _three(graph, source, nodes)
         shape, more = graph.shapes[target], {"domain": CONTRIB, "num_heads": heads, **scale}
+        if added:
+            square: Shape = (1, 1, shape[1], shape[1])
+            wide, sizes = graph.fresh(f"{target}.added"), graph.constant(f"{target}.square", np.array(square, np.int64))
+            new.append(graph.node("Expand", [added, sizes], wide, square))
+            bias = [*(bias or [""]), "", wide]
         new.append(graph.node("MultiHeadAttention", [*parts, *bias], target, shape, **more))
         graph.swap([*nodes, *old], new)
         found += 1
     return found
 
 
-def _cut_out(graph: Editor, softmax: onnx.NodeProto) -> tuple[list[onnx.NodeProto], str, str] | None:
-    """(nodes, the tensor that goes in, the one that comes out) of an attention around a softmax; None: another form."""
+def _cut_out(graph: Editor, softmax: onnx.NodeProto) -> tuple[list[onnx.NodeProto], str, str, str] | None:
+    """(nodes, the tensor that goes in, the one that comes out, what is added to the scores of each key or "") of an
+    attention around a softmax; None: another form."""
     mix = graph.only_taker(softmax.output[0], "MatMul")
     scores = graph.shapes.get(softmax.output[0], ())
     if mix is None or mix.input[0] != softmax.output[0] or len(scores) != 4:
@@ -77,14 +84,19 @@ def _cut_out(graph: Editor, softmax: onnx.NodeProto) -> tuple[list[onnx.NodeProt
         tensor = node.output[0]
         if len(graph.shapes.get(tensor, ())) == 3:
             break
-    sources, seen, stack = [], set(), [mix.input[0], mix.input[1]]
+    sources, seen, stack, added = [], set(), [mix.input[0], mix.input[1]], ""
     while stack:
         name = stack.pop()
         maker = graph.maker(name)
         if name in seen or graph.value(name) is not None:
             continue
         seen.add(name)
-        if maker is None or not _moves(graph, maker):
+        of_keys = [x for x in maker.input if graph.shapes.get(x) == (1, 1, 1, scores[3])] if maker is not None else []
+        if maker is not None and maker.op_type == "Add" and name == softmax.input[0] and len(of_keys) == 1:
+            (added,) = of_keys
+            nodes.append(maker)
+            stack += [x for x in maker.input if x != added]
+        elif maker is None or not _moves(graph, maker):
             sources.append(name)
         elif not any(maker is node for node in nodes):
             nodes.append(maker)
@@ -96,7 +108,7 @@ def _cut_out(graph: Editor, softmax: onnx.NodeProto) -> tuple[list[onnx.NodeProt
         return None
     packed, out = graph.shapes.get(sources[0], ()), graph.shapes.get(tensor, ())
     fits = len(packed) == len(out) == 3 and packed == (*out[:2], 3 * out[2]) and out[0] == 1
-    return (nodes, sources[0], tensor) if fits and out[2] % scores[1] == 0 else None
+    return (nodes, sources[0], tensor, added) if fits and out[2] % scores[1] == 0 else None
 
 
 def _moves(graph: Editor, node: onnx.NodeProto) -> bool:
@@ -107,42 +119,54 @@ def _moves(graph: Editor, node: onnx.NodeProto) -> bool:
 
 
 def _scale_of(
-    graph: Editor, nodes: list[onnx.NodeProto], source: str, target: str, heads: int
+    graph: Editor, nodes: list[onnx.NodeProto], source: str, target: str, heads: int, added: str = ""
 ) -> dict[str, float] | None:
     """The scale with which attention answers random numbers as the nodes do, unless it is 1 / sqrt(d).
 
     ``None``: the nodes are no attention.
     """
-    shapes = {name: graph.shapes[name] for name in (source, target)}
+    entries = [source, added] if added else [source]
+    shapes = {name: graph.shapes[name] for name in (*entries, target)}
     ports = {k: helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in shapes.items()}
     inside = {id(node) for node in nodes}
     ordered = [node for node in graph.nodes if id(node) in inside]
     constants = []
-    for name in sorted({name for node in nodes for name in node.input}):
+    for name in sorted({name for node in nodes for name in node.input} - set(entries)):
         values = graph.value(name)
         if values is not None:
             constants.append(numpy_helper.from_array(values, name))
-    body = helper.make_graph(ordered, "attention", [ports[source]], [ports[target]], constants)
+    body = helper.make_graph(ordered, "attention", [ports[x] for x in entries], [ports[target]], constants)
     model = helper.make_model(body, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
-    qkv = np.random.default_rng(0).standard_normal(shapes[source]).astype(np.float32)
-    (got,) = session(model, 1).run(None, {source: qkv})
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal(shapes[name]).astype(np.float32) for name in entries}
+    (got,) = session(model, 1).run(None, given)
     scales: tuple[dict[str, float], ...] = ({}, {"scale": 1.0})
-    return next((each for each in scales if np.abs(got - attend(qkv, heads, **each)).max() <= _SAME), None)
+    more = given[added] if added else 0.0
+    alike = (each for each in scales if np.abs(got - attend(given[source], heads, more, **each)).max() <= _SAME)
+    return next(alike, None)
 
 
-def attend(qkv: NDArray[np.float32], heads: int, scale: float | None = None) -> NDArray[np.float32]:
-    """softmax(Q K^T * scale) V of packed (1, N, 3D), heads inside each third: (1, N, D); 1 / sqrt(d) by default."""
+def attend(
+    qkv: NDArray[np.float32], heads: int, added: NDArray[np.float32] | float = 0.0, scale: float | None = None
+) -> NDArray[np.float32]:
+    """softmax(Q K^T * scale + added) V of packed (1, N, 3D), heads inside each third: (1, N, D).
+
+    The scale is 1 / sqrt(d) by default.
+    """
     _, n, width = qkv.shape
     q, k, v = qkv.reshape(n, 3, heads, width // (3 * heads)).transpose(1, 2, 0, 3)
     scores = q @ k.transpose(0, 2, 1) * np.float32(q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores + np.reshape(added, (1, 1, -1))
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = shares / shares.sum(axis=-1, keepdims=True) @ v
     return np.ascontiguousarray(mixed.transpose(1, 0, 2).reshape(1, n, width // 3))
 
 
-def _three(graph: Editor, source: str) -> tuple[list[str], list[str], list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Names of Q, K and V, of their packed bias, what becomes of no use, and what makes them: of a linear layer its
-    thirds, of anything else a split."""
+def _three(
+    graph: Editor, source: str, nodes: list[onnx.NodeProto]
+) -> tuple[list[str], list[str], list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """Names of Q, K and V, of their packed bias, what becomes of no use, and what makes them: of a linear layer that
+    only the attention's ``nodes`` take its thirds, of anything else a split."""
     shape = graph.shapes[source]
     third: Shape = (*shape[:2], shape[2] // 3)
     names = [graph.fresh(f"{source}.{part}") for part in "qkv"]
@@ -152,7 +176,16 @@ def _three(graph: Editor, source: str) -> tuple[list[str], list[str], list[onnx.
         product = next((graph.maker(name, *PRODUCTS) for name in add.input if name not in ends), None)
         bias = ends[0] if ends else None
     weight = None if product is None else graph.value(product.input[1])
-    if product is None or bias is None or weight is None or add is None or graph.only_taker(product.output[0]) is None:
+    inside = {id(node) for node in nodes}
+    shared = any(id(taker) not in inside for taker in graph.takers(source))  # who merges tokens compares keys
+    if (
+        shared
+        or product is None
+        or bias is None
+        or weight is None
+        or add is None
+        or graph.only_taker(product.output[0]) is None
+    ):
         sizes = graph.constant(f"{source}.thirds", np.array([third[2]] * 3, np.int64))
         for name in names:
             graph.shapes[name] = third
@@ -266,6 +299,8 @@ def _fits(graph: Editor, node: onnx.NodeProto, rows: int) -> bool:
         return False
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return graph.shapes.get(node.input[1]) in ((), (1,))
+    if node.op_type == "MultiHeadAttention" and len(node.input) > 5:
+        return False  # what is added to the scores has a row for each query
     if node.op_type in PRODUCTS:
         weight = graph.value(node.input[1])
         return weight is not None and weight.ndim == 2

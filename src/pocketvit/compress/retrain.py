@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from pocketvit.compress.step import Context
 from pocketvit.errors import UsageError
 from pocketvit.models.build import architecture
+from pocketvit.models.replaced import replaced_in
 from pocketvit.models.trained import Trained, copy_of, save_checkpoint
 from pocketvit.spec.recipe import MANY, YEAR, DataConfig, Recipe, TrainConfig, check_distill
 from pocketvit.spec.tasks import task_of
@@ -77,13 +78,15 @@ def retrained(trained: Trained, teacher: Trained, context: Context, how: Retrain
 
 
 def digest(*parts: Trained | Recipe) -> str:
-    """Twelve hexadecimal digits that stand for weights and settings."""
+    """Twelve hexadecimal digits that stand for weights, layers put in the place of others, and settings."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Trained):
             for name, tensor in part.model.state_dict().items():
                 total.update(f"{name} {tuple(tensor.shape)}".encode())
                 total.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+            if replaced := replaced_in(part.model):  # settings of layers that no weight shows
+                total.update(json.dumps(replaced, sort_keys=True).encode())
         else:
             settings: dict[str, Any] = {"data": TypeAdapter(DataConfig).dump_python(part.data, mode="json")}
             settings |= {"train": TypeAdapter(TrainConfig).dump_python(part.train, mode="json")}

@@ -12,6 +12,7 @@ from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
 from pocketvit.compress.fuse import Fuse, fuse
 from pocketvit.compress.low_rank import Factorise, low_rank
+from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_dynamic import DynamicInt8, dynamic_int8
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
@@ -68,6 +69,7 @@ STEPS: list[StepKind] = [
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
     StepKind("fuse", Fuse, fuse, "model", faster=2, smaller=1.1),
+    StepKind("merge_tokens", MergeTokens, merge_tokens, "model", smaller=1, retrains=True),
     # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),

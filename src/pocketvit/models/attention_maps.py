@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.models.layers.attention import LinearAttention, gone, split_heads
+from pocketvit.models.layers.merge import MergeBlock
 
 
 def attention_blocks(model: nn.Module) -> list[str]:
-    """Paths of the blocks whose maps can be read: those with an ``attn`` that makes q, k and v by one layer ``qkv``."""
+    """Paths of the blocks whose maps can be read: those with an ``attn`` that makes q, k and v by one layer ``qkv``.
+
+    Blocks that merge tokens, and those behind them, are left out: theirs are not the tokens of the grid.
+    """
     found = []
     for path, module in model.named_modules():
+        if isinstance(module, MergeBlock):
+            break
         inner: Any = getattr(module, "attn", None)
         known = isinstance(inner, nn.Module) and hasattr(inner, "head_dim") and isinstance(_qkv(inner), nn.Linear)
         if known and not gone(_qkv(inner)):

@@ -15,6 +15,7 @@ from torch import nn
 from pocketvit.models.layers.blocks import ClassBlock
 from pocketvit.models.layers.folded import Activation, BareNorm, Nothing, UnscaledAttention
 from pocketvit.models.layers.low_rank import LowRank
+from pocketvit.models.layers.merge import MergeBlock
 
 REPLACEMENTS: dict[str, Any] = {
     "low_rank": LowRank,
@@ -23,6 +24,7 @@ REPLACEMENTS: dict[str, Any] = {
     "nothing": Nothing,
     "activation": Activation,
     "unscaled_attention": UnscaledAttention,
+    "merge_block": MergeBlock,
 }
 """Kind, as checkpoints name it, to class: ``settings`` (plain JSON types) and ``in_place_of(layer, **settings)``, which
 makes one with any weights in place of the layer that the architecture has there; RuntimeError where it cannot."""

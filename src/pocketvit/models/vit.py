@@ -6,7 +6,7 @@ the size the model was built with; other sizes are resampled when weights are lo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from pocketvit.errors import UsageError
 from pocketvit.models.backbone import OneFeature, Size, State
 from pocketvit.models.layers.attention import TOKEN_ATTENTION
 from pocketvit.models.layers.blocks import AttentionPool, Block, init_linear
+from pocketvit.models.layers.merge import MergeBlock
 from pocketvit.models.layers.patch_embed import PATCH_EMBEDDINGS, fold_patches, grid_of
 from pocketvit.models.layers.positions import RESAMPLING, fit_table, sinusoidal
 from pocketvit.models.taps import Tap, check_hooks
@@ -96,12 +97,26 @@ class ViT(OneFeature, nn.Module):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.pos_drop(x + self.pos_embed)
 
-    def tokens(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm."""
-        x = self.embed(image)
+    def through(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """(B, prefix + N, D) -> behind each block the tokens, and of how many patches each was merged (B, ..., 1).
+
+        Sizes are None where no block merges, or none has yet.
+        """
+        sizes: Tensor | None = None
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            if isinstance(block, MergeBlock):
+                x, sizes = block(x, sizes)
+            else:
+                x = block(x)
+            yield x, sizes
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, prefix + N, D), after the final norm; fewer where blocks merge tokens."""
+        return self._last(image)[0]
+
+    def _last(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        *_, (x, sizes) = self.through(self.embed(image))
+        return self.norm(x), sizes
 
     @property
     def block_count(self) -> int:
@@ -115,9 +130,8 @@ class ViT(OneFeature, nn.Module):
 
     def tapped(self, image: Tensor, stages: Sequence[int], hooks: Sequence[int], norm: bool = False) -> list[Tensor]:
         """(B, 3, H, W) -> (B, prefix + N, D) behind each block of ``hooks``; ``norm``: through the final norm."""
-        x, found = self.embed(image), []
-        for number, block in enumerate(self.blocks):
-            x = block(x)
+        found = []
+        for number, (x, _) in enumerate(self.through(self.embed(image))):
             if number in hooks:
                 found.append(self.norm(x) if norm else x)
         return found
@@ -133,10 +147,12 @@ class ViT(OneFeature, nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
-        x = self.tokens(image)
+        x, sizes = self._last(image)
         if self.attn_pool is not None:
-            return self.attn_pool(x)
-        return x[:, 0] if self.num_prefix else x.mean(dim=1)
+            return self.attn_pool(x, sizes)
+        if self.num_prefix:
+            return x[:, 0]
+        return x.mean(dim=1) if sizes is None else (x * sizes).sum(dim=1) / sizes.sum(dim=1)
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pocketvit.errors import UsageError
 from pocketvit.models.layers.attention import ChannelAttention, WindowAttention
 from pocketvit.models.layers.blocks import Block, ConvBlock
+from pocketvit.models.layers.merge import MergeBlock
 from pocketvit.models.trained import Trained
 from pocketvit.spec.recipe import TrainConfig
 from pocketvit.tasks import TORCH_TASKS
@@ -53,10 +54,13 @@ Taught = Callable[[Any, Any], Tensor]
 
 
 def common_blocks(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Paths of the blocks that both networks have, outermost only."""
+    """Paths of the blocks that both networks have, outermost only, up to where one of them merges tokens: those behind
+    are not the same in both."""
     theirs = dict(teacher.named_modules())
     found: list[str] = []
     for path, module in student.named_modules():
+        if MergeBlock in (type(module), type(theirs.get(path))):
+            break
         inside = any(path.startswith(f"{outer}.") for outer in found)
         if isinstance(module, BLOCKS) and isinstance(theirs.get(path), type(module)) and not inside:
             found.append(path)

@@ -33,6 +33,11 @@ def split_heads(x_bnc: Tensor, parts: int, head_dim: int) -> Tensor:
     return x_bnc.reshape(b, n, parts, c // (parts * head_dim), head_dim).permute(2, 0, 3, 1, 4)
 
 
+def log_sizes(sizes_bn1: Tensor) -> Tensor:
+    """(B, N, 1) -> (B, 1, 1, N), to add to scores: softmax then counts each key as often as its size says."""
+    return sizes_bn1.log().transpose(1, 2)[:, None]
+
+
 class SelfAttention(nn.Module):
     """softmax(Q K^T / sqrt(d)) V, softmax over keys (Dosovitskiy et al. 2020, eq. 5-8). Parameter names as in timm.
 
@@ -47,10 +52,20 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_bnd: Tensor, queries: int | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), or of the first ``queries`` tokens alone."""
-        if gone(self.qkv):
-            return self.proj.bias
-        q_bhnd, k_bhnd, v_bhnd = split_heads(self.qkv(x_bnd), 3, self.head_dim).unbind(0)
-        out_bhnd = self.mix(q_bhnd if queries is None else q_bhnd[:, :, :queries], k_bhnd, v_bhnd)
+        return self.proj.bias if gone(self.qkv) else self.attend(self.qkv(x_bnd), queries)
+
+    def attend(self, qkv_bnc: Tensor, queries: int | None = None, sizes_bn1: Tensor | None = None) -> Tensor:
+        """What :meth:`forward` makes of the packed (B, N, 3 * h * d).
+
+        With sizes each token counts as often (proportional attention, Bolya et al. 2023, ToMe, eq. 1).
+        """
+        q_bhnd, k_bhnd, v_bhnd = split_heads(qkv_bnc, 3, self.head_dim).unbind(0)
+        q_bhnd = q_bhnd if queries is None else q_bhnd[:, :, :queries]
+        if sizes_bn1 is None:
+            out_bhnd = self.mix(q_bhnd, k_bhnd, v_bhnd)
+        else:
+            more, dropout = log_sizes(sizes_bn1).to(q_bhnd.dtype), self.dropout if self.training else 0.0
+            out_bhnd = F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, attn_mask=more, dropout_p=dropout)
         b, h, n, d = out_bhnd.shape
         return self.proj(out_bhnd.transpose(1, 2).reshape(b, n, h * d))
 

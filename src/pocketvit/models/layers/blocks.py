@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocketvit.models.layers.attention import TOKEN_ATTENTION, gone, head_width, split_heads
+from pocketvit.models.layers.attention import TOKEN_ATTENTION, gone, head_width, log_sizes, split_heads
 
 
 def init_linear(module: nn.Module) -> None:
@@ -111,11 +111,12 @@ class AttentionPool(nn.Module):
         self.norm, self.mlp = nn.LayerNorm(embed_dim, eps=1e-6), Mlp(embed_dim, int(embed_dim * mlp_ratio))
         nn.init.trunc_normal_(self.query, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D)."""
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, D); with sizes (B, N, 1) each token counts as often."""
         q_bhnd = split_heads(self.q(self.query), 1, self.head_dim)[0].expand(x.shape[0], -1, -1, -1)
         k_bhnd, v_bhnd = split_heads(self.kv(x), 2, self.head_dim).unbind(0)
-        pooled = self.proj(F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd).flatten(1))
+        more = None if sizes is None else log_sizes(sizes).to(q_bhnd.dtype)
+        pooled = self.proj(F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, attn_mask=more).flatten(1))
         return pooled + self.mlp(self.norm(pooled))
 
 
