@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pocketvit.compress.binarise import Binarise, binarise
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
+from pocketvit.compress.early_exit import EarlyExit, early_exit
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
@@ -19,6 +21,7 @@ from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.errors import UsageError, did_you_mean
+from pocketvit.export.branches import folded, unfolded
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
 from pocketvit.spec.typed import strict
@@ -28,21 +31,23 @@ Entry = str | Mapping[str, Any]
 _FLOAT = ("fp32",)
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
-    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4),
+    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, branches="flat"),
     StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, True),
     StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
-    StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
+    StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1, branches="flat"),
     StepKind("int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4),
-    StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
-    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2),
-    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2),
+    StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1, branches="kept"),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, branches="kept"),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, branches="kept"),
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
     StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16),
-    StepKind("store", Store, store, "file", "onnxruntime", faster=1),
+    StepKind("store", Store, store, "file", "onnxruntime", faster=1, branches="kept"),
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
+    # Last of all: what is behind it is computed for some photos only, and no step in front can know of it.
+    StepKind("early_exit", EarlyExit, early_exit, "model", retrains=True),
     # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
@@ -161,5 +166,23 @@ def attempts(step: Planned, source: Trained | Built, context: Context) -> Iterat
     """
     if isinstance(source, Built):
         source = opened(source, context.folder)
-    found = step.kind.run(step.config, source, context)
+        if source.varies:
+            yield from _with_branches(step, source, context)
+            return
+    yield from _reports(step.kind.run(step.config, source, context))
+
+
+def _reports(found: StepReport | Iterator[StepReport]) -> Iterator[StepReport]:
     yield from (found,) if isinstance(found, StepReport) else found
+
+
+def _with_branches(step: Planned, source: Built, context: Context) -> Iterator[StepReport]:
+    """A file step on a file with early exits: see ``StepKind.branches``."""
+    if not step.kind.branches:
+        what = f"{step.kind.name} does not look into the branches of a file with early exits."
+        raise UsageError(what, "Leave one of the two steps out.")
+    if step.kind.branches == "flat":
+        source = unfolded(source, context.folder)
+    for report in _reports(step.kind.run(step.config, source, context)):
+        built = replace(report.built, varies=True)
+        yield replace(report, result=folded(built) if step.kind.branches == "flat" else built)

@@ -147,7 +147,8 @@ class Chain:
             probe_risky(built, self.measurer)
             row = self._row(step.label, built.precision, built, before.row, step)
             saved = self._saved(before, trained, place)
-            row = self._scored(replace(row, ranking=_ranking(report), model=saved, attempt=number))
+            row = replace(row, ranking=_ranking(report), model=saved, attempt=number, exits=_exits(report))
+            row = self._scored(row)
             if misses := self.limits.floor.misses(row.metric or 0.0, origin.row.metric, self.limits.spec):
                 state = State(replace(row, reason=f"below the floor: {misses[0]}"), before.trained)
                 if step.kind.baseline:
@@ -179,9 +180,12 @@ class Chain:
         mine = timings[row.name]
         gain, faster = (speedup(timings[base.name], mine) for base in (before, origin))
         timed = replace(row, timing=mine, gain=gain.p50, speedup=faster.p50)
-        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1)
+        photos = len(self.measurer.timed_on(files.values()))
+        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1, photos=photos)
         settings, prepares = self.measurer.recipe.compress, step.kind.prepares
-        return judge(origin, before, timed, settings, self.limits, prepares=prepares)
+        judged = judge(origin, before, timed, settings, self.limits, prepares=prepares)
+        turns = f"; times are means over {photos} validation photos in turn" if photos > 1 else ""
+        return replace(judged, reason=judged.reason + turns)
 
     def _row(
         self, label: str, precision: str, built: Built | None, before: Row | None = None, step: Planned | None = None
@@ -260,6 +264,11 @@ def probe_risky(built: Built, measurer: Measurer) -> None:
 def _telling(row: Row, report: StepReport) -> Row:
     """The row with what the step has to say, behind what became of it."""
     return replace(row, reason=f"{row.reason}; {report.told}") if report.told else row
+
+
+def _exits(report: StepReport) -> tuple[dict[str, Any], ...]:
+    """What each threshold of early exits gives, in plain types."""
+    return tuple(vars(point) for point in report.notes.get("exits", ()))
 
 
 def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:

@@ -13,9 +13,10 @@ from typing import Any
 from torch import nn
 
 from pocketvit.models.layers.blocks import ClassBlock
+from pocketvit.models.layers.exits import EarlyExits
 from pocketvit.models.layers.low_rank import LowRank
 
-REPLACEMENTS: dict[str, Any] = {"low_rank": LowRank, "class_block": ClassBlock}
+REPLACEMENTS: dict[str, Any] = {"low_rank": LowRank, "class_block": ClassBlock, "early_exits": EarlyExits}
 """Kind, as checkpoints name it, to class: ``settings`` (plain JSON types) and ``in_place_of(layer, **settings)``, which
 makes one with any weights in place of the layer that the architecture has there; RuntimeError where it cannot."""
 Record = Mapping[str, Mapping[str, Any]]

@@ -131,12 +131,24 @@ class ViT(OneFeature, nn.Module):
         """(B, 3, H, W) -> [(B, N, D)], the patches' tokens after the final norm."""
         return [self.tokens(image)[:, self.num_prefix :]]
 
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, prefix + N, D) after the final norm -> (B, D)."""
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens)
+        return tokens[:, 0] if self.num_prefix else tokens.mean(dim=1)
+
+    def on_the_way(self, image: Tensor, after: Collection[int]) -> tuple[list[Tensor], Tensor]:
+        """(B, 3, H, W) -> tokens (B, prefix + N, D) behind each block of ``after`` (from 1 on), and (B, D) of all."""
+        x, found = self.embed(image), []
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if number in after:
+                found.append(x)
+        return found, self.pooled(self.norm(x))
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
-        x = self.tokens(image)
-        if self.attn_pool is not None:
-            return self.attn_pool(x)
-        return x[:, 0] if self.num_prefix else x.mean(dim=1)
+        return self.pooled(self.tokens(image))
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""
