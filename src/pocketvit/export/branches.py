@@ -129,8 +129,8 @@ def _nested(nodes: Sequence[NodeProto], wanted: Iterable[str], dims: _Dims) -> l
         part = [node for node in nodes if id(node) in own - always]
         sides.append(_branch(part, [node.input[side] for node in choice], [x.output[0] for x in choice], side, dims))
     then, other = sides
-    name = choice[0].name.replace("Where", "If")
     outputs = [node.output[0] for node in choice]
+    name = f"{CHOICE.replace('Where', 'If')}_{outputs[0]}"
     branch = helper.make_node("If", [choice[0].input[0]], outputs, name=name, then_branch=then, else_branch=other)
     chosen = {id(node) for node in choice}
     return _sorted([*(node for node in nodes if id(node) in always - chosen), branch])
