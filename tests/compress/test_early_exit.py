@@ -31,13 +31,15 @@ from pocketvit.models.layers.exits import EarlyExits, confidence
 from pocketvit.models.pixels import normalise
 from pocketvit.models.replaced import replace_layers
 from pocketvit.models.trained import META, Trained, copy_of, save_checkpoint
+from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import prepare
-from pocketvit.spec.recipe import Recipe
+from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.spec.tasks import TASKS
 from pocketvit.tasks.load import at_size, load_checkpoint
+from pocketvit.tasks.start import new_model
 from tests.compress.helpers import apply
 from tests.compress.training import given, restoring
-from tests.models.test_backbone import VIT, one_batch, trained
+from tests.models.test_backbone import LEVELS, VIT, one_batch, trained
 from tests.tiny import photo
 from tests.train.helpers import classify_recipe, write_classes
 
@@ -241,6 +243,19 @@ def test_exits_are_saved_loaded_resized_and_trained_on(tmp_path: Path) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.exits.parameters())
     losses = one_batch(load_checkpoint(tmp_path), 1)
     assert losses[1] < losses[0]
+
+
+def test_fine_tuning_again_keeps_exits_where_the_labels_stay(tmp_path: Path) -> None:
+    network = with_exits((0.45, 0.7))
+    save_checkpoint(tmp_path, network)
+    model = {"name": "vit_tiny_patch16_224", "options": {**VIT, "depth": 4}, "weights": str(tmp_path)}
+    recipe = load_recipe(None, {"model": model, "task": {"name": "classify"}, "preprocess": {"size": [32, 48]}})
+    started = new_model(recipe, LEVELS).model.eval()
+    x = torch.randn(4, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(started(x)[0], network.model(x)[0])
+    others = (LevelSpec(name="label", labels=["a", "b"]),)
+    assert not isinstance(new_model(recipe, others).model.exits, EarlyExits)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class Chain:
             failed = "" if self.limits.floor.value is not None else self.measurer.not_learned(row)
             (timing,) = self.measurer.time([built])
             row = replace(row, timing=timing, speedup=1.0, gain=1.0, rules=self._rules())
+            row = replace(row, photos=len(self.measurer.timed_on([built])))
             row = replace(row, kept=not failed, reason=failed or "the float file")
             save_row(place, row)
         return State(row, self.measurer.trained)
