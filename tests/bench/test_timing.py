@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -79,6 +80,26 @@ def test_interleaved_in_turns_with_warm_up_left_out() -> None:
     )
     assert order == ["a", "b"] * 6
     assert {name: len(t.times_ms) for name, t in timings.items()} == {"a": 4, "b": 4}
+
+
+def test_of_several_calls_under_a_name_each_time_is_the_mean_and_they_take_turns_too() -> None:
+    order: list[str] = []
+
+    def call(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            order.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    calls = {"a": [call("a1", 0.002), call("a2", 0.02)], "b": [call("b1", 0.001), call("b2", 0.001)]}
+    timings = interleave(calls, seconds=0.0, min_rounds=3, warmup=1)
+    assert order == ["a1", "b1"] + ["a1", "b1", "a2", "b2"] * 3
+    assert min(timings["a"].times_ms) >= 11
+    assert min(timings["b"].times_ms) >= 1
+    assert len(timings["a"].times_ms) == len(timings["b"].times_ms) == 3
+    with pytest.raises(ValueError, match="zip"):
+        interleave({"a": [lambda: None], "b": [lambda: None] * 2})
 
 
 def test_stops_after_the_seconds_or_the_rounds() -> None:

@@ -246,3 +246,16 @@ def test_layers_of_other_steps_are_folded_into(tmp_path: Path) -> None:
 def test_a_record_that_lies_is_refused(path: str, kind: str) -> None:
     with pytest.raises(RuntimeError):
         replace_layers(trained("vit_tiny_patch16_224", VIT, SIZE).model, {path: {"kind": kind}})
+
+
+@pytest.mark.parametrize("mode", ["merge", "prune"])
+def test_a_network_that_lets_tokens_go_answers_the_same_after_folding(mode: str) -> None:
+    start = stirred("vit_tiny_patch16_224", {"depth": 3, "patch_size": 8})
+    blocks = {f"backbone.blocks.{i}": {"kind": "merge_block", "r": 3, "mode": mode} for i in range(2)}
+    replace_layers(start.model, blocks)
+    found, counts = folded(Fuse(), start)
+    image = torch.randn(2, 3, *SIZE)
+    for got, want in zip(found.model.eval()(image), start.model.eval()(image), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    assert counts["attention"] == 3
+    assert replaced_in(found.model).keys() >= blocks.keys()

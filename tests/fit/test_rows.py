@@ -19,12 +19,14 @@ def test_a_row_comes_back_as_it_was_also_where_the_folder_was_moved(tmp_path: Pa
         made, ranking=(("fc2", 0.5),), image=(4, 5), model=str(chain / "0-int8" / "model"), reason="why", rules={"a": 1}
     )
     made = replace(made, calibration=(3, "ab" * 32))
+    point = {"threshold": 0.9, "shares": [0.25, 0.75], "metric": 90.0, "ms": None, "chosen": True}
+    made = replace(made, built=replace(made.built, varies=True), photos=64, exits=(point,))
     save_row(chain / "0-int8", made)
     assert load_row(chain / "0-int8", {"a": 1}) == made
     assert load_row(chain / "0-int8", {"a": 2}) is None  # judged by other rules
     chain.rename(tmp_path / "moved")
     moved = load_row(tmp_path / "moved" / "0-int8", {"a": 1})
-    assert moved.built == Built("onnxruntime", "bf16", tmp_path / "moved" / "float" / "net.onnx")
+    assert moved.built == Built("onnxruntime", "bf16", tmp_path / "moved" / "float" / "net.onnx", varies=True)
     assert moved.model == str(tmp_path / "moved" / "0-int8" / "model")
 
 

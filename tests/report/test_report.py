@@ -22,6 +22,7 @@ from pocketvit.report.plots import (
     LIGHT,
     chain_of,
     curves_plot,
+    exits_plot,
     pareto_front,
     pareto_plot,
     read_curves,
@@ -222,6 +223,31 @@ def test_pictures_are_scaled_for_the_page(shape: tuple[int, ...], size: tuple[in
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
         assert image.size == size
         assert image.getpixel((0, 0)) == (90, 90, 90)
+
+
+def exit_points(timed: bool = True) -> list[dict[str, object]]:
+    """Three thresholds of a file with two exits, of which the second is the chosen one."""
+    shares = ([0.5, 0.3, 0.2], [0.25, 0.25, 0.5], [0.0, 0.0, 1.0])
+    return [
+        {"threshold": t, "shares": x, "metric": 80.0 + 10 * t, "ms": 4 + 6 * t if timed else None, "chosen": t == 0.9}
+        for t, x in zip((0.5, 0.9, 1.0), shares, strict=True)
+    ]
+
+
+def test_early_exits_are_drawn_saved_and_shown(data: ReportData, tmp_path: Path) -> None:
+    names = ["net onnxruntime:early_exit", "net openvino:early_exit"]
+    with_exits = replace(data, exits=dict(zip(names, (exit_points(), exit_points(timed=False)), strict=True)))
+    page = render_html(with_exits)
+    assert 'id="exits"' in page
+    assert all(f"<h3>{name}</h3>" in page for name in names)
+    assert 'id="exits"' not in render_html(data)
+    save_report(tmp_path / "kept", with_exits)
+    assert load_report(tmp_path / "kept").exits == with_exits.exits
+    assert exits_plot([], metric_label="top1, %") is None
+    both = [(exit_points(timed), theme) for timed in (True, False) for theme in (LIGHT, DARK)]
+    drawn = [exits_plot(points, metric_label="top1, %", theme=theme) for points, theme in both]
+    assert len(set(drawn)) == 4
+    assert all(plot is not None and plot.count("<svg") == 1 for plot in drawn)
 
 
 def test_pareto_front() -> None:

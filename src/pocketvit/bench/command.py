@@ -71,6 +71,8 @@ class Result:
     macs: float | None
     """Multiply-accumulates of one run, from the manifest."""
     parameters: float | None
+    varies: bool = False
+    """How long it takes depends on the image: what was measured holds for this one."""
 
     @property
     def images_per_s(self) -> float:
@@ -221,6 +223,7 @@ def _result(watch: Stopwatch, total: Timing, fresh: FreshRun | None) -> Result:
         runs_per_image=model.count_runs(*watch.image.shape[:2]),
         disk_bytes=sum((model.path / name).stat().st_size for name in names),
         fresh=fresh,
+        varies=model.variant is not None and model.variant.varies,
         **values,
     )
 
@@ -237,6 +240,11 @@ def _warnings(results: tuple[Result, ...], ratio: Ratio | None, busy: str = "") 
             found.append(f"{what}; close other programs or time longer.")
         if result.threads > available_cores():
             found.append(f"{result.name} {result.variant} runs {result.threads} threads on {available_cores()} cores.")
+        if result.varies:
+            found.append(
+                f"how long {result.name} {result.variant} takes depends on the image (early exits): these times are of "
+                "this one image; `benchmarks` in its manifest hold means over photos."
+            )
     if ratio is not None and ratio.ci95[0] <= 1 <= ratio.ci95[1]:
         found.append("the ratio's interval holds 1: no difference can be told.")
     return found

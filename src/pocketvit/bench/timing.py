@@ -120,8 +120,11 @@ def speedup(slow: Timing, fast: Timing) -> Ratio:
     return Ratio(tuple(a / b for a, b in zip(slow.times_ms, fast.times_ms, strict=True)))
 
 
+Call = Callable[[], object]
+
+
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, Call | Sequence[Call]],
     *,
     seconds: float = 2.0,
     min_rounds: int = 15,
@@ -132,7 +135,8 @@ def interleave(
     """Time ``calls`` in turns, A B A B, until ``seconds`` are spent.
 
     Args:
-        calls: what to time, by name.
+        calls: what to time, by name. Of several calls under a name, as many under each, a time is their mean: A1 B1
+            A2 B2 in each round, where how long a call takes depends on what it is given.
         seconds: wall-clock seconds for all calls together, warm-up not counted.
         min_rounds: at least so many rounds, however long they take.
         max_rounds: at most so many.
@@ -142,18 +146,24 @@ def interleave(
     Returns:
         A ``Timing`` for each call; all have the same number of times, and times of one index are of the same round.
     """
+    parts = {name: [call] if callable(call) else list(call) for name, call in calls.items()}
+    turns = list(zip(*parts.values(), strict=True))
     for _ in range(warmup):
-        for call in calls.values():
+        for call in turns[0] if turns else ():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for done in range(max_rounds):
         if done >= min_rounds and time.perf_counter() >= end:
             break
-        for name, call in calls.items():
-            if pause_ms:
-                time.sleep(pause_ms / 1e3)
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
+        spent = dict.fromkeys(parts, 0.0)
+        for turn in turns:
+            for name, call in zip(parts, turn, strict=True):
+                if pause_ms:
+                    time.sleep(pause_ms / 1e3)
+                start = time.perf_counter()
+                call()
+                spent[name] += (time.perf_counter() - start) * 1e3
+        for name, total in spent.items():
+            times[name].append(total / len(turns))
     return {name: Timing(tuple(values)) for name, values in times.items()}

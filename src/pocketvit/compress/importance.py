@@ -1,9 +1,10 @@
 """How much each unit matters, on training images: first-order Taylor of the loss; and what kept units say of others.
 
 A gate z = 1 on every unit changes the loss by dL/dz = sum of activation * gradient when it closes (to first order), for
-channels (Molchanov et al. 2017, eq. 3) as for heads (Michel et al. 2019, eq. 2). The score is its square, image by image
-(Molchanov et al. 2019, eq. 8): squares add up over units, absolute values do not, and many small neurons would seem to
-matter more than one head that does as much. A unit that is always zero, or that nothing listens to, scores exactly 0.
+channels (Molchanov et al. 2017, eq. 3) as for heads (Michel et al. 2019, eq. 2). The score is its square, image by
+image (Molchanov et al. 2019, eq. 8): squares add up over units, absolute values do not, and many small neurons would
+seem to matter more than one head that does as much. A unit that is always zero, or that nothing listens to, scores
+exactly 0.
 """
 
 from __future__ import annotations

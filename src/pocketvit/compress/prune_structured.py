@@ -29,6 +29,7 @@ from pocketvit.compress.step import Context, StepReport
 from pocketvit.compress.width import narrow_width
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.files import write_json
+from pocketvit.models.layers.exits import EarlyExits
 from pocketvit.models.narrow import KINDS, Units, find_blocks, find_units, keep_units, remove_block
 from pocketvit.models.replaced import replace_layers
 from pocketvit.models.trained import Trained, copy_of
@@ -92,6 +93,9 @@ def prune(step: Prune, trained: Trained, context: Context) -> StepReport:
     Raises:
         UsageError: nothing can be cut, the speed cannot be reached, or there are no data or nothing to time with.
     """
+    if (step.blocks or step.width is not None) and isinstance(getattr(trained.model, "exits", None), EarlyExits):
+        what = "compress.steps.prune: early exits look at the blocks and the width of the tokens as they are."
+        raise UsageError(what, "Prune with blocks or width before early_exit.")
     network, rounds = trained, []
     for number in range(1, step.rounds + 1):
         cut, said = cut_down(step, network, trained, context, number)

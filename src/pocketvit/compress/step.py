@@ -161,6 +161,9 @@ class StepKind:
     """What a library does by default, built to compare with and never handed over."""
     prepares: bool = False
     """It gains nothing by itself, but for a step behind it: where the floor holds it stays without a gain."""
+    branches: Literal["", "flat", "kept"] = ""
+    """Whether a file step takes files of which parts run for some images only (early exits): not at all; ``flat``: it
+    is given the graph without branches, which are put back afterwards; ``kept``: as they are."""
     retrains: bool = False
     """It trains the network: chains without such steps are searched first."""
     not_behind: tuple[str, ...] = ()

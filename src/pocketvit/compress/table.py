@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pocketvit.compress.binarise import Binarise, binarise
 from pocketvit.compress.cast import Bf16, Fp16, bf16, fp16
 from pocketvit.compress.cluster import Cluster, cluster
+from pocketvit.compress.early_exit import EarlyExit, early_exit
 from pocketvit.compress.fuse import Fuse, fuse
 from pocketvit.compress.low_rank import Factorise, low_rank
 from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens
@@ -23,6 +25,7 @@ from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.compress.weight_only import WeightOnly, weights_onnxruntime, weights_openvino
 from pocketvit.errors import UsageError, did_you_mean
+from pocketvit.export.branches import folded, unfolded
 from pocketvit.export.built import Built
 from pocketvit.models.trained import Trained
 from pocketvit.spec.typed import strict
@@ -33,43 +36,36 @@ _FLOAT = ("fp32",)
 _PLAIN: dict[str, Any] = {"not_behind": ("graph",)}
 """Of steps that find layers by the nodes and names of the plain export, which ``graph`` rewrites."""
 _ON_IMAGES: dict[str, Any] = {"calibrates": True}
+_FLAT: dict[str, Any] = {"branches": "flat"}
+_BRANCHED: dict[str, Any] = {"branches": "kept"}
+_INT8: dict[str, Any] = {"starts_from": _FLOAT, "precision": "int8", "faster": 4, "smaller": 4, **_ON_IMAGES}
 STEPS: list[StepKind] = [
     # int8 instructions multiply at most four times as many numbers as fp32 ones; bf16 is timed before training.
-    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", _FLOAT, "int8", 4, 4, **_PLAIN, **_ON_IMAGES),
-    StepKind(
-        "int8",
-        LibraryDefaultInt8,
-        library_default_int8,
-        "file",
-        "onnxruntime",
-        _FLOAT,
-        "int8",
-        4,
-        4,
-        True,
-        **_ON_IMAGES,
-    ),
-    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", _FLOAT, "int8", 4, 4, **_ON_IMAGES),
+    StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", **_INT8, **_PLAIN, **_FLAT),
+    StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", **_INT8, baseline=True),
+    StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", **_INT8),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
-    StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1),
+    StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1, **_FLAT),
     StepKind(
         "int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4, **_ON_IMAGES
     ),
-    StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1),
-    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
-    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
+    StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1, **_BRANCHED),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES, **_BRANCHED),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES, **_BRANCHED),
     # Multiplied with activations in 8 bits where the engine can; the rest of the file stays as it is.
     StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4, **_PLAIN),
     StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8, **_PLAIN),
     StepKind("weights", WeightOnly, weights_openvino, "file", "openvino", _FLOAT, "weights", 4, 8),
     # 2 bits are a sixteenth of a float; how far the weights of a network that was pruned shrink is not known before.
     StepKind("cluster", Cluster, cluster, "file", "onnxruntime", _FLOAT, "cluster", 1, 16, **_PLAIN, **_ON_IMAGES),
-    StepKind("store", Store, store, "file", "onnxruntime", faster=1),
+    StepKind("store", Store, store, "file", "onnxruntime", faster=1, **_BRANCHED),
     # Steps on the network: how far they go is theirs to say, so candidates are given all the hope that there is.
     StepKind("prune", Prune, prune, "model", retrains=True),
     StepKind("low_rank", Factorise, low_rank, "model", retrains=True),
     StepKind("fuse", Fuse, fuse, "model", faster=2, smaller=1.1),
     StepKind("merge_tokens", MergeTokens, merge_tokens, "model", smaller=1, retrains=True),
+    # Last of all: what is behind it is computed for some photos only, and no step in front can know of it.
+    StepKind("early_exit", EarlyExit, early_exit, "model", retrains=True),
     # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
@@ -202,5 +198,23 @@ def attempts(step: Planned, source: Trained | Built, context: Context) -> Iterat
     """
     if isinstance(source, Built):
         source = opened(source, context.folder)
-    found = step.kind.run(step.config, source, context)
+        if source.varies:
+            yield from _with_branches(step, source, context)
+            return
+    yield from _reports(step.kind.run(step.config, source, context))
+
+
+def _reports(found: StepReport | Iterator[StepReport]) -> Iterator[StepReport]:
     yield from (found,) if isinstance(found, StepReport) else found
+
+
+def _with_branches(step: Planned, source: Built, context: Context) -> Iterator[StepReport]:
+    """A file step on a file with early exits: see ``StepKind.branches``."""
+    if not step.kind.branches:
+        what = f"{step.kind.name} does not look into the branches of a file with early exits."
+        raise UsageError(what, "Leave one of the two steps out.")
+    if step.kind.branches == "flat":
+        source = unfolded(source, context.folder)
+    for report in _reports(step.kind.run(step.config, source, context)):
+        built = replace(report.built, varies=True)
+        yield replace(report, result=folded(built) if step.kind.branches == "flat" else built)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace as changed
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from pocketvit.export.built import Built
 from pocketvit.export.card import write_card
 from pocketvit.export.onnx import add_metadata
 from pocketvit.export.wrap import PixelModel, macs_of
+from pocketvit.models.pixels import normalise
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes.footprint import footprint
 from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entries, new_folder, write_manifest
@@ -32,6 +33,8 @@ from pocketvit.spec.tasks.base import Case
 from pocketvit.tasks import TORCH_TASKS
 
 ONNX = ".onnx"
+LEAST_MARGIN = 0.02
+"""Of a golden: how far the confidence of each early exit that looks at it must be from the exit's threshold."""
 MAX_SOURCES, SOURCE_SIDE = 3, 400
 """Goldens keep so many images as they were before preprocessing, shrunk to this longer side."""
 
@@ -61,7 +64,8 @@ def make_golden(
     Of a model with a fixed input, inputs are prepared images, and the first three come from ``sources`` (the images,
     shrunk to 400 pixels). Of a tiled one they are centre crops of the model's size (a few pixels less where files take
     any: odd, so that padding is proven too), and ``sources`` is empty since tiles are not resized. Outputs are rounded
-    as the task's golden policy says, so that they pack.
+    as the task's golden policy says, so that they pack. Images at which an early exit hardly decides are left out: a
+    file's rounding would send them on or not, and its answer would be another one, rightly.
 
     Args:
         trained: the model.
@@ -88,12 +92,25 @@ def make_golden(
             sources.append(image)
         inputs.append(image if tiled else prepare(image, spec))
         truth.append(answer)
+    if not tiled and (clear := _decided(trained, inputs)) != list(range(len(inputs))):
+        inputs, truth = [inputs[i] for i in clear], [truth[i] for i in clear]
+        sources = [sources[i] for i in clear if i < len(sources)]
     if not inputs:
         raise DataError("there are no images to make goldens from.", "Give a data set with at least one image.")
     outputs = answers(pixel_model_of(trained), inputs)
     if step := task.golden.round_to:
         outputs = {name: (np.round(value / step) * step).astype(np.float32) for name, value in outputs.items()}
     return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
+
+
+def _decided(trained: Trained, inputs: Sequence[Pixels]) -> list[int]:
+    """Which inputs no early exit is in doubt about; all where the network has no exits."""
+    margin: Callable[[torch.Tensor], torch.Tensor] | None = getattr(trained.model.eval(), "margin", None)
+    if margin is None:
+        return list(range(len(inputs)))
+    with torch.inference_mode():
+        found = [float(margin(normalise(torch.from_numpy(np.array(x))[None], trained.preprocess))) for x in inputs]
+    return [i for i, value in enumerate(found) if value >= LEAST_MARGIN]
 
 
 def odd_size(spec: Preprocess) -> tuple[int, int]:
@@ -259,5 +276,6 @@ def _copy_files(
         measured = {row.name: row.value for row in metrics if row.variant == item.key}
         which: dict[str, Any] = {"runtime": item.runtime, "precision": item.precision, "device": item.device}
         which |= {"path": name, "companions": companions, "metrics": measured, "memory": memory.get(item.key)}
+        which["varies"] = item.varies
         variants.append(Variant.model_validate(which))
     return variants

@@ -20,6 +20,8 @@ class Built:
     companions: tuple[Path, ...] = ()
     """Files the engine reads beside it (OpenVINO's .bin)."""
     device: str = CPU
+    varies: bool = False
+    """How long it takes depends on the image: parts of it run for some images only."""
 
     @property
     def key(self) -> str:

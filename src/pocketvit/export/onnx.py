@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
 from pocketvit.errors import VerificationError
+from pocketvit.export.branches import has_choices, nest
 from pocketvit.export.built import Built
 from pocketvit.export.torchlib import kept_table
 from pocketvit.export.wrap import INPUT, PixelModel, example
@@ -29,6 +30,8 @@ OPSET = 20
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
     """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); outputs: :class:`~pocketvit.export.wrap.PixelModel`.
 
+    What stands behind an early exit is in a branch that runs only where that exit has not answered.
+
     Raises:
         VerificationError: the graph is not valid ONNX or has another shape than asked for.
     """
@@ -36,6 +39,9 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     graph = tidy(capture(pixel_model, size))
     if multiple:
         graph = any_size(graph, multiple)
+    varies = has_choices(graph)
+    if varies:
+        graph = nest(graph)
     onnx.checker.check_model(graph, full_check=True)
     ports = (*graph.graph.input, *graph.graph.output)
     shapes = {port.name: [d.dim_value or -1 for d in port.type.tensor_type.shape.dim] for port in ports}
@@ -45,7 +51,7 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
         what = f"the exported graph has {shapes}, not {names} with the input {wanted}."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     save(graph, path)
-    return Built("onnxruntime", "fp32", path)
+    return Built("onnxruntime", "fp32", path, varies=varies)
 
 
 def add_metadata(path: Path, properties: Mapping[str, str]) -> None:

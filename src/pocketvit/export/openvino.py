@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     """
     convert = engine().convert_model
     with scratch() as temporary:
-        source = onnx_format.write(pixel_model, size, temporary, stem).path
-        return save(convert(str(source)), folder, stem, "fp32")
+        source = onnx_format.write(pixel_model, size, temporary, stem)
+        return replace(save(convert(str(source.path)), folder, stem, "fp32"), varies=source.varies)
 
 
 def save(graph: Any, folder: Path, stem: str, precision: str, *, half: bool = False) -> Built:

@@ -49,12 +49,13 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
     finalists = [row for row in ranked if row.built is not None][:MOST_FINALISTS]
     if not finalists:
         return list(rows)
-    calls = {}
+    calls, photos = {}, 1
+    files = [row.built for row in finalists if row.built is not None]
     for row in finalists:
         measurer = measurers[row.origin]
         assert row.built is not None
-        model, image = measurer.open(row.built), measurer.image
-        calls[row.name] = partial(model, image)
+        model, images = measurer.open(row.built), measurer.timed_on(files)
+        calls[row.name], photos = [partial(model, image) for image in images], len(images)
     timings = next(iter(measurers.values())).interleave(calls, (row.runtime for row in finalists))
     wide = [name for name, timing in timings.items() if timing.wide]
     if wide:
@@ -68,7 +69,7 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
             continue
         base = floats.get((row.origin, row.runtime))
         faster = speedup(base, timings[row.name]).p50 if base else row.speedup
-        timed.append(replace(row, timing=timings[row.name], speedup=faster))
+        timed.append(replace(row, timing=timings[row.name], speedup=faster, photos=photos))
     return timed
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
-from pocketvit.bench.timing import Timing, interleave
-from pocketvit.data.cases import Case, eval_cases, main_condition
+from pocketvit.bench.timing import Call, Timing, interleave
+from pocketvit.data.cases import Case, eval_cases, main_condition, spread
 from pocketvit.data.collections import Collection, Splits
 from pocketvit.data.decode import read_item
 from pocketvit.export.artifact import tensor_specs
@@ -28,6 +28,8 @@ from pocketvit.verify.evaluate import measure
 
 ROUNDS = {"p50": 15, "p90": 36}
 """Least rounds that bound the percentile from above at 95 %."""
+PHOTOS = 64
+"""Timed in turns where the time of a file depends on the image."""
 PAUSE_MS = 5.0
 """Between engines of different kinds: threads of one may still spin when the next one starts."""
 
@@ -75,7 +77,17 @@ class Measurer:
         manifest = draft_manifest(self.trained, built, self.main_metric)
         return Model.from_file(built.path, self.target(built), manifest)
 
-    def interleave(self, calls: Mapping[str, Callable[[], object]], engines: Iterable[str]) -> dict[str, Timing]:
+    @cached_property
+    def photos(self) -> tuple[Pixels, ...]:
+        """Validation photos, evenly spread, that files are timed on whose time depends on the image: sized as it is."""
+        size, part = budget_size(self.recipe, self.splits), self.splits.val
+        return tuple(resize(read_item(part, item)[0], size) for item in spread(part.items, PHOTOS))
+
+    def timed_on(self, files: Iterable[Built]) -> tuple[Pixels, ...]:
+        """What files are timed on in turns: the image, or where the time of any depends on it all of :attr:`photos`."""
+        return self.photos if any(built.varies for built in files) else (self.image,)
+
+    def interleave(self, calls: Mapping[str, Call | Sequence[Call]], engines: Iterable[str]) -> dict[str, Timing]:
         """Time calls in turns, with as many rounds as an interval of the budget's percentile takes.
 
         ``engines`` are the runtimes behind the calls.
@@ -89,9 +101,12 @@ class Measurer:
         return tuple(measure(self.open(built), self.cases(part), self.evaluator())[0])
 
     def time(self, files: Sequence[Built]) -> list[Timing]:
-        """Time files in turns on the image: preprocessing, inference and postprocessing together, decoding left out."""
-        models = [self.open(built) for built in files]
-        calls = {str(index): partial(model, self.image) for index, model in enumerate(models)}
+        """Time files in turns: preprocessing, inference and postprocessing together, decoding left out.
+
+        On the image; or photo by photo on several (:meth:`timed_on`), of which each time is the mean.
+        """
+        models, images = [self.open(built) for built in files], self.timed_on(files)
+        calls = {str(i): [partial(model, image) for image in images] for i, model in enumerate(models)}
         timings = self.interleave(calls, (built.runtime for built in files))
         return [timings[str(index)] for index in range(len(files))]
 
@@ -152,7 +167,7 @@ def draft_manifest(trained: Trained, built: Built, main_metric: str) -> Manifest
         inputs=inputs,
         outputs=outputs,
         files=[FileEntry(path=built.path.name, bytes=0, sha256="")],
-        variants=[Variant(runtime=built.runtime, precision=built.precision, path=built.path.name)],
+        variants=[Variant(runtime=built.runtime, precision=built.precision, path=built.path.name, varies=built.varies)],
         default=built.key,
         main_metric=main_metric,
     )

@@ -49,6 +49,7 @@ def write_fit_report(
         pictures=shown,
         environment=environment(),
         lineage=[step.model_dump() for step in artifact.manifest.lineage] if artifact else (),
+        exits={row.name: row.exits for row in rows if row.exits},
         rankings={row.name: row.ranking for row in rows if row.ranking},
         curves=curves if curves and curves.exists() else None,
         notes=[*lines, *notes],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Row:
     timing: Timing | None = None
     image: tuple[int, int] | None = None
     """Height and width of the image that was timed."""
+    photos: int = 1
+    """How many photos were timed in turns, of which the times are means: 1 where the time does not depend on them."""
     speedup: float | None = None
     """Median of the round-by-round ratios against the float file in the same runtime."""
     gain: float | None = None
@@ -63,6 +65,8 @@ class Row:
     ranking: tuple[tuple[str, float], ...] = ()
     calibration: tuple[int, str] | None = None
     """Number and SHA-256 of the images that the step was calibrated on."""
+    exits: tuple[dict[str, Any], ...] = ()
+    """Of a file with early exits what each threshold gives (:class:`pocketvit.compress.early_exit.Point`)."""
     rules: dict[str, Any] = field(default_factory=dict)
     """What it was measured and judged by, in plain JSON types: under other rules it is measured anew."""
 
@@ -101,6 +105,7 @@ def save_row(folder: Path, row: Row) -> None:
     if row.built is not None:
         files = [str(path.relative_to(folder.parent)) for path in (row.built.path, *row.built.companions)]
         plain["built"] = {"runtime": row.built.runtime, "precision": row.built.precision, "files": files}
+        plain["built"] |= {"varies": row.built.varies}
     if row.model:
         plain["model"] = str(Path(row.model).relative_to(folder.parent))
     write_json(folder / ROW, plain)
@@ -123,13 +128,16 @@ def load_row(folder: Path, rules: dict[str, Any]) -> Row | None:
             path, *companions = (folder.parent / name for name in plain["built"]["files"])
             if not all(part.is_file() for part in (path, *companions)):
                 return None
-            plain["built"] = Built(plain["built"]["runtime"], plain["built"]["precision"], path, tuple(companions))
+            known = plain["built"]
+            built = Built(known["runtime"], known["precision"], path, tuple(companions))
+            plain["built"] = replace(built, varies=bool(known.get("varies", False)))
         plain["measures"] = tuple(Measure(**measure) for measure in plain["measures"])
         plain["timing"] = plain["timing"] and Timing(tuple(plain["timing"]["times_ms"]))
         plain["image"] = plain["image"] and tuple(plain["image"])
         plain["model"] = plain["model"] and str(folder.parent / plain["model"])
         plain |= {"misses": tuple(plain["misses"]), "ranking": tuple(map(tuple, plain["ranking"]))}
         plain["calibration"] = tuple(plain["calibration"]) if plain.get("calibration") else None
+        plain["exits"] = tuple(plain.get("exits", ()))
         return TypeAdapter(Row).validate_python(plain)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]}).", "Delete it.") from error

@@ -93,6 +93,7 @@ class Chain:
             failed = "" if self.limits.floor.value is not None else self.measurer.not_learned(row)
             (timing,) = self.measurer.time([built])
             row = replace(row, timing=timing, speedup=1.0, gain=1.0, rules=self._rules())
+            row = replace(row, photos=len(self.measurer.timed_on([built])))
             row = replace(row, kept=not failed, reason=failed or "the float file")
             save_row(place, row)
         return State(row, self.measurer.trained)
@@ -149,7 +150,8 @@ class Chain:
             if step.kind.calibrates:
                 row = replace(row, calibration=self._shared_context().calibration_set)
             saved = self._saved(before, trained, place)
-            row = self._scored(replace(row, ranking=_ranking(report), model=saved, attempt=number))
+            row = replace(row, ranking=_ranking(report), model=saved, attempt=number, exits=_exits(report))
+            row = self._scored(row)
             if misses := self.limits.floor.misses(row.metric or 0.0, origin.row.metric, self.limits.spec):
                 state = State(replace(row, reason=f"below the floor: {misses[0]}"), before.trained)
                 if step.kind.baseline:
@@ -181,9 +183,12 @@ class Chain:
         mine = timings[row.name]
         gain, faster = (speedup(timings[base.name], mine) for base in (before, origin))
         timed = replace(row, timing=mine, gain=gain.p50, speedup=faster.p50)
-        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1)
+        photos = len(self.measurer.timed_on(files.values()))
+        timed = replace(timed, certain=min(gain.ci95[0], faster.ci95[0]) > 1, photos=photos)
         settings, prepares = self.measurer.recipe.compress, step.kind.prepares
-        return judge(origin, before, timed, settings, self.limits, prepares=prepares)
+        judged = judge(origin, before, timed, settings, self.limits, prepares=prepares)
+        turns = f"; times are means over {photos} validation photos in turn" if photos > 1 else ""
+        return replace(judged, reason=judged.reason + turns)
 
     def _row(
         self, label: str, precision: str, built: Built | None, before: Row | None = None, step: Planned | None = None
@@ -262,6 +267,11 @@ def probe_risky(built: Built, measurer: Measurer) -> None:
 def _telling(row: Row, report: StepReport) -> Row:
     """The row with what the step has to say, behind what became of it."""
     return replace(row, reason=f"{row.reason}; {report.told}") if report.told else row
+
+
+def _exits(report: StepReport) -> tuple[dict[str, Any], ...]:
+    """What each threshold of early exits gives, in plain types."""
+    return tuple(vars(point) for point in report.notes.get("exits", ()))
 
 
 def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:

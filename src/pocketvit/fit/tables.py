@@ -70,7 +70,9 @@ def bench_rows(rows: Sequence[Row], measurer: Measurer) -> list[BenchRow]:
                 p90_high_ms=slow,
                 runs=len(row.timing.times_ms),
                 input_shape=list(measurer.image.shape),
-                includes=INCLUDES,
+                includes=INCLUDES
+                if row.photos == 1
+                else f"{INCLUDES}; mean over {row.photos} validation photos in turn",
                 environment=machine,
             )
         )

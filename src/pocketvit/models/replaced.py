@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from pocketvit.models.layers.blocks import ClassBlock
+from pocketvit.models.layers.exits import EarlyExits
 from pocketvit.models.layers.folded import Activation, BareNorm, Nothing, UnscaledAttention
 from pocketvit.models.layers.low_rank import LowRank
 from pocketvit.models.layers.merge import MergeBlock
@@ -25,6 +26,7 @@ REPLACEMENTS: dict[str, Any] = {
     "activation": Activation,
     "unscaled_attention": UnscaledAttention,
     "merge_block": MergeBlock,
+    "early_exits": EarlyExits,
 }
 """Kind, as checkpoints name it, to class: ``settings`` (plain JSON types) and ``in_place_of(layer, **settings)``, which
 makes one with any weights in place of the layer that the architecture has there; RuntimeError where it cannot."""

@@ -145,14 +145,23 @@ class ViT(OneFeature, nn.Module):
         """(B, 3, H, W) -> [(B, N, D)], the patches' tokens after the final norm."""
         return [self.tokens(image)[:, self.num_prefix :]]
 
+    def pooled(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """(B, prefix + N, D) after the final norm, and of how many patches each was merged -> (B, D)."""
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens, sizes)
+        if self.num_prefix:
+            return tokens[:, 0]
+        return tokens.mean(dim=1) if sizes is None else (tokens * sizes).sum(dim=1) / sizes.sum(dim=1)
+
+    def on_the_way(self, image: Tensor, after: Collection[int]) -> tuple[list[Tensor], Tensor]:
+        """(B, 3, H, W) -> tokens (B, prefix + N, D) behind each block of ``after`` (from 1 on), and (B, D) of all."""
+        states = list(self.through(self.embed(image)))
+        x, sizes = states[-1]
+        return [states[number - 1][0] for number in after], self.pooled(self.norm(x), sizes)
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
-        x, sizes = self._last(image)
-        if self.attn_pool is not None:
-            return self.attn_pool(x, sizes)
-        if self.num_prefix:
-            return x[:, 0]
-        return x.mean(dim=1) if sizes is None else (x * sizes).sum(dim=1) / sizes.sum(dim=1)
+        return self.pooled(*self._last(image))
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """Positions for ``size``, with the class token we need; a convolution's patch weights laid out as ours."""

@@ -74,6 +74,9 @@ class ReportData:
     """Steps in order, in the fields of ``spec.manifest.LineageStep``."""
     rankings: dict[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     """By step: (layer, loss of the metric or error caused by it alone)."""
+    exits: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    """By file with early exits: for each threshold ``threshold``, ``shares`` of the photos by exit, ``metric``, ``ms``
+    (mean; ``None`` where it was not timed), ``chosen``; see :class:`pocketvit.compress.early_exit.Point`."""
     curves: str | Path | None = None
     """CSV of a training run with an ``epoch`` or ``step`` column."""
     notes: Sequence[str] = ()

@@ -16,7 +16,7 @@ from PIL import Image
 from pocketvit import __version__
 from pocketvit.files import write_text
 from pocketvit.report.data import CandidateRow, ReportData, figure
-from pocketvit.report.plots import DARK, LIGHT, curves_plot, pareto_plot, waterfall_plot
+from pocketvit.report.plots import DARK, LIGHT, curves_plot, exits_plot, pareto_plot, waterfall_plot
 from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
@@ -49,6 +49,9 @@ def render_html(data: ReportData) -> str:
         limits=limits(data),
         pareto=_both_themes(lambda theme: _pareto(data, theme)),
         waterfall=_both_themes(lambda theme: _waterfall(data, theme)),
+        exits={
+            name: _both_themes(lambda theme, p=points: _exits(data, p, theme)) for name, points in data.exits.items()
+        },
         curves=_both_themes(lambda theme: curves_plot(curves, theme=theme)) if curves and curves.is_file() else None,
         rankings={step: _bars(rows) for step, rows in data.rankings.items() if rows},
         environment=_flat(data.environment),
@@ -115,6 +118,10 @@ def _waterfall(data: ReportData, theme: Any) -> str | None:
     if data.chosen is None:
         return None
     return waterfall_plot(data.chosen.name, data.lineage, metric_label=_metric_label(data), theme=theme)
+
+
+def _exits(data: ReportData, points: Any, theme: Any) -> str | None:
+    return exits_plot(points, metric_label=_metric_label(data), theme=theme)
 
 
 def _pareto(data: ReportData, theme: Any) -> str | None:

@@ -168,6 +168,50 @@ def waterfall_plot(
     return _svg(figure)
 
 
+def exits_plot(points: Sequence[Mapping[str, Any]], *, metric_label: str, theme: Theme = LIGHT) -> str | None:
+    """Above the metric against mean milliseconds (left out where nothing was timed), below the share of photos by exit.
+
+    ``points`` are those of ``ReportData.exits``. ``None`` where there are none.
+    """
+    if not points:
+        return None
+    timed = [point for point in points if point["ms"] is not None]
+    figure, axes = _figure(theme, 5.6 if timed else 2.8, rows=2 if timed else 1)
+    if timed:
+        _draw_curve(axes[0], sorted(timed, key=lambda point: point["threshold"]), metric_label, theme)
+    _draw_shares(axes[-1], points, theme)
+    return _svg(figure)
+
+
+def _draw_curve(axes: Any, points: Sequence[Mapping[str, Any]], metric_label: str, theme: Theme) -> None:
+    axes.plot([p["ms"] for p in points], [p["metric"] for p in points], color=theme.muted, linewidth=1.2, zorder=1)
+    for point in points:
+        chosen = point["chosen"]
+        color, size = (theme.chosen, 90) if chosen else (theme.point, 45)
+        axes.scatter([point["ms"]], [point["metric"]], size, color, zorder=3 if chosen else 2)
+        font = {"fontsize": 8.5, "color": theme.ink, "fontweight": "bold" if chosen else "normal"}
+        place = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(f"{point['threshold']:.3g}", (point["ms"], point["metric"]), **place, **font)
+    axes.margins(x=0.08, y=0.2)
+    axes.set_xlabel("mean ms (left is better), by threshold")
+    axes.set_ylabel(metric_label)
+
+
+def _draw_shares(axes: Any, points: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    exits = len(points[0]["shares"])
+    feet = [0.0] * len(points)
+    for number in range(exits):
+        heights = [100 * point["shares"][number] for point in points]
+        label = f"exit {number + 1}" if number + 1 < exits else "to the end"
+        axes.bar(range(len(points)), heights, 0.62, feet, color=theme.lines[number % len(theme.lines)], label=label)
+        feet = [foot + height for foot, height in zip(feet, heights, strict=True)]
+    axes.set_xticks(range(len(points)), [f"{p['threshold']:.3g}{' *' if p['chosen'] else ''}" for p in points])
+    axes.set_xlabel("threshold (* chosen)")
+    axes.set_ylabel("photos, %")
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink, ncols=exits, loc="lower left", bbox_to_anchor=(0, 1))
+
+
 def read_curves(path: Path) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
     """Name of the x column and, for each other numeric column, its (x, y) points; empty cells are skipped.
 

@@ -53,6 +53,10 @@ class Variant(_Strict):
     path: str = Field(description="The file that the runtime opens; of a .pvw file what it decodes to.")
     companions: list[str] = Field(default=[], description="Files the runtime reads beside it (OpenVINO's .bin).")
     device: str = Field(default=CPU, description="Where it was proven; the file may run on other devices too.")
+    varies: bool = Field(
+        default=False,
+        description="How long it takes depends on the image (early exits); `benchmarks` hold means over photos.",
+    )
     metrics: dict[str, FiniteFloat] = Field(
         default={},
         description="Metrics measured on this very variant, by name; `metrics` of the manifest says on what.",

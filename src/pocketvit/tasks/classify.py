@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pocketvit.data.collections import Collection
 from pocketvit.errors import UsageError
 from pocketvit.models.layers.blocks import init_linear
+from pocketvit.models.layers.exits import EarlyExits
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -24,7 +25,8 @@ class Classifier(nn.Module):
     """Backbone and a head per level: (B, 3, H, W) -> a tuple of logits (B, classes), coarsest level first.
 
     ``backbone`` maps (B, 3, H, W) to pooled features (B, embed_dim) and has ``embed_dim``; ``classes`` has the number
-    of classes of each level.
+    of classes of each level. Where a step put :class:`EarlyExits` in the place of ``exits``, the first exit that is
+    sure answers for an image; in training mode the logits of the exits follow those of the heads, so that all learn.
     """
 
     def __init__(self, backbone: nn.Module, classes: Sequence[int]) -> None:
@@ -32,11 +34,28 @@ class Classifier(nn.Module):
         self.backbone = backbone
         width = int(backbone.embed_dim)  # type: ignore[arg-type]
         self.heads = nn.ModuleList(nn.Linear(width, count).apply(init_linear) for count in classes)
+        self.exits: nn.Module = nn.Identity()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Logits of every level."""
+        if isinstance(self.exits, EarlyExits):
+            pooled, last = self.on_the_way(image, self.exits)
+            early = self.exits.answers(pooled)
+            return sum(early, last) if self.training else self.exits.choose(early, last)
         features = self.backbone(image)
         return tuple(head(features) for head in self.heads)
+
+    def on_the_way(self, image: Tensor, exits: EarlyExits) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """What each exit looks at (B, width), and the logits of the heads."""
+        vit: Any = self.backbone
+        tokens, features = vit.on_the_way(image, exits.after)
+        return [exits.pool(x, vit.num_prefix) for x in tokens], tuple(head(features) for head in self.heads)
+
+    def margin(self, image: Tensor) -> Tensor:
+        """(B,): how far the nearest exit that looks at an image is from deciding otherwise; 1 without exits."""
+        if not isinstance(self.exits, EarlyExits):
+            return torch.ones(len(image))
+        return self.exits.margin(self.exits.answers(self.on_the_way(image, self.exits)[0]))
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> Classifier:
@@ -65,8 +84,14 @@ def state(config: Any, collection: Collection) -> list[Tensor] | None:
 
 
 def loss(output: tuple[Tensor, ...], target: Tensor, config: Any, state: Sequence[Tensor] | None = None) -> Tensor:
-    """Weighted mean over levels of the cross-entropy; ``target`` (B, levels) int64, ``state`` the class weights."""
-    shares = config.level_weights or (1.0,) * len(output)
+    """Weighted mean over levels of the cross-entropy; ``target`` (B, levels) int64, ``state`` the class weights.
+
+    Of a network with exits in training the mean over heads and exits (BranchyNet, eq. 2, all weights alike).
+    """
+    levels = target.shape[1]
+    shares = config.level_weights or (1.0,) * levels
+    if len(output) > levels:
+        return torch.stack([loss(each, target, config, state) for each in _groups(output, levels)]).mean()
     total = output[0].new_zeros((), dtype=torch.float32)
     for level, (logits, share) in enumerate(zip(output, shares, strict=True)):
         weight = state[level].to(logits.device) if state else None
@@ -75,8 +100,18 @@ def loss(output: tuple[Tensor, ...], target: Tensor, config: Any, state: Sequenc
     return total / sum(shares)
 
 
+def _groups(output: tuple[Tensor, ...], levels: int) -> list[tuple[Tensor, ...]]:
+    """The logits of the heads, then those of each exit."""
+    return [output[i : i + levels] for i in range(0, len(output), levels)]
+
+
 def distil(output: tuple[Tensor, ...], teacher: tuple[Tensor, ...], temperature: float) -> Tensor:
-    """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015), mean over levels."""
+    """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015), mean over levels.
+
+    Exits of the student learn from the same answer.
+    """
+    if len(output) > len(teacher):
+        return torch.stack([distil(x, teacher, temperature) for x in _groups(output, len(teacher))]).mean()
     losses = []
     for own, other in zip(output, teacher, strict=True):
         p, q = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (own, other))

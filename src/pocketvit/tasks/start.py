@@ -59,7 +59,8 @@ def new_model(recipe: Recipe, levels: Sequence[LevelSpec]) -> Trained:
 def _start(model: nn.Module, spec: ModelConfig) -> str:
     """Load backbone weights, and heads where their shapes agree; return what was done.
 
-    A checkpoint of the same architecture and options may be narrowed; the model is then cut like it.
+    A checkpoint of the same architecture and options may be narrowed; the model is then cut like it. Early exits come
+    with it where the numbers of classes agree.
     """
     weights, past, original = str(spec.weights), {}, None
     backbone, said = backbone_of(model), ""
@@ -79,6 +80,9 @@ def _start(model: nn.Module, spec: ModelConfig) -> str:
             try:
                 for network in (backbone, original):
                     replace_layers(network, part_of(meta["replaced"], "" if backbone is model else "backbone."))
+                exits, heads = meta["replaced"].get("exits"), getattr(model, "heads", ())
+                if exits and exits.get("classes") == [head.out_features for head in heads]:
+                    replace_layers(model, {"exits": exits})  # they are trained on with the rest
             except RuntimeError as error:
                 raise DataError(f"{folder / META}: does not fit ({error}).", "Copy the checkpoint again.") from error
     if theirs:

@@ -7,6 +7,7 @@ The head width is fixed when a layer is built, the number of heads is read from 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,9 @@ class SelfAttention(nn.Module):
     With its last head cut off it gives the bias of ``proj`` (D,) to every token.
     """
 
+    scale: float | None = None
+    """What scores are multiplied with; ``None`` stands for 1 / sqrt(d)."""
+
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.head_dim, self.dropout = head_width(embed_dim, num_heads), dropout
@@ -65,7 +69,8 @@ class SelfAttention(nn.Module):
             out_bhnd = self.mix(q_bhnd, k_bhnd, v_bhnd)
         else:
             more, dropout = log_sizes(sizes_bn1).to(q_bhnd.dtype), self.dropout if self.training else 0.0
-            out_bhnd = F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, attn_mask=more, dropout_p=dropout)
+            known: dict[str, Any] = {"dropout_p": dropout, "scale": self.scale}
+            out_bhnd = F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, attn_mask=more, **known)
         b, h, n, d = out_bhnd.shape
         return self.proj(out_bhnd.transpose(1, 2).reshape(b, n, h * d))
 
@@ -73,8 +78,9 @@ class SelfAttention(nn.Module):
         """Values weighted by the keys' answers to the queries: three times (B, h, N, d) -> (B, h, N, d)."""
         dropout = self.dropout if self.training else 0.0
         if self.training and _spelling_pays(k_bhnd):
-            return _spelled_out(q_bhnd, k_bhnd, v_bhnd, dropout)
-        return F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=dropout)
+            scale = q_bhnd.shape[-1] ** -0.5 if self.scale is None else self.scale
+            return _spelled_out(q_bhnd * scale, k_bhnd, v_bhnd, dropout)
+        return F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=dropout, scale=self.scale)
 
 
 SHORT = 512
@@ -87,9 +93,8 @@ def _spelling_pays(k_bhnd: Tensor) -> bool:
 
 
 def _spelled_out(q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor, dropout: float) -> Tensor:
-    """As ``F.scaled_dot_product_attention``."""
-    scores_bhnn = (q_bhnd * q_bhnd.shape[-1] ** -0.5) @ k_bhnd.transpose(-2, -1)
-    return F.dropout(scores_bhnn.softmax(-1).to(v_bhnd.dtype), dropout) @ v_bhnd
+    """As ``F.scaled_dot_product_attention`` with a ``scale`` of 1."""
+    return F.dropout((q_bhnd @ k_bhnd.transpose(-2, -1)).softmax(-1).to(v_bhnd.dtype), dropout) @ v_bhnd
 
 
 class LinearAttention(SelfAttention):

@@ -82,8 +82,3 @@ class UnscaledAttention(SelfAttention):
         result: Any = copy.deepcopy(layer)
         result.__class__ = cls
         return result  # type: ignore[no-any-return]
-
-    def mix(self, q_bhnd: Tensor, k_bhnd: Tensor, v_bhnd: Tensor) -> Tensor:
-        """(B, h, N, d) three times -> (B, h, N, d)."""
-        dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q_bhnd, k_bhnd, v_bhnd, dropout_p=dropout, scale=self.scale)

@@ -83,7 +83,7 @@ def merged(x_bnd: Tensor, sizes_bn1: Tensor, matching: Matching, prefix: int) ->
     return torch.cat([*(a for a, _ in lead), x], 1), torch.cat([*(b for _, b in lead), sizes], 1)
 
 
-def noticed(qkv_bnc: Tensor, head_dim: int, r: int) -> Tensor:
+def noticed(qkv_bnc: Tensor, head_dim: int, r: int, scale: float | None = None) -> Tensor:
     """(B, N - r) int64: the class token, and in their order the tokens that it attends to most, mean over heads.
 
     Raises UsageError: fewer than one would be left.
@@ -92,7 +92,8 @@ def noticed(qkv_bnc: Tensor, head_dim: int, r: int) -> Tensor:
     check_count(r, n, 1, "prune")
     q_bh1d = qkv_bnc[:, :1, : c // 3].reshape(b, 1, heads, head_dim).transpose(1, 2)
     k_bhdn = qkv_bnc[:, :, c // 3 : 2 * (c // 3)].reshape(b, n, heads, head_dim).permute(0, 2, 3, 1)
-    attended = (q_bh1d @ k_bhdn * head_dim**-0.5).softmax(dim=-1).mean(dim=1)[:, 0, 1:]
+    scale = head_dim**-0.5 if scale is None else scale
+    attended = (q_bh1d @ k_bhdn * scale).softmax(dim=-1).mean(dim=1)[:, 0, 1:]
     kept = attended.topk(n - 1 - r, dim=-1).indices.sort(dim=-1).values + 1
     return torch.cat([torch.zeros_like(kept[:, :1]), kept], dim=1)
 
@@ -174,7 +175,7 @@ class MergeBlock(Block):
         with _exact(x):
             x, qkv_bnc = x.float(), qkv_bnc.float()
             if self.mode == "prune":
-                return rows(x, noticed(qkv_bnc, head_dim, self.r)), sizes
+                return rows(x, noticed(qkv_bnc, head_dim, self.r, self.attn.scale)), sizes
             # Keys are cut out of what the layer gives, not taken from inside the attention, which engines fuse.
             keys_bnd = qkv_bnc[..., c // 3 : 2 * (c // 3)].reshape(b, n, -1, head_dim).mean(dim=2)
             sizes = torch.ones_like(x[..., :1]) if sizes is None else sizes
