@@ -111,18 +111,8 @@ def test_a_crash_and_a_hang_are_named(
         check_int8(*files, INT8, [photo(8, 8)])
 
 
-def test_without_newer_instructions_the_engine_is_told_so_before_it_starts(
-    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    monkeypatch.setattr(sys, "executable", interpreter(tmp_path, 'test "$ONEDNN_MAX_CPU_ISA" = AVX2 || exit 3'))
-    check_avx2(*files, INT8, [photo(8, 8)])
-    with pytest.raises(VerificationError, match=r"openvino gets int8\.xml wrong: it ended with 3"):
-        check_int8(*files, INT8, [photo(8, 8)])
-
-
-def test_a_sound_file_passes_on_kernels_without_vnni_as_well(files: tuple[Path, Path]) -> None:
-    check_avx2(*files, INT8, [photo(32, 48)])
+def test_a_sound_file_passes_without_newer_instructions_too(files: tuple[Path, Path]) -> None:
+    assert check_avx2(*files, INT8, [photo(32, 48)]) == ""
 
 
 def test_pictures_of_other_sizes_repeat_the_picture() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -87,8 +87,8 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "
     if not context.calibration:
         raise DataError("there are no calibration images.", "Give some training images.")
     check_target(Target("openvino", precision, context.threads))
-    step, quantised, result, careful, told = _everywhere(step, built, context, precision)
-    yield StepReport(precision, asdict(step), result, told=told)
+    step, quantised, result, careful, told, checked = _everywhere(step, built, context, precision)
+    yield StepReport(precision, asdict(step), result, notes=checked, told=told)
     quantised.reshape([1, *context.calibration[0].shape])  # where it takes any size: the work is counted by shapes
     order, errors = _rank(quantised, built, context, precision)
     macs = [_macs(op) for op in order]
@@ -122,18 +122,21 @@ def nncf_int8_bf16(step: NncfInt8Bf16, built: Built, context: Context) -> Iterat
 
 def _everywhere(
     step: NncfInt8, built: Built, context: Context, precision: str
-) -> tuple[NncfInt8, Any, Built, tuple[str, ...], str]:
-    """What :func:`_sound` gives, with 7-bit weights where OpenVINO gets it wrong without instructions beyond AVX2; and
-    the settings that were taken. What is computed in bf16 runs on no such processor."""
+) -> tuple[NncfInt8, Any, Built, tuple[str, ...], str, dict[str, Any]]:
+    """What :func:`_sound` gives, with 7-bit weights where OpenVINO gets it wrong without instructions beyond AVX2; with
+    the settings that were taken, and notes on that. What is computed in bf16 runs on no such processor."""
     found = _sound(step, built, context, precision)
-    wrong = "" if precision != "int8" or step.reduce_range else _fault_there(found[1], built, context)
-    if not wrong:
-        return step, *found
+    if precision != "int8":
+        return step, *found, {}
+    wrong, how = _fault_there(found[1], built, context)
+    if not wrong or step.reduce_range:
+        return step, *found, {"avx2": {"how": how, "wrong": wrong, "reduce_range": step.reduce_range}}
     seven = replace(step, reduce_range=True)
     again = _sound(seven, built, context, precision)
-    still = _fault_there(again[1], built, context)
+    still, how = _fault_there(again[1], built, context)
     told = f"on AVX2 without VNNI {still}" if still else f"weights in 7 bits: on AVX2 without VNNI {wrong}"
-    return seven, *again[:3], "; ".join(x for x in (again[3], told) if x)
+    notes = {"avx2": {"how": how, "wrong": still, "reduce_range": True}}
+    return seven, *again[:3], "; ".join(x for x in (again[3], told) if x), notes
 
 
 def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tuple[Any, Built, tuple[str, ...], str]:
@@ -160,20 +163,22 @@ def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tu
 
 def _fault(file: Built, built: Built, context: Context) -> str:
     """What is wrong with what OpenVINO makes of a file; empty where nothing is."""
-    return _found(check_int8, file, built, context)
-
-
-def _fault_there(file: Built, built: Built, context: Context) -> str:
-    """The same where OpenVINO uses no instructions beyond AVX2."""
-    return _found(check_avx2, file, built, context)
-
-
-def _found(check: Callable[..., None], file: Built, built: Built, context: Context) -> str:
+    target = Target("openvino", file.precision, context.threads)
     try:
-        check(file.path, built.path, Target("openvino", file.precision, context.threads), context.calibration)
+        check_int8(file.path, built.path, target, context.calibration)
     except VerificationError as error:
         return error.what.rstrip(".")
     return ""
+
+
+def _fault_there(file: Built, built: Built, context: Context) -> tuple[str, str]:
+    """What is wrong with it where OpenVINO uses no instructions beyond AVX2, and how that was found out."""
+    target = Target("openvino", file.precision, context.threads)
+    try:
+        untold = check_avx2(file.path, built.path, target, context.calibration)
+    except VerificationError as error:
+        return error.what.rstrip("."), "executed"
+    return "", f"not executed: {untold}" if untold else "executed"
 
 
 def _products(graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +171,20 @@ def module_path(node: onnx.NodeProto) -> str:
     return ""
 
 
-def to_half_storage(graph: onnx.ModelProto, *, min_values: int = 1024) -> onnx.ModelProto:
+def to_half_storage(graph: onnx.ModelProto, *, min_values: int = 1024, keep: Collection[str] = ()) -> onnx.ModelProto:
     """Store large float32 weights as float16, each cast back to float32 when the model is loaded.
 
     The file halves; arithmetic stays float32, since a CPU has no faster half-precision units in ONNX Runtime, and half
     precision activations overflow in LayerNorm and attention of some models. ONNX Runtime folds the casts once at load.
+    Weights named in ``keep`` stay as they are, and so do those that float16 cannot hold.
     """
     result = copy.deepcopy(graph)
     casts, nodes = [], list(result.graph.node)
     for tensor in result.graph.initializer:
         values, name, half = numpy_helper.to_array(tensor), tensor.name, f"{tensor.name}.half"
-        if tensor.data_type != TensorProto.FLOAT or values.size < min_values or abs(values).max() > 65504:
+        if name in keep or tensor.data_type != TensorProto.FLOAT or values.size < min_values:
+            continue
+        if abs(values).max() > 65504:
             continue
         tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), half))
         casts.append(helper.make_node("Cast", [half], [name], name=f"{name}/to_float", to=TensorProto.FLOAT))
