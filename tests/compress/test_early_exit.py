@@ -186,17 +186,21 @@ def test_the_curve_is_what_a_plain_count_gives(
         x = normalise(torch.from_numpy(np.array(prepare(case.image, network.preprocess)))[None], network.preprocess)
         said.append([p[0].numpy() for p in by_hand(network, x)])
     points = done.notes["exits"]
-    assert [p.threshold for p in points] == sorted(p.threshold for p in points)
-    assert [p.threshold for p in points if p.chosen] == [done.notes["threshold"]] == [network.model.exits.thresholds[0]]
+    assert [p["threshold"] for p in points] == sorted(p["threshold"] for p in points)
+    assert (
+        [p["threshold"] for p in points if p["chosen"]]
+        == [done.notes["threshold"]]
+        == [network.model.exits.thresholds[0]]
+    )
     for point in points:
-        ways = [next((k for k in range(2) if probs[k].max() >= np.float32(point.threshold)), 2) for probs in said]
+        ways = [next((k for k in range(2) if probs[k].max() >= np.float32(point["threshold"])), 2) for probs in said]
         hits = [int(probs[w].argmax()) == int(c.truth[-1]) for probs, w, c in zip(said, ways, photos, strict=True)]
-        assert point.shares == pytest.approx([ways.count(k) / len(ways) for k in range(3)])
-        assert point.metric == pytest.approx(100 * np.mean(hits))
-        assert point.ms == pytest.approx(np.mean([(1.0, 3.0, 5.0)[w] for w in ways]))
+        assert point["shares"] == pytest.approx([ways.count(k) / len(ways) for k in range(3)])
+        assert point["metric"] == pytest.approx(100 * np.mean(hits))
+        assert point["ms"] == pytest.approx(np.mean([(1.0, 3.0, 5.0)[w] for w in ways]))
     assert done.notes["exit_ms"] == [1.0, 3.0, 5.0, 4.5]
     assert f"of {len(photos)} validation photos leave behind block 1 / 3 / 4" in done.told
-    json.dumps([vars(point) for point in points])
+    json.dumps(done.to_dict())
 
 
 def test_heads_learn_from_frozen_blocks_and_are_found_again(
@@ -211,7 +215,7 @@ def test_heads_learn_from_frozen_blocks_and_are_found_again(
     first = list(early_exit(step, start, context))
     assert first[0].result.model.exits.thresholds[0] <= first[-1].result.model.exits.thresholds[0]
     assert len({report.notes["threshold"] for report in first}) == len(first)
-    assert all(point.ms is None for point in first[0].notes["exits"])
+    assert all(point["ms"] is None for point in first[0].notes["exits"])
     kept = next(tmp_path.glob("exits-*.npz"))
     stamp = kept.stat().st_mtime_ns
     again = next(early_exit(replace(step, threshold=0.25), start, context))  # another threshold, the same heads

@@ -91,13 +91,17 @@ class Point:
     """Mean time: what leaving at each exit takes, weighed by the shares; ``None`` where there was nothing to time."""
     chosen: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return vars(self) | {"shares": list(self.shares)}
+
 
 def early_exit(step: EarlyExit, trained: Trained, context: Context) -> Iterator[StepReport]:
     """A copy with exits; asked again, with a threshold that costs half as much on the held-back training photos.
 
     Yields:
-        Reports; the notes hold the curve (``exits``, a :class:`Point` for each threshold), milliseconds by exit
-        (``exit_ms``, the plain network last) and the metric of each exit alone.
+        Reports; the notes hold the curve (``exits``, a :class:`Point` in plain types for each threshold), milliseconds
+        by exit (``exit_ms``, the plain network last) and the metric of each exit alone.
 
     Raises:
         UsageError: no classifier on one of our ViTs, an exit that is not in front of the last block, exits that are
@@ -114,8 +118,13 @@ def early_exit(step: EarlyExit, trained: Trained, context: Context) -> Iterator[
         points = tuple(cases.point(each, exit_ms, chosen=each == threshold) for each in shown)
         alone = [cases.metric(cases.forced(number)) for number in range(len(step.exits) + 1)]
         here = next(point for point in points if point.chosen)
-        notes: dict[str, Any] = {"exits": points, "exit_ms": exit_ms, "metric_alone": alone, "photos": len(cases.truth)}
-        notes |= {"threshold": threshold, "held_back": asdict(held.point(threshold))}
+        notes: dict[str, Any] = {
+            "exits": [point.to_dict() for point in points],
+            "exit_ms": exit_ms,
+            "metric_alone": alone,
+            "photos": len(cases.truth),
+        }
+        notes |= {"threshold": threshold, "held_back": held.point(threshold).to_dict()}
         told = _told(step, trained, here, exit_ms, cases)
         yield StepReport("early_exit", asdict(step), result, notes=notes, told=told)
 

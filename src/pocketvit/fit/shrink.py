@@ -270,8 +270,8 @@ def _telling(row: Row, report: StepReport) -> Row:
 
 
 def _exits(report: StepReport) -> tuple[dict[str, Any], ...]:
-    """What each threshold of early exits gives, in plain types."""
-    return tuple(vars(point) for point in report.notes.get("exits", ()))
+    """What each threshold of early exits gives."""
+    return tuple(report.notes.get("exits", ()))
 
 
 def _ranking(report: StepReport) -> tuple[tuple[str, float], ...]:
