@@ -127,7 +127,11 @@ def removals(step: MergeTokens, vit: ViT) -> list[int]:
         raise UsageError(what, "Take mode: merge.")
     blocks: Sequence[Any] = list(vit.blocks)
     last = len(blocks) - (1 if vit.num_prefix else 0)
-    able = [i for i, block in enumerate(blocks[:last]) if isinstance(block, Block) and not gone(block.attn.qkv)]
+    able = [
+        i
+        for i, block in enumerate(blocks[:last])
+        if isinstance(block, Block) and not gone(block.attn.get_submodule("qkv"))
+    ]
     sites = [i for i in able if i >= step.first_block][:: step.every]
     if not sites:
         what = f"compress.steps.merge_tokens.first_block {step.first_block}: no block behind it can let tokens go."
