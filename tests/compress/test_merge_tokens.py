@@ -19,7 +19,7 @@ from pocketvit.compress.onnx_graph import LeanGraph
 from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepReport
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.export import openvino
 from pocketvit.export.artifact import answers, pixel_model_of
@@ -241,7 +241,7 @@ def test_retraining_begins_where_it_should(taught: tuple[Trained, Recipe], tmp_p
 )
 def test_settings_that_cannot_be_are_said(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        plan_steps([{"merge_tokens": settings}], "onnxruntime")
+        plan_slots([{"merge_tokens": settings}], "onnxruntime")
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
