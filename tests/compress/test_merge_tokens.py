@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pocketvit
+from pocketvit.compress.fuse import Fuse, folded
 from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens, removals, vit_of
 from pocketvit.compress.onnx_edit import counts
 from pocketvit.compress.onnx_graph import LeanGraph
@@ -193,6 +194,15 @@ def test_it_stands_behind_pruning_and_before_it(taught: tuple[Trained, Recipe], 
     check_files(other, tmp_path / "other")
     assert sum(p.numel() for p in other.model.parameters()) < sum(p.numel() for p in start.model.parameters())
     assert load_checkpoint(tmp_path / "other").model.backbone.blocks[0].r > 0
+
+
+@pytest.mark.parametrize("mode", ["merge", "prune"])
+def test_it_stands_behind_folding(mode: str, tmp_path: Path) -> None:
+    start = four_blocks()
+    plain, other = merged(start, r=4, mode=mode), merged(folded(Fuse(), start)[0], r=4, mode=mode)
+    torch.testing.assert_close(answer(other), answer(plain), atol=1e-4, rtol=1e-4)
+    save_checkpoint(tmp_path, other)
+    assert torch.equal(answer(load_checkpoint(tmp_path)), answer(other))
 
 
 @pytest.mark.parametrize("settings", [{"r": 4}, {"r": 4, "proportional": False}, {"r": 4, "mode": "prune"}])
