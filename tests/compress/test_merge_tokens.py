@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import pocketvit
+from pocketvit.compress.fuse import Fuse, folded
 from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens, removals, vit_of
 from pocketvit.compress.onnx_edit import counts
 from pocketvit.compress.onnx_graph import LeanGraph
 from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepReport
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.export import openvino
 from pocketvit.export.artifact import answers, pixel_model_of
@@ -195,6 +196,15 @@ def test_it_stands_behind_pruning_and_before_it(taught: tuple[Trained, Recipe], 
     assert load_checkpoint(tmp_path / "other").model.backbone.blocks[0].r > 0
 
 
+@pytest.mark.parametrize("mode", ["merge", "prune"])
+def test_it_stands_behind_folding(mode: str, tmp_path: Path) -> None:
+    start = four_blocks()
+    plain, other = merged(start, r=4, mode=mode), merged(folded(Fuse(), start)[0], r=4, mode=mode)
+    torch.testing.assert_close(answer(other), answer(plain), atol=1e-4, rtol=1e-4)
+    save_checkpoint(tmp_path, other)
+    assert torch.equal(answer(load_checkpoint(tmp_path)), answer(other))
+
+
 @pytest.mark.parametrize("settings", [{"r": 4}, {"r": 4, "proportional": False}, {"r": 4, "mode": "prune"}])
 def test_int8_and_the_lean_graph_take_its_files(settings: dict[str, Any], tmp_path: Path) -> None:
     result = merged(four_blocks(), **settings)
@@ -241,7 +251,7 @@ def test_retraining_begins_where_it_should(taught: tuple[Trained, Recipe], tmp_p
 )
 def test_settings_that_cannot_be_are_said(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        plan_steps([{"merge_tokens": settings}], "onnxruntime")
+        plan_slots([{"merge_tokens": settings}], "onnxruntime")
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from torch import nn
 from pocketvit.compress.retrain import Retraining, retrained
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError, did_you_mean
-from pocketvit.models.layers.attention import SelfAttention, gone
+from pocketvit.models.layers.attention import gone
 from pocketvit.models.layers.blocks import Block, ClassBlock
-from pocketvit.models.layers.merge import MODES, MergeBlock, check_count
+from pocketvit.models.layers.merge import MODES, MergeBlock, check_count, has_softmax
 from pocketvit.models.replaced import Record, replace_layers
 from pocketvit.models.trained import Trained, copy_of
 from pocketvit.models.vit import ViT
@@ -105,14 +105,10 @@ def vit_of(trained: Trained) -> ViT:
     if any(isinstance(block, MergeBlock) for block in vit.blocks):
         what = f"compress.steps.merge_tokens: the tokens of this {name} are merged already."
         raise UsageError(what, "Give one such step, or start from the network before.")
-    if not all(isinstance(x, nn.Identity) or (isinstance(x, Block) and _softmax(x)) for x in vit.blocks):
+    if not all(isinstance(x, nn.Identity) or (isinstance(x, Block) and has_softmax(x)) for x in vit.blocks):
         what = f"compress.steps.merge_tokens: {name} has attention without a softmax, which has no sizes of tokens."
         raise UsageError(what, "Leave the step out for this model.")
     return vit
-
-
-def _softmax(block: Block) -> bool:
-    return type(block.attn) is SelfAttention
 
 
 def removals(step: MergeTokens, vit: ViT) -> list[int]:

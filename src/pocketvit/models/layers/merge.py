@@ -105,6 +105,11 @@ def check_count(r: int, tokens: int, prefix: int, mode: str) -> None:
         raise UsageError(what, "Lower r, raise keep, or let tokens go in more blocks.")
 
 
+def has_softmax(block: Block) -> bool:
+    """Whether its attention is a softmax over keys, with whatever scale."""
+    return isinstance(block.attn, SelfAttention) and type(block.attn).mix is SelfAttention.mix
+
+
 class MergeBlock(Block):
     """A block that ends with ``r`` tokens fewer, taken away between attention and MLP: (B, N, D) -> (B, N - r, D).
 
@@ -138,7 +143,7 @@ class MergeBlock(Block):
         class_only: bool = False,
     ) -> MergeBlock:
         """With the weights of a block. Raises RuntimeError: it is none with softmax attention, or a bad setting."""
-        if not isinstance(layer, Block) or type(layer.attn) is not SelfAttention:
+        if not isinstance(layer, Block) or not has_softmax(layer):
             raise RuntimeError(f"{type(layer).__name__} is no block with softmax attention")
         whole = type(r) is int and r >= 0 and type(prefix) is int and prefix in (0, 1)
         flags = isinstance(proportional, bool) and isinstance(class_only, bool)
