@@ -17,7 +17,8 @@ from pocketvit.errors import UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.check import run_file
-from pocketvit.export.formats import exporter
+from pocketvit.export.onnx import write
+from pocketvit.export.openvino import save
 from tests.compress.helpers import apply
 from tests.export.nets import classifier, inputs
 
@@ -33,8 +34,8 @@ def files(folder: Path, factor: float) -> dict[str, Built]:
         block.fc1.weight *= factor
         block.fc1.bias *= factor
         block.fc2.weight /= factor
-    made = {x: exporter(x)(pixel_model_of(trained), (32, 40), folder, "net") for x in ("onnx", "openvino")}
-    return {"onnxruntime": made["onnx"], "openvino": made["openvino"]}
+    built = write(pixel_model_of(trained), (32, 40), folder, "net")
+    return {"onnxruntime": built, "openvino": save(openvino.convert_model(str(built.path)), folder, "net", "fp32")}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,11 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 @pytest.fixture(scope="module")
 def louder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     return files(tmp_path_factory.mktemp("louder"), 1e6)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    return files(tmp_path_factory.mktemp("quiet"), 1.0)
 
 
 def answers(built: Built) -> np.ndarray:
@@ -117,15 +123,14 @@ def test_where_nothing_is_left_it_says_so(loud: dict[str, Built], tmp_path: Path
         Fp16(headroom=0.5)
 
 
-def test_a_network_that_fits_is_left_alone(tmp_path: Path) -> None:
-    quiet = files(tmp_path, 1.0)
+def test_a_network_that_fits_is_left_alone(quiet: dict[str, Built], tmp_path: Path) -> None:
     for runtime in quiet:
-        report = made(quiet, runtime, tmp_path / "out" if runtime == "" else tmp_path)
+        report = made(quiet, runtime, tmp_path)
         assert (report.notes["float_nodes"], report.notes["float_weights"], report.told) == ([], [], "")
 
 
-def test_peaks_are_those_of_the_activations(tmp_path: Path) -> None:
-    graph = onnx.load(files(tmp_path, 1.0)["onnxruntime"].path)
+def test_peaks_are_those_of_the_activations(quiet: dict[str, Built]) -> None:
+    graph = onnx.load(quiet["onnxruntime"].path)
     found = scan_onnx(graph, [np.full((32, 40, 3), 255, np.uint8)], 2.0, 1024)
     assert 255 <= found.peak < 1000  # the pixels as floats are the largest, or nearly so
     assert not fits(float("nan"))
