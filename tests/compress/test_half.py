@@ -26,14 +26,14 @@ LOUD = "backbone.blocks.1.mlp.fc1"
 NAMES = ["probs_coarse", "probs_fine"]
 
 
-def files(folder: Path, factor: float) -> dict[str, Built]:
-    """A classifier whose second block is ``factor`` times louder inside, and no other outside."""
+def files(folder: Path, factor: float, rows: slice = slice(None)) -> dict[str, Built]:
+    """A classifier whose second block is ``factor`` times louder inside (``rows`` of it), and no other outside."""
     trained = classifier()
     block = trained.model.backbone.blocks[1].mlp
     with torch.no_grad():
-        block.fc1.weight *= factor
-        block.fc1.bias *= factor
-        block.fc2.weight /= factor
+        block.fc1.weight[rows] *= factor
+        block.fc1.bias[rows] *= factor
+        block.fc2.weight[:, rows] /= factor
     built = write(pixel_model_of(trained), (32, 40), folder, "net")
     return {"onnxruntime": built, "openvino": save(openvino.convert_model(str(built.path)), folder, "net", "fp32")}
 
@@ -46,7 +46,7 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 @pytest.fixture(scope="module")
 def louder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
-    return files(tmp_path_factory.mktemp("louder"), 1e6)
+    return files(tmp_path_factory.mktemp("louder"), 1e6, slice(5, 6))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,9 @@ def test_a_layer_that_overflows_stays_in_float_and_is_named(
     assert notes["peak"] > LARGEST / 2
     assert notes["float_nodes"]
     assert all("blocks.1.mlp" in name or "gelu" in name.lower() for name in notes["float_nodes"])
-    assert any(LOUD in name for name in notes["float_weights"])
+    assert notes["float_weights"]
+    if runtime == "onnxruntime":  # OpenVINO's constants have no names of their own
+        assert any(LOUD in name for name in notes["float_weights"])
     assert not any("blocks.0" in name or "attn" in name for name in notes["float_weights"])
     assert notes["half_weights"] > 3
     assert f"{len(notes['float_nodes'])} operations" in report.told
@@ -105,13 +107,17 @@ def test_weights_that_are_too_large_are_found_without_an_image(
     report = made(louder, runtime, tmp_path, scan=False)
     assert (report.notes["images"], report.notes["peak"], report.notes["float_nodes"]) == (0, 0.0, [])
     assert len(report.notes["float_weights"]) == 1
-    want = answers(louder[runtime])
-    np.testing.assert_allclose(answers(report.built), want, atol=0.02)
-    if runtime == "openvino":  # what it stores by itself is cut off, and its answers are others
+    if runtime == "openvino":  # what it stores by itself is cut off in silence
         graph = openvino.Core().read_model(str(louder[runtime].path))
         openvino.save_model(graph, str(tmp_path / "cut.xml"), compress_to_fp16=True)
-        cut = Built("openvino", "fp16", tmp_path / "cut.xml", (tmp_path / "cut.bin",))
-        assert np.abs(answers(cut) - want).max() > 0.05
+        assert largest_constant(tmp_path / "cut.xml") == LARGEST
+        assert largest_constant(report.built.path) == largest_constant(louder[runtime].path) > LARGEST
+
+
+def largest_constant(path: Path) -> float:
+    graph = openvino.Core().read_model(str(path))
+    constants = [op.data for op in graph.get_ops() if op.get_type_name() == "Constant"]
+    return max(float(np.abs(x).max()) for x in constants if x.dtype.kind == "f" and x.size > 100)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
