@@ -17,7 +17,8 @@ from pocketvit.errors import UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.check import run_file
-from pocketvit.export.formats import exporter
+from pocketvit.export.onnx import write
+from pocketvit.export.openvino import save
 from tests.compress.helpers import apply
 from tests.export.nets import classifier, inputs
 
@@ -25,16 +26,16 @@ LOUD = "backbone.blocks.1.mlp.fc1"
 NAMES = ["probs_coarse", "probs_fine"]
 
 
-def files(folder: Path, factor: float) -> dict[str, Built]:
-    """A classifier whose second block is ``factor`` times louder inside, and no other outside."""
+def files(folder: Path, factor: float, rows: slice = slice(None)) -> dict[str, Built]:
+    """A classifier whose second block is ``factor`` times louder inside (``rows`` of it), and no other outside."""
     trained = classifier()
     block = trained.model.backbone.blocks[1].mlp
     with torch.no_grad():
-        block.fc1.weight *= factor
-        block.fc1.bias *= factor
-        block.fc2.weight /= factor
-    made = {x: exporter(x)(pixel_model_of(trained), (32, 40), folder, "net") for x in ("onnx", "openvino")}
-    return {"onnxruntime": made["onnx"], "openvino": made["openvino"]}
+        block.fc1.weight[rows] *= factor
+        block.fc1.bias[rows] *= factor
+        block.fc2.weight[:, rows] /= factor
+    built = write(pixel_model_of(trained), (32, 40), folder, "net")
+    return {"onnxruntime": built, "openvino": save(openvino.convert_model(str(built.path)), folder, "net", "fp32")}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,12 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
 
 @pytest.fixture(scope="module")
 def louder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
-    return files(tmp_path_factory.mktemp("louder"), 1e6)
+    return files(tmp_path_factory.mktemp("louder"), 1e6, slice(5, 6))
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
+    return files(tmp_path_factory.mktemp("quiet"), 1.0)
 
 
 def answers(built: Built) -> np.ndarray:
@@ -67,7 +73,9 @@ def test_a_layer_that_overflows_stays_in_float_and_is_named(
     assert notes["peak"] > LARGEST / 2
     assert notes["float_nodes"]
     assert all("blocks.1.mlp" in name or "gelu" in name.lower() for name in notes["float_nodes"])
-    assert any(LOUD in name for name in notes["float_weights"])
+    assert notes["float_weights"]
+    if runtime == "onnxruntime":  # OpenVINO's constants have no names of their own
+        assert any(LOUD in name for name in notes["float_weights"])
     assert not any("blocks.0" in name or "attn" in name for name in notes["float_weights"])
     assert notes["half_weights"] > 3
     assert f"{len(notes['float_nodes'])} operations" in report.told
@@ -99,13 +107,17 @@ def test_weights_that_are_too_large_are_found_without_an_image(
     report = made(louder, runtime, tmp_path, scan=False)
     assert (report.notes["images"], report.notes["peak"], report.notes["float_nodes"]) == (0, 0.0, [])
     assert len(report.notes["float_weights"]) == 1
-    want = answers(louder[runtime])
-    np.testing.assert_allclose(answers(report.built), want, atol=0.02)
-    if runtime == "openvino":  # what it stores by itself is cut off, and its answers are others
+    if runtime == "openvino":  # what it stores by itself is cut off in silence
         graph = openvino.Core().read_model(str(louder[runtime].path))
         openvino.save_model(graph, str(tmp_path / "cut.xml"), compress_to_fp16=True)
-        cut = Built("openvino", "fp16", tmp_path / "cut.xml", (tmp_path / "cut.bin",))
-        assert np.abs(answers(cut) - want).max() > 0.05
+        assert largest_constant(tmp_path / "cut.xml") == LARGEST
+        assert largest_constant(report.built.path) == largest_constant(louder[runtime].path) > LARGEST
+
+
+def largest_constant(path: Path) -> float:
+    graph = openvino.Core().read_model(str(path))
+    constants = [op.data for op in graph.get_ops() if op.get_type_name() == "Constant"]
+    return max(float(np.abs(x).max()) for x in constants if x.dtype.kind == "f" and x.size > 100)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -117,15 +129,14 @@ def test_where_nothing_is_left_it_says_so(loud: dict[str, Built], tmp_path: Path
         Fp16(headroom=0.5)
 
 
-def test_a_network_that_fits_is_left_alone(tmp_path: Path) -> None:
-    quiet = files(tmp_path, 1.0)
+def test_a_network_that_fits_is_left_alone(quiet: dict[str, Built], tmp_path: Path) -> None:
     for runtime in quiet:
-        report = made(quiet, runtime, tmp_path / "out" if runtime == "" else tmp_path)
+        report = made(quiet, runtime, tmp_path)
         assert (report.notes["float_nodes"], report.notes["float_weights"], report.told) == ([], [], "")
 
 
-def test_peaks_are_those_of_the_activations(tmp_path: Path) -> None:
-    graph = onnx.load(files(tmp_path, 1.0)["onnxruntime"].path)
+def test_peaks_are_those_of_the_activations(quiet: dict[str, Built]) -> None:
+    graph = onnx.load(quiet["onnxruntime"].path)
     found = scan_onnx(graph, [np.full((32, 40, 3), 255, np.uint8)], 2.0, 1024)
     assert 255 <= found.peak < 1000  # the pixels as floats are the largest, or nearly so
     assert not fits(float("nan"))

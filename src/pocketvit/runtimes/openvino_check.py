@@ -166,7 +166,7 @@ def _main(request: str) -> None:
             except RuntimeError as error:
                 print(" ".join(str(error).split())[:200])
                 return
-            wrong = _verdict(found, *(_loaded(kept, f"{name}{number}_") for name in ("exact", "wanted")), each)
+            wrong = _verdict(found, _loaded(kept, f"exact{number}_"), _loaded(kept, f"wanted{number}_"), each)
         if wrong:
             sys.exit(wrong)
 
