@@ -50,8 +50,8 @@ STEPS: list[StepKind] = [
         "int8-bf16", NncfInt8Bf16, nncf_int8_bf16, "file", "openvino", ("fp32", "int8"), "int8-bf16", 4, 4, **_ON_IMAGES
     ),
     StepKind("bf16", Bf16, bf16, "file", "openvino", _FLOAT, "bf16", 1, 1, **_BRANCHED),
-    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES, **_BRANCHED),
-    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES, **_BRANCHED),
+    StepKind("fp16", Fp16, fp16, "file", "openvino", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
+    StepKind("fp16", Fp16, fp16, "file", "onnxruntime", _FLOAT, "fp16", 1, 2, **_ON_IMAGES),
     # Multiplied with activations in 8 bits where the engine can; the rest of the file stays as it is.
     StepKind("int8-dynamic", DynamicInt8, dynamic_int8, "file", "onnxruntime", _FLOAT, "int8-dynamic", 4, 4, **_PLAIN),
     StepKind("weights", WeightOnly, weights_onnxruntime, "file", "onnxruntime", _FLOAT, "weights", 4, 8, **_PLAIN),
