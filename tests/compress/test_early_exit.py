@@ -19,7 +19,7 @@ from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.compress.store import Store
-from pocketvit.compress.table import plan_steps
+from pocketvit.compress.table import plan_slots
 from pocketvit.data.cases import Case, eval_cases
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.artifact import LEAST_MARGIN, answers, make_golden, pixel_model_of
@@ -331,10 +331,10 @@ def test_networks_that_cannot_have_exits_say_so(taught: tuple[Trained, Recipe], 
         next(early_exit(step, taught[0], Context((), tmp_path)))
     with pytest.raises(UsageError, match="early exits look at the blocks"):
         prune(Prune(width=16, keep=0.5, epochs=0), with_exits(), given(taught[1], tmp_path / "p"))
-    (planned,) = plan_steps([{"early_exit": {"exits": [2, 4], "threshold": 0.9}}], "onnxruntime")
+    ((planned,),) = plan_slots([{"early_exit": {"exits": [2, 4], "threshold": 0.9}}], "onnxruntime")
     assert planned.config == EarlyExit(exits=(2, 4), threshold=0.9)
     with pytest.raises(UsageError, match="threshold"):
-        plan_steps([{"early_exit": {"threshold": "high"}}], "onnxruntime")
+        plan_slots([{"early_exit": {"threshold": "high"}}], "onnxruntime")
 
 
 def test_other_engines_run_the_same_branches(tmp_path: Path) -> None:
