@@ -24,6 +24,7 @@ from pocketvit.errors import UsageError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.onnx import write
+from pocketvit.runtimes.onnxruntime import saturates
 from tests.compress.helpers import apply
 from tests.export.nets import classifier, inputs
 
@@ -177,7 +178,7 @@ def test_nothing_is_run_twice_where_nothing_saturates(tmp_path: Path) -> None:
     assert (found.saturating, found.error_there, found.harmed) == (0, 0.25, False)
 
 
-def test_a_file_that_is_wrong_there_gets_weights_of_seven_bits(
+def test_a_file_that_is_wrong_there_says_so_and_seven_bits_are_asked_for(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def harmful(*arguments: object) -> OnAvx2:
@@ -186,10 +187,19 @@ def test_a_file_that_is_wrong_there_gets_weights_of_seven_bits(
     monkeypatch.setattr(module, "on_avx2", harmful)
     step = StaticInt8(rank_images=2, max_float_layers=0, weigh="work")
     report = apply(step, built, inputs(classifier(), 4), None, tmp_path)
-    tensors = [x for x in onnx.load(report.built.path).graph.initializer if x.data_type == TensorProto.INT8]
+    assert report.told.startswith("on AVX2 without VNNI (emulated) 2 of 10 products saturate")
+    assert report.notes["avx2"]["harmed"] is True
+    seven = apply(replace(step, reduce_range=True), built, inputs(classifier(), 4), None, tmp_path)
+    tensors = [x for x in onnx.load(seven.built.path).graph.initializer if x.data_type == TensorProto.INT8]
     assert max(np.abs(numpy_helper.to_array(x).astype(int)).max() for x in tensors) == 63
-    assert report.settings["reduce_range"] is True
-    assert report.told.startswith("weights in 7 bits: on AVX2 without VNNI (emulated) 2 of 10 products saturate")
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [(["avx2"], True), (["avx2", "avx_vnni"], False), ([], False)])
+def test_exact_products_are_asked_for_where_they_would_saturate(
+    flags: list[str], wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pocketvit.runtimes.onnxruntime.processor", lambda: {"flags": flags})
+    assert saturates() is wanted
 
 
 def test_settings_stay_checked() -> None:

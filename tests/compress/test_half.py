@@ -107,10 +107,7 @@ def test_weights_that_are_too_large_are_found_without_an_image(
     report = made(louder, runtime, tmp_path, scan=False)
     assert (report.notes["images"], report.notes["peak"], report.notes["float_nodes"]) == (0, 0.0, [])
     assert len(report.notes["float_weights"]) == 1
-    if runtime == "openvino":  # what it stores by itself is cut off in silence
-        graph = openvino.Core().read_model(str(louder[runtime].path))
-        openvino.save_model(graph, str(tmp_path / "cut.xml"), compress_to_fp16=True)
-        assert largest_constant(tmp_path / "cut.xml") == LARGEST
+    if runtime == "openvino":
         assert largest_constant(report.built.path) == largest_constant(louder[runtime].path) > LARGEST
 
 

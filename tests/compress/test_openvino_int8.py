@@ -42,12 +42,6 @@ def pictures() -> list[np.ndarray]:
     return inputs(classifier(), 4)
 
 
-@pytest.fixture(autouse=True)
-def _sound_without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests of what the engine does here leave the other check out; those of that check put their own in."""
-    monkeypatch.setattr(module, "check_avx2", lambda *files: "")
-
-
 def quantised_products(file: Built) -> tuple[bool, bool]:
     """Whether a product of two activations, and one with weights, has a quantiser in front of it."""
     graph = openvino.Core().read_model(str(file.path))
@@ -169,30 +163,3 @@ def test_the_shipped_denoiser_in_int8_answers_as_its_float_file_at_every_size(tm
         for size in ((64, 64), (128, 128), (128, 192), (192, 256), (256, 256), (320, 480)):
             found = fault(core, graph, plain, Target("openvino", precision, 1), [noisy(photo(*size))])
             assert found == "", (precision, report.told)
-
-
-def test_a_file_that_is_wrong_without_vnni_gets_weights_of_seven_bits(
-    built: Built, pictures: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(module, "check_int8", failing(0, []))
-    monkeypatch.setattr(module, "check_avx2", failing(1, seen))
-    report = apply(NncfInt8(), built, pictures, None, tmp_path)
-    assert report.settings["reduce_range"] is True
-    assert report.told == "weights in 7 bits: on AVX2 without VNNI openvino crashed on net-int8.xml (SIGSEGV)"
-    assert len(seen) == 2  # the new file was held against it too
-    monkeypatch.setattr(module, "check_avx2", failing(99, []))
-    worse = apply(NncfInt8(), built, pictures, None, tmp_path)
-    assert worse.told == "on AVX2 without VNNI openvino crashed on net-int8.xml (SIGSEGV)"
-    monkeypatch.setattr(module, "check_avx2", lambda *files: "")
-    plain = apply(NncfInt8(), built, pictures, None, tmp_path)
-    assert (plain.settings["reduce_range"], plain.told) == (False, "")
-    assert plain.notes["avx2"] == {"how": "executed", "wrong": "", "reduce_range": False}
-    assert worse.notes["avx2"]["wrong"].startswith("openvino crashed")
-    assert largest_weight(report.built) < largest_weight(plain.built)
-
-
-def largest_weight(file: Built) -> int:
-    graph = openvino.Core().read_model(str(file.path))
-    stored = [op.data for op in graph.get_ops() if op.get_type_name() == "Constant" and op.data.dtype == np.int8]
-    return max(int(np.percentile(np.abs(x.astype(int)), 99)) for x in stored if x.ndim == 2)

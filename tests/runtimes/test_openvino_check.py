@@ -13,7 +13,7 @@ from openvino import opset13
 
 from pocketvit.errors import VerificationError
 from pocketvit.runtimes import openvino_check as module
-from pocketvit.runtimes.openvino_check import check_avx2, check_int8, fault, resized, simulated
+from pocketvit.runtimes.openvino_check import check_int8, fault, resized, simulated
 from pocketvit.spec.target import Target
 from tests.runtimes.test_probe import interpreter
 from tests.tiny import photo
@@ -109,10 +109,6 @@ def test_a_crash_and_a_hang_are_named(
     monkeypatch.setattr(module, "TIMEOUT_S", 0.3)
     with pytest.raises(VerificationError, match="did not answer"):
         check_int8(*files, INT8, [photo(8, 8)])
-
-
-def test_a_sound_file_passes_without_newer_instructions_too(files: tuple[Path, Path]) -> None:
-    assert check_avx2(*files, INT8, [photo(32, 48)]) == ""
 
 
 def test_pictures_of_other_sizes_repeat_the_picture() -> None:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pocketvit.errors import DataError, UsageError
 from pocketvit.export.wrap import INPUT
 from pocketvit.files import scratch
+from pocketvit.runtimes.onnxruntime import saturates
 
 Floats = NDArray[np.float32]
 ROWS = 2048
@@ -155,7 +156,8 @@ def session(graph: onnx.ModelProto, threads: int = 2) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as pocketvit.runtimes.onnxruntime has it
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as pocketvit.runtimes.onnxruntime has it
     return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

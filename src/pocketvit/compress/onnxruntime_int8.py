@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,13 +114,9 @@ def static_int8(step: StaticInt8, built: Built, context: Context) -> Iterator[St
 
     The notes hold under ``avx2`` what becomes of the file on processors with AVX2 and without VNNI, as emulated by
     :mod:`pocketvit.compress.avx2` on the held-back images: products, how many of them saturate, the share of their sums
-    that do, and the change of the outputs here (``error``) and there (``error_there``). Where that is more than is
-    accepted, and a quarter more than here, the weights are done again in 7 bits (``reduce_range``).
+    that do, and the change of the outputs here (``error``) and there (``error_there``). Our own sessions ask the engine
+    for exact products there; who opens the file otherwise takes weights of 7 bits (``reduce_range``).
     """
-    yield from _static(step, built, context, "")
-
-
-def _static(step: StaticInt8, built: Built, context: Context, why: str) -> Iterator[StepReport]:
     _check(built, context.calibration)
     images, seen = held_back(context.calibration, step.rank_images)
     quantiser = _plan(step, built, seen, context.threads)
@@ -141,9 +137,6 @@ def _static(step: StaticInt8, built: Built, context: Context, why: str) -> Itera
         save(graph, path)
         accepted = search(count)
         found = on_avx2(graph, images, error_of, search.errors[count], search.max_error, context.threads)
-        if found.harmed and not step.reduce_range:
-            yield from _static(replace(step, reduce_range=True), built, context, f"weights in 7 bits: {found.told}")
-            return
         ranking = tuple(
             LayerRank(x.label, errors[x.node], x.macs, i < count, None if costs is None else costs[x.node])
             for i, x in enumerate(order)
@@ -151,7 +144,7 @@ def _static(step: StaticInt8, built: Built, context: Context, why: str) -> Itera
         notes = {"accepted": accepted, "error": search.errors[count], **_notes(quantiser, order[:count], search)}
         notes["avx2"] = found.to_dict()
         result, scores = Built("onnxruntime", "int8", path), tuple(search.scores.items())
-        yield StepReport("int8", asdict(step), result, ranking, scores, notes, why or found.told)
+        yield StepReport("int8", asdict(step), result, ranking, scores, notes, found.told)
 
 
 def quantise_all(step: StaticInt8, built: Built, context: Context) -> Built:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT
 from pocketvit.runtimes import check_target
 from pocketvit.runtimes.openvino import hint_of
-from pocketvit.runtimes.openvino_check import check_avx2, check_int8
+from pocketvit.runtimes.openvino_check import check_int8
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
@@ -48,9 +48,6 @@ class NncfInt8:
     fast_bias_correction: bool = True
     smooth_quant: float | None = None
     """Strength of smooth quantisation for matrix products; ``None`` is NNCF's own choice, -1 switches it off."""
-    reduce_range: bool = False
-    """7-bit weights (NNCF's overflow fix), for processors whose 8-bit products saturate (AVX2 without VNNI). Taken by
-    itself where OpenVINO, run here without newer instructions, gets the file wrong."""
     max_float_layers: int | None = None
     """At most so many layers go back to float where the floor is missed; ``None`` sets no limit."""
 
@@ -87,8 +84,8 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "
     if not context.calibration:
         raise DataError("there are no calibration images.", "Give some training images.")
     check_target(Target("openvino", precision, context.threads))
-    step, quantised, result, careful, told, checked = _everywhere(step, built, context, precision)
-    yield StepReport(precision, asdict(step), result, notes=checked, told=told)
+    quantised, result, careful, told = _sound(step, built, context, precision)
+    yield StepReport(precision, asdict(step), result, told=told)
     quantised.reshape([1, *context.calibration[0].shape])  # where it takes any size: the work is counted by shapes
     order, errors = _rank(quantised, built, context, precision)
     macs = [_macs(op) for op in order]
@@ -120,25 +117,6 @@ def nncf_int8_bf16(step: NncfInt8Bf16, built: Built, context: Context) -> Iterat
         yield from nncf_int8(step, built, context, "int8-bf16")
 
 
-def _everywhere(
-    step: NncfInt8, built: Built, context: Context, precision: str
-) -> tuple[NncfInt8, Any, Built, tuple[str, ...], str, dict[str, Any]]:
-    """What :func:`_sound` gives, with 7-bit weights where OpenVINO gets it wrong without instructions beyond AVX2; with
-    the settings that were taken, and notes on that. What is computed in bf16 runs on no such processor."""
-    found = _sound(step, built, context, precision)
-    if precision != "int8":
-        return step, *found, {}
-    wrong, how = _fault_there(found[1], built, context)
-    if not wrong or step.reduce_range:
-        return step, *found, {"avx2": {"how": how, "wrong": wrong, "reduce_range": step.reduce_range}}
-    seven = replace(step, reduce_range=True)
-    again = _sound(seven, built, context, precision)
-    still, how = _fault_there(again[1], built, context)
-    told = f"on AVX2 without VNNI {still}" if still else f"weights in 7 bits: on AVX2 without VNNI {wrong}"
-    notes = {"avx2": {"how": how, "wrong": still, "reduce_range": True}}
-    return seven, *again[:3], "; ".join(x for x in (again[3], told) if x), notes
-
-
 def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tuple[Any, Built, tuple[str, ...], str]:
     """The boldest quantised graph that OpenVINO computes as it should here, its file, what stays in float for that, and
     why, in words. Raises VerificationError: there is none."""
@@ -163,22 +141,11 @@ def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tu
 
 def _fault(file: Built, built: Built, context: Context) -> str:
     """What is wrong with what OpenVINO makes of a file; empty where nothing is."""
-    target = Target("openvino", file.precision, context.threads)
     try:
-        check_int8(file.path, built.path, target, context.calibration)
+        check_int8(file.path, built.path, Target("openvino", file.precision, context.threads), context.calibration)
     except VerificationError as error:
         return error.what.rstrip(".")
     return ""
-
-
-def _fault_there(file: Built, built: Built, context: Context) -> tuple[str, str]:
-    """What is wrong with it where OpenVINO uses no instructions beyond AVX2, and how that was found out."""
-    target = Target("openvino", file.precision, context.threads)
-    try:
-        untold = check_avx2(file.path, built.path, target, context.calibration)
-    except VerificationError as error:
-        return error.what.rstrip("."), "executed"
-    return "", f"not executed: {untold}" if untold else "executed"
 
 
 def _products(graph: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -211,13 +178,9 @@ def _quantise(step: NncfInt8, built: Built, calibration: Sequence[Pixels], float
         options["model_type"] = nncf.ModelType.TRANSFORMER
     if step.ignored or floats:
         options["ignored_scope"] = nncf.IgnoredScope(names=list(floats), patterns=list(step.ignored))
-    advanced: dict[str, Any] = {}
     if step.smooth_quant is not None:
-        advanced["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=step.smooth_quant)
-    if step.reduce_range:
-        advanced["overflow_fix"] = nncf.OverflowFix.ENABLE
-    if advanced:
-        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(**advanced)
+        alphas = nncf.AdvancedSmoothQuantParameters(matmul=step.smooth_quant)
+        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=alphas)
     graph = openvino_format.engine().Core().read_model(str(built.path))
     dataset = nncf.Dataset([{INPUT: image[None]} for image in calibration])
     preset = nncf.QuantizationPreset(step.preset)

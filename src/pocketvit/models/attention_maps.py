@@ -95,5 +95,6 @@ def _map(attention: Any, qkv_bnc: Tensor) -> Tensor:
     q_bhnd, k_bhnd, _ = split_heads(qkv_bnc, 3, d).unbind(0)
     if hasattr(attention, "q_norm"):  # timm's, an identity in most
         q_bhnd, k_bhnd = attention.q_norm(q_bhnd), attention.k_norm(k_bhnd)
-    scale = float(getattr(attention, "scale", d**-0.5))  # timm says it; of ours it may be in the weights
+    known = getattr(attention, "scale", None)  # timm says it; of ours it may be in the weights
+    scale = d**-0.5 if known is None else float(known)
     return (q_bhnd @ k_bhnd.transpose(-2, -1) * scale).softmax(dim=-1)

@@ -20,6 +20,7 @@ from pocketvit.errors import UsageError
 from pocketvit.runtimes.onnxfile import computes_in_half, damage, external_files, places_of
 from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs
 from pocketvit.runtimes.stored import is_stored, unpack
+from pocketvit.spec.environment import processor
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.target import CPU, Target
 
@@ -29,8 +30,7 @@ _PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
-
-
+_VNNI = {"avx_vnni", "avx512_vnni"}
 _KEPT_PIXELS = 1_000_000
 """Of images of any size up to which the memory of a run is kept for the next of the same size."""
 
@@ -81,6 +81,12 @@ def devices() -> tuple[str, ...]:
     return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in offered)
 
 
+def saturates() -> bool:
+    """Whether the engine's products of unsigned with signed bytes saturate on this processor: AVX2 without VNNI."""
+    flags = set(processor()["flags"])
+    return "avx2" in flags and not _VNNI & flags
+
+
 def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> OnnxRuntimeSession:
     """Open an ``.onnx`` file, or what a stored file (``.pvw``) rebuilds, with ``target.threads`` threads.
 
@@ -98,8 +104,8 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> O
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # older versions ignore it
-    # Without VNNI the engine's products of unsigned with signed bytes saturate; asked so, it takes exact ones there.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates():  # asked so, the engine takes exact products
+        options.add_session_config_entry("session.x64quantprecision", "1")
     providers = dict([_PROVIDERS[target.device], _PROVIDERS[CPU]])  # what CUDA lacks runs on the processor
     wanted, settings = list(providers), list(providers.values())
     source = _rebuilt(path) if is_stored(path) else str(path)

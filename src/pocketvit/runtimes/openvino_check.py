@@ -50,47 +50,19 @@ def check_int8(path: Path, float_path: Path, target: Target, images: Sequence[Pi
     Raises:
         VerificationError: the engine crashed, hung, or gave other answers; the message says where.
     """
-    with scratch() as folder:
-        _asked(_request(path, float_path, target, images, folder), path)
-
-
-def check_avx2(path: Path, float_path: Path, target: Target, images: Sequence[Pixels]) -> str:
-    """:func:`check_int8` as on a processor with AVX2 and without VNNI, where int8 products saturate in 16 bits.
-
-    The int8 file is run without newer instructions, whatever this processor has; what it is held against is not, since
-    the engine goes by the processor where it prepares float layers, and fails on them.
-
-    Returns:
-        Why it could not be run so here (a layer in float among the int8 ones); empty where it was.
-
-    Raises:
-        VerificationError: as there.
-    """
-    with scratch() as folder:
-        request = _request(path, float_path, target, images, folder) | {"kept": str(folder / "kept.npz")}
-        _asked({**request, "part": "keep"}, path)
-        return _asked({**request, "part": "compare"}, path, {"ONEDNN_MAX_CPU_ISA": "AVX2"})
-
-
-def _request(path: Path, float_path: Path, target: Target, images: Sequence[Pixels], folder: Path) -> dict[str, str]:
-    np.save(folder / "images.npy", np.stack(images[:IMAGES]))
-    files = {"path": str(path), "float_path": str(float_path), "images": str(folder / "images.npy")}
-    return {**files, "target": str(target)}
-
-
-def _asked(request: dict[str, str], path: Path, environment: dict[str, str] | None = None) -> str:
-    """What a process of its own says of a request; raises VerificationError where it says that something is wrong."""
     todo = "Leave more of the file in float, or take another precision or runtime on this machine."
-    try:
-        run, last_words = fresh_process(__name__, request, TIMEOUT_S, environment)
-    except subprocess.TimeoutExpired as error:
-        raise VerificationError(f"openvino did not answer within {TIMEOUT_S} s on {path.name}.", todo) from error
+    with scratch() as folder:
+        np.save(folder / "images.npy", np.stack(images[:IMAGES]))
+        files = {"path": str(path), "float_path": str(float_path), "images": str(folder / "images.npy")}
+        try:
+            run, last_words = fresh_process(__name__, {**files, "target": str(target)}, TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise VerificationError(f"openvino did not answer within {TIMEOUT_S} s on {path.name}.", todo) from error
     if run.returncode < 0:
         ended = signal.Signals(-run.returncode).name
         raise VerificationError(f"openvino crashed on {path.name} ({ended}).", todo)
     if run.returncode != 0:
         raise VerificationError(f"openvino gets {path.name} wrong: {last_words[:300]}.", todo)
-    return run.stdout.strip()
 
 
 def simulated(graph: Any) -> Any:
@@ -114,10 +86,6 @@ def fault(core: Any, graph: Any, plain: Any, target: Target, images: Sequence[Pi
     found, exact, wanted = (
         _answers(core, each, images, how, target.threads) for each, how in ((graph, hint), (twin, hint), (plain, "f32"))
     )
-    return _verdict(found, exact, wanted, images)
-
-
-def _verdict(found: Answers, exact: Answers, wanted: Answers, images: Sequence[Pixels]) -> str:
     off, change = _apart(found, wanted), _apart(exact, wanted)
     # NaN is not below anything.
     if off <= FACTOR * change + SLACK * float(np.mean([each.std() for each in wanted])):
@@ -153,37 +121,9 @@ def _main(request: str) -> None:
     target, core, images = Target.parse(wanted["target"]), openvino.Core(), np.load(wanted["images"])
     graph, plain = core.read_model(wanted["path"]), core.read_model(wanted["float_path"])
     sets = [[resized(images[0], shares)] for shares in SIZES] if graph.is_dynamic() else [list(images)]
-    if wanted.get("part") == "keep":
-        _keep(core, graph, plain, target, sets, Path(wanted["kept"]))
-        return
-    kept = np.load(wanted["kept"]) if wanted.get("part") == "compare" else None
-    for number, each in enumerate(sets):
-        if kept is None:
-            wrong = fault(core, graph, plain, target, each)
-        else:
-            try:
-                found = _answers(core, graph, each, hint_of(target.precision), target.threads)
-            except RuntimeError as error:
-                print(" ".join(str(error).split())[:200])
-                return
-            wrong = _verdict(found, _loaded(kept, f"exact{number}_"), _loaded(kept, f"wanted{number}_"), each)
-        if wrong:
+    for each in sets:
+        if wrong := fault(core, graph, plain, target, each):
             sys.exit(wrong)
-
-
-def _keep(core: Any, graph: Any, plain: Any, target: Target, sets: Sequence[Sequence[Pixels]], path: Path) -> None:
-    """Write what the int8 file is held against: the answers of its quantisers in float, and of the float file."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for number, each in enumerate(sets):
-        for name, which, hint in (("exact", simulated(graph), hint_of(target.precision)), ("wanted", plain, "f32")):
-            answers = _answers(core, which, each, hint, target.threads)
-            found |= {f"{name}{number}_{i}": answer for i, answer in enumerate(answers)}
-    with path.open("wb") as file:
-        np.savez(file, **found)  # type: ignore[arg-type]
-
-
-def _loaded(kept: Any, prefix: str) -> Answers:
-    return [kept[f"{prefix}{i}"] for i in range(sum(name.startswith(prefix) for name in kept.files))]
 
 
 if __name__ == "__main__":
