@@ -199,7 +199,7 @@ def test_exact_products_are_asked_for_where_they_would_saturate(
     flags: list[str], wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pocketvit.runtimes.onnxruntime.processor", lambda: {"flags": flags})
-    assert saturates() is wanted
+    assert saturates.__wrapped__() is wanted
 
 
 def test_settings_stay_checked() -> None:

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvit.compress.layers import session
+from pocketvit.compress.layers import observed, session
 from pocketvit.compress.onnx_edit import attributes
 from pocketvit.export.wrap import INPUT
 from pocketvit.spec.preprocess import Pixels
@@ -305,9 +305,6 @@ def _observed(
     graph: onnx.ModelProto, names: Sequence[str], images: Sequence[Pixels], threads: int
 ) -> Iterator[dict[str, NDArray[np.uint8]]]:
     """For each image the uint8 tensors ``names``."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    copy.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in names)
-    runner = session(copy, threads)
+    runner = session(observed(graph, names, TensorProto.UINT8), threads)
     for image in images:
         yield dict(zip(names, runner.run(list(names), {INPUT: image[None]}), strict=True))

@@ -139,14 +139,12 @@ def _shapes_at(graph: onnx.ModelProto, size: tuple[int, int]) -> dict[str, list[
     return {name: list(value.shape) for name, value in zip(names, values, strict=True)}
 
 
-def observed(graph: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy that gives the tensors ``names`` too."""
+def observed(graph: onnx.ModelProto, names: Sequence[str], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """A copy that gives the tensors ``names``, of the element type ``kind``, too."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     have = {x.name for x in copy.graph.output} | {INPUT}
-    copy.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in have
-    )
+    copy.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name in names if name not in have)
     return copy
 
 

@@ -113,8 +113,9 @@ def zeroed(
     layers = chosen_layers(step, result.model)
     how: dict[str, str] = dict.fromkeys(layers, step.by)
     scores = SCORES["l1" if step.by == "obs" else step.by](result, layers, context, step.images)
-    masks = kept_masks(scores, share, together=step.scope == "global")
-    if step.pattern != "none":
+    if step.pattern == "none":
+        masks = kept_masks(scores, share, together=step.scope == "global")
+    else:
         masks = {path: kept_of_four(score, 4 - round(4 * share)) for path, score in scores.items()}
     with torch.no_grad():
         if step.by == "obs":

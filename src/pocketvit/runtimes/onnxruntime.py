@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def devices() -> tuple[str, ...]:
     return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in offered)
 
 
+@cache
 def saturates() -> bool:
     """Whether the engine's products of unsigned with signed bytes saturate on this processor: AVX2 without VNNI."""
     flags = set(processor()["flags"])

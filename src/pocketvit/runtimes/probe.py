@@ -7,7 +7,6 @@ convolutional network in OpenVINO). Nothing in Python can catch that from inside
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -44,18 +43,11 @@ def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
 
 
 def fresh_process(
-    module: str,
-    request: Mapping[str, Any],
-    timeout_s: float | None = None,
-    environment: Mapping[str, str] | None = None,
+    module: str, request: Mapping[str, Any], timeout_s: float | None = None
 ) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run ``module`` with ``request`` as JSON in a process of its own: how it ended, and its last error line.
-
-    ``environment`` is added to this process's.
-    """
+    """Run ``module`` with ``request`` as JSON in a process of its own: how it ended, and its last error line."""
     command = [sys.executable, "-P", "-m", module, json.dumps(request)]  # -P: not what lies in this folder
-    variables = {**os.environ, **(environment or {})}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, env=variables)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     return run, (run.stderr.strip().splitlines() or [f"it ended with {run.returncode}"])[-1]
 
 
