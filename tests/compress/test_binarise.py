@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,9 +11,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pocketvit.compress.binarise import Binarise, binarise, binary, chosen_layers
+from pocketvit.compress.binarise import Binarise, binarise, binary
 from pocketvit.compress.retrain import retrained
-from pocketvit.compress.saliency import images_of
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.compress.store import Store, store
 from pocketvit.errors import UsageError
@@ -24,9 +24,8 @@ from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import ModelConfig, Recipe
 from pocketvit.spec.tasks import config_of
-from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.load import build_task_model, load_checkpoint
-from tests.compress.training import answer, given
+from tests.compress.training import answer, given, mean_loss
 from tests.export.nets import classifier
 
 SETTINGS = Binarise(epochs=6, lr=0.003, least_values=1000)
@@ -49,15 +48,17 @@ def test_the_form_is_a_sign_and_the_mean_of_its_channel() -> None:
     assert torch.equal(binary(kernel, torch.zeros(0)).abs(), scale[:, None, None, None].expand_as(kernel))
 
 
-def test_the_first_layer_and_the_heads_stay_in_float_by_default() -> None:
-    trained = classifier()
+def test_the_first_layer_and_the_heads_stay_in_float_by_default(tmp_path: Path) -> None:
+    def layers(**settings: Any) -> list[str]:
+        return list(binarise(Binarise(epochs=0, **settings), classifier(), Context((), tmp_path)).notes["layers"])
+
     inner = [f"backbone.blocks.{i}.{x}" for i in (0, 1) for x in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
-    assert chosen_layers(Binarise(), trained) == inner
-    every = chosen_layers(Binarise(first=True, last=True, least_values=1), trained)
+    assert layers() == inner
+    every = layers(first=True, last=True, least_values=1)
     assert (len(every), every[0].startswith("backbone.patch"), every[-2:]) == (11, True, ["heads.0", "heads.1"])
-    assert chosen_layers(Binarise(layers=("mlp",)), trained) == [path for path in inner if "mlp" in path]
-    with pytest.raises(UsageError, match="has no layer to binarise"):
-        chosen_layers(Binarise(layers=("nothing",)), trained)
+    assert layers(layers=("mlp",)) == [path for path in inner if "mlp" in path]
+    with pytest.raises(UsageError, match=r"steps\.binarise: .* has no layer for it"):
+        layers(layers=("nothing",))
 
 
 def test_every_channel_of_the_binarised_layers_has_two_values(report: StepReport) -> None:
@@ -80,18 +81,6 @@ def test_training_makes_up_for_the_signs(report: StepReport, taught: tuple[Train
     context = given(taught[1], tmp_path)
     untrained = binarise(Binarise(epochs=0, least_values=1000), taught[0], context).result
     assert mean_loss(report.result, context) < 0.9 * mean_loss(untrained, context)
-
-
-def mean_loss(network: object, context: Context) -> float:
-    """Of the training photos."""
-    assert isinstance(network, Trained)
-    task = TORCH_TASKS["classify"]
-    with torch.no_grad():
-        found = [
-            float(task.loss(network.model(x), task.targets(truth), network.task, None))
-            for x, truth in images_of(network, context, 24)
-        ]
-    return float(np.mean(found))
 
 
 def test_it_is_saved_and_stored_in_one_bit_a_weight(report: StepReport, tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from pocketvit.compress.saliency import images_of
 from pocketvit.compress.step import Context
 from pocketvit.data.collections import load_splits
 from pocketvit.export.built import Built
 from pocketvit.models.narrow import find_units
 from pocketvit.models.trained import Trained
 from pocketvit.spec.recipe import Recipe
+from pocketvit.tasks import TORCH_TASKS
 from pocketvit.tasks.start import new_model
 from pocketvit.train.loop import train_model
 from tests.train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
@@ -72,3 +75,15 @@ def answer(trained: Trained, count: int = 3) -> torch.Tensor:
     with torch.no_grad():
         found = trained.model.eval()(torch.rand(count, 3, *trained.preprocess.size))
     return found[0] if isinstance(found, tuple) else found
+
+
+def mean_loss(network: object, context: Context) -> float:
+    """Of the training photos."""
+    assert isinstance(network, Trained)
+    task = TORCH_TASKS["classify"]
+    with torch.no_grad():
+        found = [
+            float(task.loss(network.model(x), task.targets(truth), network.task, None))
+            for x, truth in images_of(network, context, 24)
+        ]
+    return float(np.mean(found))

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pocketvit.compress.latent import heads_of, settled, weighty, with_latent
+from pocketvit.compress.latent import chosen_layers, settled, weighty, with_latent
 from pocketvit.compress.retrain import Retraining, retrained
 from pocketvit.compress.step import Context, StepReport
-from pocketvit.errors import UsageError
 from pocketvit.models.trained import Trained
 
 
@@ -43,7 +42,9 @@ def binarise(step: Binarise, trained: Trained, context: Context) -> StepReport:
     Raises:
         UsageError: no layer is left to binarise, or there are no data to train on.
     """
-    chosen = chosen_layers(step, trained)
+    chosen = chosen_layers(
+        "binarise", trained, first=step.first, last=step.last, words=step.layers, least_values=step.least_values
+    )
     constants = dict.fromkeys(chosen, torch.zeros(0))
     own = Retraining(**{field.name: getattr(step, field.name) for field in fields(Retraining)})
     latent = with_latent(trained, constants, binary)
@@ -57,24 +58,6 @@ def binarise(step: Binarise, trained: Trained, context: Context) -> StepReport:
         "so nothing gets faster; the step store keeps one bit of each"
     )
     return StepReport("binarise", asdict(step), network, notes=notes, told=told)
-
-
-def chosen_layers(step: Binarise, trained: Trained) -> list[str]:
-    """Paths of the layers that become binary.
-
-    Raises:
-        UsageError: there are none.
-    """
-    layers = weighty(trained.model)
-    heads = heads_of(trained.model)
-    first = next((path for path in layers if path not in heads), "")
-    spared = (() if step.last else heads) + (() if step.first else (first,))
-    named = [x for x in layers if not step.layers or any(word in x for word in step.layers)]
-    chosen = [x for x in named if x not in spared and layers[x].weight.numel() >= step.least_values]
-    if not chosen:
-        what = f"compress.steps.binarise: {trained.model_spec.name} has no layer to binarise."
-        raise UsageError(what, "Set first and last, name other layers, or lower least_values.")
-    return chosen
 
 
 def binary(weight: Tensor, _: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, 
 from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.prune_weights import PruneWeights, prune_weights
+from pocketvit.compress.qat import Qat, qat
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.compress.weight_only import WeightOnly, weights_onnxruntime, weights_openvino
@@ -66,8 +67,9 @@ STEPS: list[StepKind] = [
     StepKind("merge_tokens", MergeTokens, merge_tokens, "model", smaller=1, retrains=True),
     # Last of all: what is behind it is computed for some photos only, and no step in front can know of it.
     StepKind("early_exit", EarlyExit, early_exit, "model", retrains=True),
-    # Engines compute with zeros and signs as with any other floats; the step store keeps them as bits.
+    # Engines compute with zeros, signs and grids as with any other floats; store and int8 make something of them.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
+    StepKind("qat", Qat, qat, "model", faster=1, smaller=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
 ]
 
