@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pocketvit.compress.cluster import Cluster
-from pocketvit.compress.early_exit import NEVER, EarlyExit, Held, at_thresholds, early_exit, leaving_at
+from pocketvit.compress.early_exit import NEVER, EarlyExit, Held, at_thresholds, default_exits, early_exit, leaving_at
 from pocketvit.compress.onnx_graph import LeanGraph
 from pocketvit.compress.onnxruntime_int8 import StaticInt8
 from pocketvit.compress.prune_structured import Prune, prune
@@ -308,7 +308,6 @@ def test_goldens_are_photos_that_no_exit_is_in_doubt_about() -> None:
     [
         ({"exits": (4,)}, "4 is not in front of the last of 4 blocks"),
         ({"exits": (3, 1)}, "must be rising numbers"),
-        ({"exits": ()}, "must be rising numbers"),
         ({"exits": (0, 1)}, "at least 1"),
         ({"threshold": 1.5, "exits": (1,)}, "threshold must be at least 0 and at most 1"),
         ({"threshold": -0.1, "exits": (1,)}, "threshold must be at least 0 and at most 1"),
@@ -319,6 +318,15 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str, tmp_pat
     start = trained("vit_tiny_patch16_224", {**VIT, "depth": 4}, (32, 48))
     with pytest.raises(UsageError, match=message):
         next(early_exit(EarlyExit(**settings), start, Context((), tmp_path)))
+
+
+def test_exits_are_late_where_none_are_named(taught: tuple[Trained, Recipe], tmp_path: Path) -> None:
+    assert [default_exits(depth) for depth in (12, 6, 3, 2)] == [(8, 10), (4, 5), (2,), (1,)]
+    found = next(early_exit(EarlyExit(**QUICK), taught[0], given(taught[1], tmp_path, time=None)))
+    depth = taught[0].model.backbone.block_count
+    assert found.settings["exits"] == default_exits(depth)
+    assert isinstance(found.result, Trained)
+    assert found.result.model.exits.after == default_exits(depth)
 
 
 def test_networks_that_cannot_have_exits_say_so(taught: tuple[Trained, Recipe], tmp_path: Path) -> None:

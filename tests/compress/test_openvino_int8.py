@@ -11,10 +11,10 @@ import openvino
 import pytest
 
 from pocketvit.compress import openvino_int8 as module
-from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
+from pocketvit.compress.openvino_int8 import LibraryDefaultNncf, NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.compress.table import leads_to, plan_slots
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import exporter
@@ -89,6 +89,22 @@ def test_where_the_engine_crashes_products_then_all_matrix_products_stay_in_floa
     monkeypatch.setattr(module, "check_int8", failing(99, []))
     with pytest.raises(VerificationError, match="with more in float: openvino crashed"):
         apply(NncfInt8(), built, pictures, None, tmp_path)
+
+
+def test_the_library_default_quantises_without_regard_to_transformers(
+    built: Built, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    stock = apply(LibraryDefaultNncf(), built, pictures, None, tmp_path)
+    ours = apply(NncfInt8(), built, pictures, None, tmp_path)
+    assert (stock.step, stock.built.key) == ("int8-library-default", "openvino:int8")
+    assert stock.built.path != ours.built.path
+    quantisers = [
+        sum(op.get_type_name() == "FakeQuantize" for op in openvino.Core().read_model(str(x.built.path)).get_ops())
+        for x in (stock, ours)
+    ]
+    assert quantisers[0] > quantisers[1] > 0
+    with pytest.raises(DataError, match="no calibration images"):
+        apply(LibraryDefaultNncf(), built, [], None, tmp_path)
 
 
 def test_products_can_be_left_in_float_from_the_start(

@@ -55,8 +55,9 @@ MILDER = 4
 class EarlyExit(Learning):
     """Exits behind blocks, and how their heads are trained and their threshold is chosen."""
 
-    exits: tuple[int, ...] = (4, 8)
-    """Behind which blocks, numbered from 1."""
+    exits: tuple[int, ...] = ()
+    """Behind which blocks, numbered from 1; empty takes two, behind two thirds and five sixths of them: earlier ones
+    answer too few photos for what their heads cost."""
     threshold: float | None = None
     """Least probability with which an exit answers; ``None`` chooses it by ``max_loss``."""
     max_loss: float = 0.5
@@ -73,9 +74,15 @@ class EarlyExit(Learning):
         ranges |= {"folds": Range(2, 100), "distill_weight": Range(0, 1)}
         ranges |= {"distill_temperature": Range(0, 1000, above=True)}
         check_ranges("compress.steps.early_exit", self, ranges)
-        if not self.exits or list(self.exits) != sorted(set(self.exits)):
+        if list(self.exits) != sorted(set(self.exits)):
             what = f"compress.steps.early_exit.exits must be rising numbers of blocks, not {list(self.exits)}."
-            raise UsageError(what, "Write e.g. [4, 8].")
+            raise UsageError(what, "Write e.g. [8, 10].")
+
+
+def default_exits(depth: int) -> tuple[int, ...]:
+    """Behind two thirds and five sixths of the blocks, of a shallow network one exit: (8, 10) of 12."""
+    last = max(depth - 1, 1)
+    return tuple(sorted({max(1, min(last, round(depth * share))) for share in (2 / 3, 5 / 6)}))
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def early_exit(step: EarlyExit, trained: Trained, context: Context) -> Iterator[
         UsageError: no classifier on one of our ViTs, an exit that is not in front of the last block, exits that are
             there already, or no data to train on.
     """
-    check(step, trained, context)
+    step = replace(step, exits=check(step, trained, context))
     network, held = with_heads(step, trained, context)
     thresholds = [step.threshold] if step.threshold is not None else _rising(step.max_loss, held)
     cases = _Cases.of(network, context)
@@ -129,8 +136,8 @@ def early_exit(step: EarlyExit, trained: Trained, context: Context) -> Iterator[
         yield StepReport("early_exit", asdict(step), result, notes=notes, told=told)
 
 
-def check(step: EarlyExit, trained: Trained, context: Context) -> None:
-    """Raise the ``UsageError`` that says why a network cannot have these exits."""
+def check(step: EarlyExit, trained: Trained, context: Context) -> tuple[int, ...]:
+    """Behind which blocks the exits are; raises the ``UsageError`` that says why a network cannot have them."""
     model, name = trained.model, trained.model_spec.name
     if not isinstance(model, Classifier) or not isinstance(model.backbone, ViT):
         what = f"compress.steps.early_exit: {name} is no classifier on one of our own ViTs."
@@ -138,12 +145,14 @@ def check(step: EarlyExit, trained: Trained, context: Context) -> None:
     if isinstance(model.exits, EarlyExits):
         raise UsageError("compress.steps.early_exit: the network has exits already.", "Give the step once.")
     depth = model.backbone.block_count
-    if step.exits[-1] >= depth:
-        what = f"compress.steps.early_exit.exits: {step.exits[-1]} is not in front of the last of {depth} blocks."
+    exits = step.exits or default_exits(depth)
+    if exits[-1] >= depth:
+        what = f"compress.steps.early_exit.exits: {exits[-1]} is not in front of the last of {depth} blocks."
         raise UsageError(what, f"Take numbers from 1 to {depth - 1}.")
     if context.data is None or context.recipe is None:
         todo = "Carry it out in a fit or compress, which have data."
         raise UsageError("compress.steps.early_exit was given no data to train its heads on.", todo)
+    return exits
 
 
 @dataclass(frozen=True)

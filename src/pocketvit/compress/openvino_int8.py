@@ -64,6 +64,20 @@ class NncfInt8Bf16(NncfInt8):
     """
 
 
+@dataclass(frozen=True)
+class LibraryDefaultNncf:
+    """``nncf.quantize`` with its defaults, to compare with."""
+
+
+def library_default_nncf(step: LibraryDefaultNncf, built: Built, context: Context) -> StepReport:
+    """Quantise a float IR as NNCF does where it is told nothing: symmetric, and with no regard to transformers; see
+    :func:`nncf_int8`. What the engine makes of the file is not proven."""
+    _check(built, context, "int8")
+    graph = _quantise(NncfInt8(preset="performance", transformer=False), built, context.calibration, ())
+    name = f"{built.path.stem}-int8-library-default"
+    return StepReport("int8-library-default", {}, openvino_format.save(graph, context.folder, name, "int8"))
+
+
 def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "int8") -> Iterator[StepReport]:
     """Quantise a float OpenVINO IR; asked again, with more layers in float.
 
@@ -79,11 +93,7 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "
         MissingDependencyError: NNCF or OpenVINO is missing.
         VerificationError: OpenVINO fails on all that can be made of it.
     """
-    if built.runtime != "openvino" or built.precision != "fp32":
-        raise UsageError(f"this {precision} step starts from openvino:fp32, not {built.key}.", "Export to OpenVINO.")
-    if not context.calibration:
-        raise DataError("there are no calibration images.", "Give some training images.")
-    check_target(Target("openvino", precision, context.threads))
+    _check(built, context, precision)
     quantised, result, careful, told = _sound(step, built, context, precision)
     yield StepReport(precision, asdict(step), result, told=told)
     quantised.reshape([1, *context.calibration[0].shape])  # where it takes any size: the work is counted by shapes
@@ -102,6 +112,14 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "
         )
         notes = {"float_share": sum(macs[:count]) / sum(macs)}
         yield StepReport(precision, asdict(step), result, ranking, (), notes, told)
+
+
+def _check(built: Built, context: Context, precision: str) -> None:
+    if built.runtime != "openvino" or built.precision != "fp32":
+        raise UsageError(f"this {precision} step starts from openvino:fp32, not {built.key}.", "Export to OpenVINO.")
+    if not context.calibration:
+        raise DataError("there are no calibration images.", "Give some training images.")
+    check_target(Target("openvino", precision, context.threads))
 
 
 def nncf_int8_bf16(step: NncfInt8Bf16, built: Built, context: Context) -> Iterator[StepReport]:

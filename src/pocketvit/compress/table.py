@@ -18,7 +18,14 @@ from pocketvit.compress.merge_tokens import MergeTokens, merge_tokens
 from pocketvit.compress.onnx_graph import LeanGraph, lean_graph
 from pocketvit.compress.onnxruntime_dynamic import DynamicInt8, dynamic_int8
 from pocketvit.compress.onnxruntime_int8 import LibraryDefaultInt8, StaticInt8, library_default_int8, static_int8
-from pocketvit.compress.openvino_int8 import NncfInt8, NncfInt8Bf16, nncf_int8, nncf_int8_bf16
+from pocketvit.compress.openvino_int8 import (
+    LibraryDefaultNncf,
+    NncfInt8,
+    NncfInt8Bf16,
+    library_default_nncf,
+    nncf_int8,
+    nncf_int8_bf16,
+)
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.qat import Qat, qat
@@ -45,6 +52,7 @@ STEPS: list[StepKind] = [
     StepKind("int8", StaticInt8, static_int8, "file", "onnxruntime", **_INT8, **_PLAIN, **_FLAT),
     StepKind("int8", LibraryDefaultInt8, library_default_int8, "file", "onnxruntime", **_INT8, baseline=True),
     StepKind("int8", NncfInt8, nncf_int8, "file", "openvino", **_INT8),
+    StepKind("int8", LibraryDefaultNncf, library_default_nncf, "file", "openvino", **_INT8, baseline=True),
     # Behind int8, where it pays most; what it starts from is the newest of the two.
     StepKind("graph", LeanGraph, lean_graph, "file", "onnxruntime", ("fp32", "int8"), "", 2, 1, **_FLAT),
     StepKind(
