@@ -15,6 +15,7 @@ from pocketvit.compress import retrain
 from pocketvit.compress.importance import Batches
 from pocketvit.compress.retrain import Retraining, digest, retrained
 from pocketvit.compress.step import Context
+from pocketvit.compress.table import attempts, plan_slots
 from pocketvit.errors import UsageError
 from pocketvit.interrupts import Interrupted
 from pocketvit.models.narrow import find_units, keep_units
@@ -64,6 +65,19 @@ def test_the_cut_network_comes_nearer_to_its_teacher_and_nothing_else_changes(
     (folder,) = tmp_path.glob("retrain-*")
     assert len(read_rows(folder / "metrics.csv")) == 4
     assert torch.equal(load_checkpoint(folder / "teacher").model.heads[0].weight, teacher.model.heads[0].weight)
+
+
+def test_as_a_step_it_makes_the_twin_that_others_are_compared_with(
+    taught: tuple[Trained, Recipe], tmp_path: Path
+) -> None:
+    teacher, recipe = taught
+    ((planned,),) = plan_slots([{"retrain": {"epochs": 2, "lr": 0.003}}], "openvino")
+    (report,) = attempts(planned, teacher, given(recipe, tmp_path))
+    assert isinstance(report.result, Trained)
+    assert report.settings["epochs"] == 2
+    assert report.result.model.state_dict().keys() == teacher.model.state_dict().keys()
+    assert not torch.equal(answer(report.result), answer(teacher))
+    assert "no smaller and no faster" in report.told
 
 
 def test_no_epochs_leave_the_network_as_it_is(taught: tuple[Trained, Recipe], tmp_path: Path) -> None:

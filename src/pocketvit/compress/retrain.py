@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pocketvit.compress.step import Context
+from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError
 from pocketvit.models.build import architecture
 from pocketvit.models.replaced import replaced_in
@@ -46,6 +46,16 @@ class Retraining:
         check_ranges("compress.steps", self, ranges)
         if self.distill:
             check_distill("compress.steps", self.distill)
+
+
+def retrain(step: Retraining, trained: Trained, context: Context) -> StepReport:
+    """A copy that learns on as it is, with itself as the teacher: the twin to compare retrained networks with.
+
+    Raises what :func:`retrained` does.
+    """
+    network = retrained(trained, trained, context, step)
+    told = "no smaller and no faster: what training alone makes of it"
+    return StepReport("retrain", asdict(step), replace(network, model=network.model.eval()), told=told)
 
 
 def retrained(trained: Trained, teacher: Trained, context: Context, how: Retraining) -> Trained:

@@ -29,6 +29,7 @@ from pocketvit.compress.openvino_int8 import (
 from pocketvit.compress.prune_structured import Prune, prune
 from pocketvit.compress.prune_weights import PruneWeights, prune_weights
 from pocketvit.compress.qat import Qat, qat
+from pocketvit.compress.retrain import Retraining, retrain
 from pocketvit.compress.step import Context, StepKind, StepReport
 from pocketvit.compress.store import Store, opened, store
 from pocketvit.compress.weight_only import WeightOnly, weights_onnxruntime, weights_openvino
@@ -77,6 +78,7 @@ STEPS: list[StepKind] = [
     StepKind("early_exit", EarlyExit, early_exit, "model", retrains=True),
     # Engines compute with zeros, signs and grids as with any other floats; store and int8 make something of them.
     StepKind("prune_weights", PruneWeights, prune_weights, "model", faster=1, prepares=True, retrains=True),
+    StepKind("retrain", Retraining, retrain, "model", faster=1, smaller=1, retrains=True),
     StepKind("qat", Qat, qat, "model", faster=1, smaller=1, prepares=True, retrains=True),
     StepKind("binarise", Binarise, binarise, "model", faster=1, smaller=32, prepares=True, retrains=True),
 ]
