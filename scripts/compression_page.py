@@ -2,8 +2,8 @@
 
 python scripts/compression_page.py RECIPE... --checkpoint RUN [--runs runs] [--out docs/compression.md]
 
-Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe and writes its tables between the page's marks:
-each row is a file, with its own figures. Of a run of its name that is finished, or was killed, the files are taken over.
+Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe and writes its tables between the marks of
+the page: each row is a file, with its own figures. The files of a run of its name, finished or killed, are used.
 """
 
 import argparse
