@@ -21,20 +21,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pocketvit.errors import DataError, PocketvitError, UsageError, VerificationError
 from pocketvit.serve.golden import check_golden
-from pocketvit.serve.signing import MAX_DESCRIPTION_BYTES, PublicKey, Signed, opened
+from pocketvit.serve.signing import DESCRIPTION, MAX_DESCRIPTION_BYTES, PublicKey, Signed, opened
 from pocketvit.serve.store import Store, Taken, hold_artifact
 from pocketvit.serve.transport import place_of
 from pocketvit.serve.watch import ErrorWatch, Limits
 from pocketvit.spec.artifact import read_artifact, unpack
 
-DESCRIPTION = "channel.json"
 LONGEST_WAIT_S = 3600.0
 log = logging.getLogger("pocketvit")
 
@@ -117,10 +115,11 @@ class Channel:
         self._thread: threading.Thread | None = None
         self._last: dict[str, Any] = {"polled": None, "error": None}
         self._store = Store(folder, self._base.name)
-        with ExitStack() as stack:
-            stack.callback(self._store.close)
+        try:
             self._current = self._recover()
-            stack.pop_all()
+        except BaseException:
+            self._store.close()
+            raise
 
     def __enter__(self) -> Channel:
         return self
@@ -196,6 +195,8 @@ class Channel:
         """
         with self._lock:
             state = self._store.state
+            if self._stop.is_set():
+                raise DataError(f"{self._base.name}: the channel is closed.", "Open it again.")
             if blamed is not None and blamed.path != self._current.path:
                 return self._current
             if state.active is None:
@@ -356,9 +357,7 @@ class Channel:
             raise
         finally:
             incoming.unlink(missing_ok=True)
-        return Taken(
-            folder=name, counter=wanted.counter, version=wanted.version, manifest_sha256=wanted.manifest_sha256
-        )
+        return Taken(folder=name, **wanted.model_dump(include={"counter", "version", "manifest_sha256"}))
 
     def _prove(self, pack: Path, folder: Path, signed: Signed) -> None:
         """Unpack what was signed and run its checks; a version that fails here would fail again, and is refused."""

@@ -12,17 +12,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.files import make_folder, scratch
+from pocketvit.serve.golden import check_golden
+from pocketvit.serve.signing import (
+    DESCRIPTION,
+    MAX_COUNTER,
+    MAX_DESCRIPTION_BYTES,
+    Description,
+    Pack,
+    PrivateKey,
+    PublicKey,
+    opened,
+    public_path_of,
+    read_private,
+    sign,
+)
+from pocketvit.serve.signing import new_key as make_pair
+from pocketvit.serve.store import hold
+from pocketvit.serve.transport import Place, place_of, read_token
+from pocketvit.spec.artifact import MANIFEST, Artifact, pack, read_artifact, sha256
+from pocketvit.verify.pack import check_complete
 
-if TYPE_CHECKING:
-    from pocketvit.serve.signing import Description, PrivateKey, PublicKey
-    from pocketvit.serve.transport import Place
-    from pocketvit.spec.artifact import Artifact
-
-DESCRIPTION = "channel.json"
 _MOST_KEPT = 10_000
 
 
@@ -101,17 +114,14 @@ def publish(
     if new_key is not None:
         if artifact is not None or to is not None or key:
             raise UsageError("--new-key makes a key and publishes nothing.", "Publish with a second command.")
-        return _new_key(Path(new_key))
+        private = Path(new_key)
+        return KeyReport(private, public_path_of(private), make_pair(private).id)
     if artifact is None or to is None or not key:
         missing = next(w for w, x in (("ARTIFACT", artifact), ("--to", to), ("--key", key)) if not x)
         todo = "Write: pocketvit publish ARTIFACT --to FOLDER_OR_URL --key FILE"
         raise UsageError(f"{missing} is missing.", todo)
     if counter is not None and counter < 1:
         raise UsageError(f"counter is {counter}.", "Counters begin with 1.")
-    from pocketvit.serve.transport import place_of, read_token
-    from pocketvit.spec.artifact import read_artifact
-    from pocketvit.verify.pack import check_complete
-
     keys = _read_keys(key)
     place = place_of(to, read_token(token_file))
     found = read_artifact(artifact)
@@ -123,15 +133,7 @@ def publish(
         return _publish(found, place, to, keys, number)
 
 
-def _new_key(path: Path) -> KeyReport:
-    from pocketvit.serve.signing import new_key, public_path_of
-
-    return KeyReport(path, public_path_of(path), new_key(path).id)
-
-
 def _read_keys(names: Sequence[str]) -> list[PrivateKey]:
-    from pocketvit.serve.signing import read_private
-
     keys = [read_private(Path(name)) for name in names]
     if len({key.public.id for key in keys}) != len(keys):
         raise UsageError("one key is given twice.", "Name each key once.")
@@ -140,8 +142,6 @@ def _read_keys(names: Sequence[str]) -> list[PrivateKey]:
 
 def _check(folder: Path, trust: bool) -> None:
     """The golden check, as receivers do it. Raises ``VerificationError``, ``DataError``."""
-    from pocketvit.serve.golden import check_golden
-
     try:
         check_golden(folder, trust=trust)
     except VerificationError as error:
@@ -151,9 +151,6 @@ def _check(folder: Path, trust: bool) -> None:
 
 def _publish(found: Artifact, place: Place, to: str, keys: Sequence[PrivateKey], number: int) -> PublishReport:
     """Pack, sign and upload, so that receivers see all of it or nothing."""
-    from pocketvit.serve.signing import Description, Pack, sign
-    from pocketvit.spec.artifact import MANIFEST, pack, sha256
-
     manifest = found.manifest
     with scratch() as temporary:
         packed = pack(found, temporary / "pack.pvit")
@@ -177,8 +174,6 @@ def _publish(found: Artifact, place: Place, to: str, keys: Sequence[PrivateKey],
 @contextmanager
 def _alone(to: str) -> Iterator[None]:
     """One publication at a time into a folder; an address has no locks."""
-    from pocketvit.serve.store import hold
-
     if "://" in to:
         yield
         return
@@ -198,8 +193,6 @@ def _next_counter(place: Place, to: str, name: str, keys: Sequence[PublicKey], c
     Raises:
         UsageError: the channel is another artifact's, or was signed by others and no counter is given.
     """
-    from pocketvit.serve.signing import MAX_COUNTER, MAX_DESCRIPTION_BYTES, opened
-
     highest = 0
     content = place.read(DESCRIPTION, MAX_DESCRIPTION_BYTES)
     if content is not None:

@@ -27,6 +27,8 @@ from pocketvit.spec.parsing import plain_name
 
 PREFIX = b"pocketvit-channel-1\n"
 """Stands before the signed bytes, so that what the key signs elsewhere does not pass for a description."""
+DESCRIPTION = "channel.json"
+"""Name of the newest description in a channel."""
 MAX_DESCRIPTION_BYTES = 32_768
 MAX_COUNTER = 2**53 - 1
 """JavaScript counts so far without error."""
@@ -196,7 +198,7 @@ def sign(description: Description, keys: Sequence[PrivateKey]) -> bytes:
     return Envelope(payload=payload, signatures=signatures).model_dump_json(indent=1).encode() + b"\n"
 
 
-def opened(content: bytes, keys: Sequence[PublicKey], where: object = "channel.json") -> Signed:
+def opened(content: bytes, keys: Sequence[PublicKey], where: object = DESCRIPTION) -> Signed:
     """The description in ``content``, after one of its signatures was found to be of one of ``keys``.
 
     Raises:
