@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.serve.channel import Current
+from pocketvit.spec import artifact as artifact_module
 from tests.serve.updates import World, make_version, versions, whole
 
 
@@ -142,3 +144,32 @@ def test_a_roll_back_on_a_full_disk_still_happens(world: World) -> None:
         assert "was refused before" in channel.poll().detail
 
 
+
+
+def test_a_roll_back_while_a_newer_version_is_being_proven_takes_nothing_from_it(world: World) -> None:
+    def check(folder: Path) -> None:
+        if "0003-" in folder.name:
+            channel.roll_back("slow")
+
+    with world.open(check=check) as channel:
+        for version in ("0.2.0", "0.3.0", "0.4.0"):
+            world.publish(version)
+            assert channel.poll().switched
+        assert [current.version for current in world.switched] == ["0.2.0", "0.3.0", "0.2.0", "0.4.0"]
+        assert whole(channel.current)
+        assert versions(world) == ["1", "3"]
+
+
+def test_what_this_machine_is_to_blame_for_is_not_held_against_a_version(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    world.publish("0.2.0")
+    with world.open() as channel:
+        with monkeypatch.context() as patch:
+            patch.setattr(artifact_module.zipfile, "ZipFile", broken)
+            with pytest.raises(VerificationError, match="Too many open files"):
+                channel.poll()
+        assert channel.poll().switched

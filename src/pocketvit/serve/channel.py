@@ -21,13 +21,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pocketvit.errors import DataError, PocketvitError, UsageError, VerificationError
 from pocketvit.serve.golden import check_golden
 from pocketvit.serve.signing import DESCRIPTION, MAX_DESCRIPTION_BYTES, PublicKey, Signed, opened
+from pocketvit.serve.store import Current as Current
 from pocketvit.serve.store import Store, Taken, hold_artifact
 from pocketvit.serve.transport import place_of
 from pocketvit.serve.watch import ErrorWatch, Limits
@@ -35,19 +36,6 @@ from pocketvit.spec.artifact import read_artifact, unpack
 
 LONGEST_WAIT_S = 3600.0
 log = logging.getLogger("pocketvit")
-
-
-@dataclass(frozen=True)
-class Current:
-    """The artifact that is to be run."""
-
-    path: Path
-    name: str
-    version: str
-    counter: int
-    """0: the artifact that the server was started with."""
-    description: bytes = field(default=b"", repr=False)
-    """The signed ``channel.json`` that it came with, to be handed on to phones; empty for counter 0."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +194,7 @@ class Channel:
             unsaved: DataError | None = None
             for taken in dict.fromkeys((state.previous, None)):
                 try:
-                    back = self._base if taken is None else self._as_current(taken)
+                    back = self._base if taken is None else self._store.proven(taken, self._keys)
                     try:  # first, so that it is not started again where this process ends now
                         self._store.save(refusing.model_copy(update={"active": taken, "previous": None}), anyway=True)
                     except DataError as error:
@@ -219,9 +207,17 @@ class Channel:
                 self._watch.begin(armed=False)
                 if unsaved is not None:
                     raise unsaved
-                self._store.prune()
+                self._prune()
                 return back
             raise VerificationError(f"{self._base.name}: nothing could be rolled back to.", "Restart the server.")
+
+    def _prune(self) -> None:
+        """Delete what is no longer needed, unless a new version is being proven just now."""
+        if self._polling.acquire(blocking=False):
+            try:
+                self._store.prune()
+            finally:
+                self._polling.release()
 
     def forgive(self) -> None:
         """Forget which versions were refused, so that they are taken again. Raises ``DataError``."""
@@ -276,7 +272,7 @@ class Channel:
             if taken is None:
                 continue
             try:
-                found = self._as_current(taken)
+                found = self._store.proven(taken, self._keys)
                 break
             except VerificationError as error:
                 log.error("%s: counter %d is not run: %s", self._base.name, taken.counter, error.what)
@@ -287,12 +283,6 @@ class Channel:
             self._store.prune()
         self._watch.begin(armed=taken is not None)
         return found
-
-    def _as_current(self, taken: Taken) -> Current:
-        """A version of the store, proven once more. Raises ``VerificationError``."""
-        signed = self._store.proven(taken, self._keys)
-        path = self._store.path(taken)
-        return Current(path, self._base.name, taken.version, taken.counter, signed.content)
 
     def _fetch(self) -> Signed:
         """The channel's description, with a good signature."""
@@ -335,7 +325,7 @@ class Channel:
         self._store.write_description(active.folder, signed.content)
         renewed = active.model_copy(update={"counter": signed.description.counter})
         self._store.save(self._store.state.model_copy(update={"active": renewed}))
-        self._current = self._as_current(renewed)
+        self._current = self._store.proven(renewed, self._keys)
 
     def _take(self, signed: Signed) -> Taken:
         """Fetch, unpack and prove a version; what fails is deleted and, where it would fail again, remembered."""
@@ -369,7 +359,8 @@ class Channel:
                 raise VerificationError(f"{what}, not {self._task}.", "It is not used, and what runs stays.")
             self._check(folder)
         except VerificationError as error:
-            self._refuse(signed, error.what)
+            if not isinstance(error.__cause__, OSError):  # that is about this machine, and may pass
+                self._refuse(signed, error.what)
             raise
 
     def _refuse(self, signed: Signed, reason: str) -> None:

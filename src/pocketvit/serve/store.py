@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import make_folder, names_in, read_text, replacing, sweep, writing
-from pocketvit.serve.signing import MAX_DESCRIPTION_BYTES, PublicKey, Signed, opened
+from pocketvit.serve.signing import MAX_DESCRIPTION_BYTES, Description, PublicKey, Signed, opened
 from pocketvit.serve.transport import flush
 from pocketvit.spec.artifact import MANIFEST, Artifact, file_fault, read_artifact
 from pocketvit.spec.parsing import plain_name
@@ -69,6 +70,19 @@ class State(_Strict):
         others = {key: value for key, value in self.refused.items() if key != manifest_sha256}
         kept = dict(list(others.items())[-MAX_REFUSED + 1 :])
         return self.model_copy(update={"refused": {**kept, manifest_sha256: reason[:500]}})
+
+
+@dataclass(frozen=True)
+class Current:
+    """The artifact that is to be run."""
+
+    path: Path
+    name: str
+    version: str
+    counter: int
+    """0: the artifact that the server was started with."""
+    description: bytes = field(default=b"", repr=False)
+    """The signed ``channel.json`` that it came with, to be handed on to phones; empty for counter 0."""
 
 
 class Store:
@@ -130,8 +144,8 @@ class Store:
         except (OSError, UnicodeDecodeError):
             return b""
 
-    def proven(self, taken: Taken, keys: Sequence[PublicKey]) -> Signed:
-        """The signed description of a version, after it and every file were held against it once more.
+    def proven(self, taken: Taken, keys: Sequence[PublicKey]) -> Current:
+        """A version of the store, after its description and every file were held against the signature once more.
 
         Raises:
             VerificationError: a file was changed or is missing, or no pinned key has signed the version (any more).
@@ -140,7 +154,7 @@ class Store:
         hold_artifact(self.path(taken), signed)
         if signed.description.name != self.state.name:
             raise VerificationError(f"{self.path(taken)}: is a version of another artifact.", "It is not used.")
-        return signed
+        return Current(self.path(taken), self.state.name, taken.version, taken.counter, signed.content)
 
     def discard(self, folder: str) -> None:
         """Delete a version."""
@@ -189,11 +203,16 @@ def hold_artifact(folder: Path, signed: Signed) -> Artifact:
     Raises:
         VerificationError: it is not the one that was signed.
     """
-    todo, wanted = "It is not used.", signed.description
     try:
-        digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+        return _held(folder, signed.description)
     except OSError as error:
-        raise VerificationError(f"{folder}: cannot be read ({error.strerror or error}).", todo) from error
+        what = f"{folder}: cannot be read ({error.strerror or error})."
+        raise VerificationError(what, "It is not used.") from error
+
+
+def _held(folder: Path, wanted: Description) -> Artifact:
+    todo = "It is not used."
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     if digest != wanted.manifest_sha256:
         raise VerificationError(f"{folder}: its manifest is not the one that was signed.", todo)
     artifact = read_artifact(folder)
