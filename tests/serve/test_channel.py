@@ -300,5 +300,3 @@ def test_it_polls_by_itself_says_an_error_once_and_ends(world: World, caplog: py
     assert not any(thread.name == "channel" for thread in threading.enumerate())
     with pytest.raises(DataError, match="is closed"):
         channel.roll_back("too late")
-
-

@@ -144,8 +144,6 @@ def test_a_roll_back_on_a_full_disk_still_happens(world: World) -> None:
         assert "was refused before" in channel.poll().detail
 
 
-
-
 def test_a_roll_back_while_a_newer_version_is_being_proven_takes_nothing_from_it(world: World) -> None:
     def check(folder: Path) -> None:
         if "0003-" in folder.name:

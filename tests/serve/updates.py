@@ -209,4 +209,3 @@ def sign_by_hand(world: World, key: Path | None = None, **changes: object) -> No
     found = opened(file.read_bytes(), [world.key]).description
     private = read_private(key or world.folder / "key")
     file.write_bytes(sign(found.model_copy(update=changes), [private]))
-
