@@ -171,6 +171,7 @@ def test_other_artifacts_of_the_same_publisher_are_refused(world: World) -> None
 def test_what_is_signed_wrongly_is_refused(world: World) -> None:
     """A pack that is not the artifact that its description promises, though both are signed."""
     report = world.publish("0.2.0").description
+    original = (world.channel / "channel.json").read_bytes()
     for number, (changes, words) in enumerate(
         (
             ({"manifest_sha256": "0" * 64}, "manifest is not the one that was signed"),
@@ -178,6 +179,7 @@ def test_what_is_signed_wrongly_is_refused(world: World) -> None:
             ({"pack": report.pack.model_copy(update={"bytes": 2_000_000_000})}, "are allowed here"),
         )
     ):
+        (world.channel / "channel.json").write_bytes(original)
         sign_by_hand(world, **{"counter": number + 2, **changes})
         with world.open(folder=world.folder / f"state{number}") as channel:
             with pytest.raises(VerificationError, match=words):

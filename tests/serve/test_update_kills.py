@@ -26,6 +26,7 @@ def publish_is_whole(world: World) -> int:
     return found.counter
 
 
+@pytest.mark.slow
 def test_killed_while_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     world = World.make(tmp_path)
@@ -45,6 +46,7 @@ def test_killed_while_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(seen) == {2, 3}
 
 
+@pytest.mark.slow
 def test_killed_while_updating_and_rolling_back(tmp_path: Path) -> None:
     world = World.make(tmp_path)
     state, before = tmp_path / "state", tmp_path / "before"
