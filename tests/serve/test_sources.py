@@ -166,9 +166,7 @@ def test_a_file_named_like_a_camera_is_the_file(tmp_path: Path, monkeypatch: pyt
     assert open_source("0").count == 4
 
 
-def test_without_pyav_videos_need_the_extra_and_folders_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyav_videos_need_the_extra_and_folders_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "a.mp4", 4)
     write_image(tmp_path / "in" / "a.png", photo(20, 30))
     monkeypatch.setitem(sys.modules, "av", None)

@@ -266,7 +266,7 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_file_that_plays(restorer: str, tmp_path: Path, number: int, code: int) -> None:
     write_video(tmp_path / "in.mp4", 600, 10)  # a minute
-    process = started([restorer, *"--source in.mp4 --output out.mp4 --frames newest --json".split()], tmp_path)
+    process = started([restorer, "--source", "in.mp4", "--output", "out.mp4", "--frames", "newest", "--json"], tmp_path)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
@@ -284,7 +284,7 @@ def test_a_signal_leaves_a_file_that_plays(restorer: str, tmp_path: Path, number
 def test_ctrl_c_is_how_a_live_stream_ends(restorer: str, tmp_path: Path) -> None:
     data = write_video(tmp_path / "a.ts", 3000, form="mpegts").read_bytes()
     with tcp_server([data], pause=0.02) as address:
-        process = started([restorer, "--source", address, *"--output out.mp4 --json".split()], tmp_path)
+        process = started([restorer, "--source", address, "--output", "out.mp4", "--json"], tmp_path)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -74,9 +74,10 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     real = av.open
     monkeypatch.setattr(av, "open", lambda name, *given, **how: real("file:/dev/full", *given, **how))
-    with pytest.raises(DataError, match=r"a\.mp4: cannot be written .No space left"), VideoFile(
-        tmp_path / "a.mp4", Fraction(25), endless=True
-    ) as file:
+    with (
+        pytest.raises(DataError, match=r"a\.mp4: cannot be written .No space left"),
+        VideoFile(tmp_path / "a.mp4", Fraction(25), endless=True) as file,
+    ):
         for index in range(600):
             file.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), np.uint8), index / 25)
     assert not list(tmp_path.iterdir())
