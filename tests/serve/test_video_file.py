@@ -20,6 +20,7 @@ def test_what_is_written_plays(tmp_path: Path, endless: bool) -> None:
     with VideoFile(path, Fraction(25), endless=endless) as file:
         for index, seconds in enumerate(times):
             file.write(picture(4 * index), seconds)
+    assert (b"moof" in path.read_bytes()) == endless
     frames, shown = read_video(path)
     assert (len(frames), file.frames, file.size) == (5, 5, (48, 64))
     np.testing.assert_allclose(shown, times, atol=1e-3)  # two of one time: the second follows at once
@@ -74,12 +75,14 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     real = av.open
     monkeypatch.setattr(av, "open", lambda name, *given, **how: real("file:/dev/full", *given, **how))
-    with (
-        pytest.raises(DataError, match=r"a\.mp4: cannot be written .No space left"),
-        VideoFile(tmp_path / "a.mp4", Fraction(25), endless=True) as file,
-    ):
-        for index in range(600):
-            file.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), np.uint8), index / 25)
+
+    def fill() -> None:
+        with VideoFile(tmp_path / "a.mp4", Fraction(25), endless=True) as file:
+            for index in range(600):
+                file.write(np.random.default_rng(index).integers(0, 255, (48, 64, 3), np.uint8), index / 25)
+
+    with pytest.raises(DataError, match=r"a\.mp4: cannot be written .No space left"):
+        fill()
     assert not list(tmp_path.iterdir())
 
 

@@ -196,7 +196,8 @@ def _open(name: str, address: str, **how: Any) -> _Opened:
         container = av.open(address, **how)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{name}: cannot be opened ({_reason(error)}).", _todo(error)) from error
-    videos = [x for x in container.streams.video if not x.disposition & type(x.disposition).attached_pic]
+    streams = [x for x in container.streams.video if x.codec_context is not None]  # None: no decoder, a broken header
+    videos = [x for x in streams if not x.disposition & type(x.disposition).attached_pic]
     if not videos or container.format.name in _NO_VIDEO:
         container.close()
         raise DataError(f"{name}: holds no video.", _TODO)

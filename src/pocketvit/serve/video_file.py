@@ -14,7 +14,8 @@ from pocketvit.spec.preprocess import Pixels
 
 _CODECS = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {}, "mpeg4": {"qmax": "5"}}
 """Encoders in the order of preference with their settings; builds of FFmpeg under the LGPL have no libx264."""
-_TICKS = 90_000
+_TICKS = 60_000
+"""Of a second, for 24, 25, 29.97, 30 and 60 frames exact; the encoder mpeg4 takes 65535 at most."""
 _BT601, _LIMITED = 6, 1
 """What the conversion from RGB makes, told to players (SMPTE 170M matrix, 16 to 235)."""
 LARGEST = 4096
@@ -44,7 +45,8 @@ class VideoFile:
     """Written under another name, and there as ``path`` once it is closed well (:func:`pocketvit.files.replacing`).
 
     The first picture decides the size, rounded up to even numbers; others are made to fit. ``endless`` files are
-    written in fragments, so that the index of a recording of days is not held in memory.
+    written in fragments, so that the index of a recording of days is not held in memory; the header waits for the
+    first of them, because without it B-frames would shift all times.
     """
 
     def __init__(self, path: Path, rate: Fraction, *, endless: bool, overwrite: bool = False) -> None:
@@ -92,7 +94,7 @@ class VideoFile:
         height, width = (2 * -(-max(1, round(side * scale)) // 2) for side in picture.shape[:2])
         self.size = height, width
         partial = self._stack.enter_context(replacing(self.path, overwrite=self._overwrite))
-        options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self._endless else {}
+        options = {"movflags": "frag_keyframe+delay_moov+default_base_moof"} if self._endless else {}
         container: Any = av.open(f"file:{partial}", "w", format="mp4", options=options)
         self._container = self._stack.enter_context(container)
         stream = container.add_stream(self.codec, rate=self._rate, options=dict(_CODECS[self.codec]))
