@@ -101,7 +101,8 @@ class StreamReport:
         ]
         if counts.answered:
             late, model = counts.latency, counts.model
-            since = "From the camera" if self.frames == "newest" else "From reading a frame"
+            since = "From the camera" if self.live else "From reading a frame"
+            since = "From when a frame is due" if self.frames == "newest" and not self.live else since
             lines.append(
                 f"{since} to the answer p50 {late.at(50):.1f} ms, p90 {late.at(90):.1f} ms, "
                 f"at most {late.most:.1f} ms; of it the model p50 {model.at(50):.1f} ms, p90 {model.at(90):.1f} ms."
