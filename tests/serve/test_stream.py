@@ -275,7 +275,8 @@ def test_a_signal_leaves_a_file_that_plays(restorer: str, tmp_path: Path, number
     assert found["frames_in"] == found["frames_out"] + found["frames_dropped"] + found["frames_skipped"]
     frames, times = read_video(tmp_path / "out.mp4")
     assert len(frames) == found["frames_out"] > 3
-    assert np.abs(frames[2][:, :64].astype(int) - picture(2)).mean() < 12
+    for frame, seconds in zip(frames, times):  # each at its own time, dropped ones between them or not
+        assert np.abs(frame[:, :64].astype(int) - picture(round(10 * seconds))).mean() < 8
     assert times == sorted(set(times))
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
