@@ -49,6 +49,7 @@ COMMANDS = {
     "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
     "stream": Command("pocketvit.serve.stream:stream", "run an artifact on a camera, a video or a folder, live"),
+    "publish": Command("pocketvit.serve.publish:publish", "sign an artifact and put it where receivers update from"),
     "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
     "doctor": Command("pocketvit.data.doctor:doctor", "decode every image of a data set and list what is wrong"),
     "data": Command("pocketvit.data.acquire:data", "fetch a public data set: SIDD-Small, SIDD-Medium, GoPro"),
