@@ -48,7 +48,8 @@ class Bodies:
             except TimeoutError:
                 text = f"the body did not arrive within {self.seconds:g} s."
                 raise Refusal(408, text, {"Connection": "close"}) from None
-            yield b"".join(mine)
+            mine[:] = [b"".join(mine)]  # not twice in memory
+            yield mine[0]
         finally:
             self.held -= sum(map(len, mine))
 

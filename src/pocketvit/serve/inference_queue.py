@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pocketvit.serve.refusal import GONE, Refusal
 
@@ -60,7 +60,8 @@ class InferenceQueue:
         given_up = threading.Event()
         job, watch = self._submit(work, given_up), asyncio.ensure_future(gone)
         try:
-            await asyncio.wait({job, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {job, watch}
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if job.done():
                 return job.result()
             if watch.done():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.files import plain, read_text
 from pocketvit.runtimes.model import load
+from pocketvit.spec.environment import available_cores
 
 if TYPE_CHECKING:
     from pocketvit.serve.services import Services
@@ -94,7 +95,7 @@ def serve(
         grace_seconds: seconds that running and waiting requests get when the server is to end.
 
     Raises:
-        UsageError: no such artifact, the same version twice, a port that cannot be listened on, or a limit out of range.
+        UsageError: no such artifact, a version twice, a port that cannot be listened on, or a limit out of range.
         DataError: the token or certificate files cannot be used.
         MissingDependencyError: the extra serve is not installed.
     """
@@ -105,8 +106,8 @@ def serve(
     from pocketvit.serve.services import Limits
     from pocketvit.serve.tls import certificate_files
 
-    sizes = (max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
-    limits = Limits(*((workers, queue) if workers is not None else (Limits().workers, queue)), *sizes)
+    workers = available_cores() if workers is None else workers
+    limits = Limits(workers, queue, max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
     if not 0 <= grace_seconds < 1e6:
         raise UsageError(f"grace_seconds must be at least 0, not {grace_seconds:g}.", "30 is usual.")
     token = None if token_file is None else read_token(Path(token_file))

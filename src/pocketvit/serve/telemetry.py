@@ -22,6 +22,7 @@ from pocketvit.serve.served import Models
 
 log = logging.getLogger("pocketvit.serve")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ALREADY = "is_json"
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 
@@ -84,13 +85,15 @@ def event(name: str, **fields: Any) -> None:
     """Log one line of JSON: time, event and fields; those that are None are left out."""
     line = {"time": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"), "event": name}
     line |= {key: value for key, value in fields.items() if value is not None}
-    log.info("%s", json.dumps(line, ensure_ascii=True, default=str))
+    log.info("%s", json.dumps(line, ensure_ascii=True, default=str), extra={_ALREADY: True})
 
 
-class _Foreign(logging.Formatter):
-    """Lines of uvicorn as ours."""
+class _Lines(logging.Formatter):
+    """Our events as they are; what else is logged, by uvicorn too, as a line of JSON with its trace."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, _ALREADY, False):
+            return record.getMessage()
         line: dict[str, Any] = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")}
         line |= {"event": "server", "level": record.levelname.lower(), "text": record.getMessage()}
         if record.exc_info:
@@ -107,12 +110,13 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 def log_to_stderr() -> None:
-    """Write our lines, and uvicorn's warnings and errors, to standard error."""
-    for name, level, formatter in (
-        ("pocketvit.serve", logging.INFO, logging.Formatter("%(message)s")),
-        ("uvicorn.error", logging.WARNING, _Foreign()),
-    ):
+    """Write our lines, and uvicorn's warnings and errors, to standard error.
+
+    What readers note of single images (alpha, more than 8 bits) is left out: the command line would say it in words.
+    """
+    logging.getLogger("pocketvit.images").handlers = []
+    for name, level in (("pocketvit.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger, handler = logging.getLogger(name), _Stderr()
-        handler.setFormatter(formatter)
+        handler.setFormatter(_Lines())
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
