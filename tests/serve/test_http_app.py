@@ -51,7 +51,7 @@ def test_a_picture_is_what_the_model_answers(app: FastAPI, restorer: Model, stre
     asked = {} if strength is None else {"strength": strength}
     answer = ask(app, "POST", "/v1/restore", params=asked, content=png(image), headers={"content-type": "image/png"})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-    assert answer.headers["x-model"], answer.headers["x-model-version"] == ("tiny-restore", "0.1.0")
+    assert (answer.headers["x-model"], answer.headers["x-model-version"]) == ("tiny-restore", "0.1.0")
     np.testing.assert_array_equal(pixels_of(answer.content), restorer(image, strength=strength).image)
 
 

@@ -98,6 +98,7 @@ def image_in(body: bytes, content_type: str) -> bytes:
         Refusal: 415 another content type, 400 a damaged form, or one without or with several files, or nothing at all.
     """
     kind, options = parse_options_header(content_type)
+    kind = kind.lower()
     if kind == b"multipart/form-data":
         body = _file_of(body, options.get(b"boundary", b""))
     elif kind not in (b"", b"application/octet-stream") and not kind.startswith(b"image/"):

@@ -5,6 +5,7 @@ It is plain ASGI around the application, so that bodies and answers stream throu
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -37,6 +38,8 @@ class Door:
     closing: bool = False
     """Set once, when the server shuts down: what is inside is finished, what is new is refused."""
     inside: int = 0
+    cut: int = 0
+    """Requests that were inside when the grace period ended."""
     most_discarded: int = 64_000_000
     _hashed: bytes = field(init=False, default=b"")
 
@@ -100,6 +103,10 @@ class Guard:
         self.metrics.running.set(self.door.inside)
         try:
             await self.app(scope, receive, send)
+        except asyncio.CancelledError:  # the grace period is over; the process ends
+            self.door.cut += 1
+            if not entry.status:
+                await _answer(Refusal(503, "the server has shut down."), send)
         except Exception:
             log.exception("request %s failed", entry.id)
             if not entry.status:

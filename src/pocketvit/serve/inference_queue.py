@@ -10,7 +10,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -44,13 +44,13 @@ class InferenceQueue:
         """Seconds after which a new request will probably find a place: the queue's length by its recent pace."""
         return min(MOST_RETRY_S, max(1, math.ceil(self.unfinished * self._seconds / self.workers)))
 
-    async def run(self, work: Callable[[Check], T], seconds: float, gone: Awaitable[None]) -> T:
+    async def run(self, work: Callable[[Check], T], seconds: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> T:
         """The answer of ``work(check)``, which runs in a thread and calls ``check`` now and then.
 
         Args:
             work: what it raises is raised here.
             seconds: at most so long, waiting included.
-            gone: ends when the client does not wait any more.
+            gone: begins what ends when the client does not wait any more.
 
         Raises:
             Refusal: 429 where the queue is full, 503 where it took too long, 499 where the client is gone.
@@ -58,7 +58,7 @@ class InferenceQueue:
         if self.unfinished >= self.workers + self.places:
             raise Refusal(429, "all places in the queue are taken.", {"Retry-After": str(self.retry_after)})
         given_up = threading.Event()
-        job, watch = self._submit(work, given_up), asyncio.ensure_future(gone)
+        job, watch = self._submit(work, given_up), asyncio.create_task(gone())
         try:
             both: set[asyncio.Future[Any]] = {job, watch}
             await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -119,7 +119,7 @@ def serve(
     with listen(host, port) as listener:
         services: Services = app.state.services
         done = run_server(app, listener, files, grace_seconds, url_of(listener, host, files is not None))
-    return ServeReport(done.url, done.requests, done.seconds, services.door.inside)
+    return ServeReport(done.url, done.requests, done.seconds, services.door.cut)
 
 
 def _check_packages() -> None:

@@ -146,5 +146,5 @@ def run_server(
     finally:
         services.queue.close()
     requests = server.server_state.total_requests
-    event("ended", requests=requests, unfinished=services.door.inside)
+    event("ended", requests=requests, unfinished=services.door.cut)
     return Done(url, requests, time.perf_counter() - began)

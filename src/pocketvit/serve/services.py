@@ -120,7 +120,7 @@ class Services:
                 self.metrics.model_seconds.labels(served.name, served.version).observe(seconds)
                 self._tell(Ran(served, seconds, outcome, failure))
 
-        return await self.queue.run(timed, self.limits.request_seconds, disconnected(request.receive))
+        return await self.queue.run(timed, self.limits.request_seconds, lambda: disconnected(request.receive))
 
     def _refusal(self, served: Served, error: Exception) -> Exception:
         refusal = refusal_of(error)
