@@ -173,6 +173,7 @@ def hostile() -> dict[str, Request | bytes]:
         head = '{"inputs": [{"name": "pixels", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": '
         return at(INFER, (head + text + "}]}").encode(), "application/json")
 
+    form = "multipart/form-data; boundary=b"
     head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
     zeros = zlib.compress(bytes(8_000 * 3 + 1) * 6_250, 9)
     return {
@@ -191,8 +192,8 @@ def hostile() -> dict[str, Request | bytes]:
         "a tensor of 1e999": tensor("[" + "1e999," * 3071 + "1e999]"),
         "a number of a million digits": tensor("[" + "9" * 1_000_000 + "]"),
         "too much JSON": at(INFER, b" " * 20_000_000),
-        "a form of a hundred thousand parts": at("/v1/classify", b"--b\r\n\r\n\r\n" * 100_000, "multipart/form-data; boundary=b"),
-        "a form whose boundary repeats": at("/v1/classify", b"--b" * 1_000_000, "multipart/form-data; boundary=b"),
+        "a form of a hundred thousand parts": at("/v1/classify", b"--b\r\n\r\n\r\n" * 100_000, form),
+        "a form whose boundary repeats": at("/v1/classify", b"--b" * 1_000_000, form),
         "half a body": head + b"Content-Length: 1000\r\n\r\n" + bytes(500),
         "half a chunk": head + b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabc",
         "a chunk of no size": head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nabc",

@@ -58,20 +58,21 @@ def requests_of(artifact_task: str) -> list[tuple[str, bytes]]:
     return found
 
 
-def client(number: int, server: Server, asked: Sequence[tuple[str, bytes]], ending: threading.Event) -> Tally:
+def client(
+    tally: Tally, turn: int, server: Server, asked: Sequence[tuple[str, bytes]], ending: threading.Event
+) -> None:
     """Ask without a pause; after SIGTERM until the first refusal."""
-    tally, turn = Tally(), number
     connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
     while True:
         (path, body), turn = asked[turn % len(asked)], turn + 1
-        route, when = path.partition("?")[0], "end" if ending.is_set() else "load"
+        route = path.partition("?")[0]
         try:
             if connection.sock is None:
                 connection.connect()
         except OSError:
             tally.refused += 1
             if ending.is_set():
-                return tally
+                return
             continue
         began = time.perf_counter()
         try:
@@ -79,18 +80,19 @@ def client(number: int, server: Server, asked: Sequence[tuple[str, bytes]], endi
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
-            tally.lost.append(f"{route} {when}: {type(error).__name__} {error}")
+            tally.lost.append(f"{route} {'after SIGTERM' if ending.is_set() else 'under load'}: {type(error).__name__} {error}")
             connection.close()
             if ending.is_set():
-                return tally
+                return
             continue
+        when = "end" if ending.is_set() else "load"  # asked before SIGTERM, and refused behind it
         tally.statuses[when, route, answer.status] += 1
         if when == "load" and answer.status == 200:
             tally.times.setdefault(route, []).append(1e3 * (time.perf_counter() - began))
         if answer.status == 429:
             time.sleep(min(1.0, float(answer.headers["Retry-After"])))
         if answer.status == 503 and ending.is_set():
-            return tally
+            return
 
 
 def watch(process: psutil.Process, samples: list[tuple[float, float]], ending: threading.Event) -> None:
@@ -111,7 +113,8 @@ def growth(samples: Sequence[tuple[float, float]]) -> float:
     last = statistics.median(mb for second, mb in samples if second >= total - part)
     percent = 100 * (last - first) / first
     peak = max(mb for _, mb in samples)
-    print(f"memory: {first:.1f} MB in the first {part:.0f} s, {last:.1f} MB in the last, {percent:+.1f} %, peak {peak:.1f}")
+    span = f"first {part:.0f} s, {last:.1f} MB in the last"
+    print(f"memory: {first:.1f} MB in the {span}, {percent:+.1f} %, peak {peak:.1f}")
     return percent
 
 
@@ -151,10 +154,9 @@ def main() -> int:
             print(f"idle: {process.memory_info().rss / 1e6:.1f} MB resident")
             asked = requests_of(options.task)
             threads = [threading.Thread(target=watch, args=(process, samples, ending))]
-            threads += [
-                threading.Thread(target=lambda n=n: tallies.append(client(n, server, asked, ending)))  # type: ignore[misc]
-                for n in range(options.clients)
-            ]
+            for number in range(options.clients):
+                tallies.append(Tally())
+                threads.append(threading.Thread(target=client, args=(tallies[-1], number, server, asked, ending)))
             for thread in threads:
                 thread.start()
             time.sleep(options.seconds)

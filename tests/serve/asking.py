@@ -23,6 +23,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from pocketvit.runtimes.model import Model
+from pocketvit.serve.http_app import make_app
+from pocketvit.serve.served import Models, Served
+from pocketvit.serve.services import Limits
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -69,6 +72,10 @@ class Gate:
         self.entered.release()
         assert self.open.wait(60)
         return self._session.run(inputs)
+
+
+def app_of(*models: Model, token: str | None = None, **limits: Any) -> FastAPI:
+    return make_app(Models(map(Served.of, models)), Limits(**limits), token)
 
 
 def gated(model: Model) -> tuple[Model, Gate]:
