@@ -80,7 +80,8 @@ def client(
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
-            tally.lost.append(f"{route} {'after SIGTERM' if ending.is_set() else 'under load'}: {type(error).__name__} {error}")
+            when = "after SIGTERM" if ending.is_set() else "under load"
+            tally.lost.append(f"{route} {when}: {type(error).__name__} {error}")
             connection.close()
             if ending.is_set():
                 return
