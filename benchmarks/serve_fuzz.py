@@ -166,6 +166,7 @@ def png(width: int, height: int, data: bytes, kind: bytes = b"\x08\x02") -> byte
 
 def hostile() -> dict[str, Request | bytes]:
     """What is hostile on purpose: requests, and bytes for a bare connection."""
+
     def at(path: str, body: bytes, kind: str = "application/octet-stream") -> Request:
         return Request(path, body, {"Content-Type": kind})
 

@@ -146,7 +146,9 @@ def main() -> int:
     parser.add_argument("--target", default="", help="of the server; the artifacts' own by default")
     parser.add_argument("--workers", default="", help="of the server; the cores by default")
     options = parser.parse_args()
-    given = [word for name in ("target", "workers") if (word := getattr(options, name)) for word in (f"--{name}", word)]
+    given = list[str]()
+    for name in ("target", "workers"):
+        given += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
     ending, samples, tallies = threading.Event(), list[tuple[float, float]](), list[Tally]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -138,5 +138,3 @@ def test_a_closing_server_finishes_what_is_inside_and_refuses_what_is_new(restor
     assert live.status_code == 200
     assert (inside.status_code, inside.headers["connection"]) == (200, "close")
     assert app.state.services.door.inside == 0
-
-
