@@ -2,8 +2,8 @@
 
 python scripts/compression_page.py RECIPE... --checkpoint RUN [--runs runs] [--out docs/compression.md]
 
-Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe (a run of its name that is finished, or was
-killed, is gone on with) and writes its tables between the page's marks: each row is a file, with its own figures.
+Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe and writes its tables between the page's marks:
+each row is a file, with its own figures. Of a run of its name that is finished, or was killed, the files are taken over.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pocketvit.report.plots import chain_of, pareto_plot, waterfall_plot
 from pocketvit.runtimes.stored import SUFFIX
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
+from pocketvit.train.runs import FINISHED
 
 BEGIN, END = "<!-- steps: begin -->", "<!-- steps: end -->"
 HEAD = "| runtime | steps | {metric} (95 % interval) | ms p50 | times as fast | MB | times smaller | verdict |"
@@ -107,6 +108,7 @@ def draw(folder: Path, images: Path, name: str) -> Iterator[str]:
 def section(path: str, checkpoint: str, runs: str, images: Path) -> Iterator[str]:
     """All that one recipe brings."""
     recipe = load_recipe(path)
+    Path(runs, recipe.name, FINISHED).unlink(missing_ok=True)  # its files are taken over, and timed once more
     report = pocketvit.compress(path, checkpoint=checkpoint, name=recipe.name, runs=runs)
     manifest = read_artifact(report.artifact).manifest
     count = next(row.measure.count for row in report.rows if row.measure)

@@ -54,7 +54,6 @@ def test_added_noise_and_clean_photos() -> None:
         answers = [model(image).image for model, image in ((photo, noisy), (color, noisy), (photo, clean))]
         found.append([psnr(answer, clean) for answer in answers])
     ours, theirs, untouched = np.mean(found, axis=0)
-    # 0.4 dB are wanted (docs/LOG.md, "denoise-photo stays behind on white noise"); it is 0.44 behind.
-    assert ours > theirs - 0.45
+    assert ours > theirs - 0.4
     assert theirs > 30.4
     assert untouched >= 38
