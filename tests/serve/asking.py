@@ -107,8 +107,9 @@ class Running:
     def terminate(self, seconds: float = 60) -> tuple[int, str]:
         """SIGTERM; exit code and what was printed."""
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.stdout.read() if self.process.stdout else "", None
-        return self.process.wait(seconds), out
+        code = self.process.wait(seconds)
+        assert self.process.stdout is not None
+        return code, self.process.stdout.read()
 
 
 @contextmanager
@@ -134,3 +135,6 @@ def server(*args: str | Path) -> Iterator[Running]:
             process.kill()
         process.wait(30)
         reader.join(10)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()

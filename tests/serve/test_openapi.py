@@ -16,7 +16,7 @@ from tests.tiny import make_tiny_artifact
 
 schemathesis: Any = pytest.importorskip("schemathesis")
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
-CASES = 25
+CASES = 8
 SERVED = {"name": "tiny-classify", "version": "0.1.0", "task": "classify"}
 """What paths are filled with, so that half of the requests come to a model."""
 
@@ -29,27 +29,31 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+def ask_often(operation: Any, mode: str) -> int:
+    """Ask an operation with what the strategy makes, and check its answers; how many there were."""
+    wanted = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
+    served = {name: value for name, value in SERVED.items() if f"{{{name}}}" in operation.path}
+    paths = {"path_parameters": served} if mode == "POSITIVE" and served else {}
+    seen: list[int] = []
+
+    @hypothesis.given(case=operation.as_strategy(schemathesis.GenerationMode[mode], **paths))
+    @hypothesis.settings(
+        max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    def ask(case: Any) -> None:
+        response = case.call()
+        seen.append(response.status_code)
+        case.validate_response(response, checks=wanted)
+
+    try:
+        ask()
+    except hypothesis.errors.Unsatisfiable:  # nothing that this operation takes can be wrong
+        assert mode == "NEGATIVE"
+    return len(seen)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
 def test_every_operation_answers_as_described(schema: Any, mode: str) -> None:
-    wanted = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
-    seen: dict[str, int] = {}
-    for result in schema.get_all_operations():
-        operation = result.ok()
-        served = {name: value for name, value in SERVED.items() if f"{{{name}}}" in operation.path}
-        paths = {"path_parameters": served} if mode == "POSITIVE" and served else {}
-
-        @hypothesis.given(case=operation.as_strategy(schemathesis.GenerationMode[mode], **paths))
-        @hypothesis.settings(
-            max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
-        )
-        def ask(case: Any, label: str = operation.label) -> None:
-            response = case.call()
-            seen[label] = seen.get(label, 0) + 1
-            case.validate_response(response, checks=wanted)
-
-        try:
-            ask()
-        except hypothesis.errors.Unsatisfiable:  # nothing that this operation takes can be wrong
-            assert mode == "NEGATIVE"
-    assert len(seen) >= (10 if mode == "POSITIVE" else 5)
+    asked = [ask_often(result.ok(), mode) for result in schema.get_all_operations()]
+    assert sum(number > 0 for number in asked) >= (10 if mode == "POSITIVE" else 5)

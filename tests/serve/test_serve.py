@@ -38,6 +38,7 @@ def running(classifier: Path) -> Iterator[Running]:
         yield one
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
     body = png(noisy(photo(400, 500)))
     with server("denoise-color", "--target", "onnxruntime:fp32:1", "--workers", "1") as one:
@@ -68,6 +69,7 @@ def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
     assert one.other == []
 
 
+@pytest.mark.slow
 def test_grace_has_an_end() -> None:
     body, options = png(noisy(photo(1500, 1500))), ("--memory_mb", "100", "--grace_seconds", "0")
     with server("denoise-color", "--target", "onnxruntime:fp32:1", *options) as one, ThreadPoolExecutor(1) as pool:
@@ -83,6 +85,7 @@ def _is_inside(url: str) -> bool:
     return "pocketvit_requests_in_flight 2.0" in httpx.get(f"{url}/metrics").text
 
 
+@pytest.mark.slow
 def test_tls_and_a_token(classifier: Path, tmp_path: Path) -> None:
     token, folder = "a-token-of-the-test-0123456789", tmp_path / "tls"
     (tmp_path / "token").write_text(f"{token}\n")
@@ -154,6 +157,7 @@ def test_many_clients_at_once(running: Running) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 def test_idle_and_slow_connections_are_closed(monkeypatch: pytest.MonkeyPatch, classifier: Path) -> None:
     code = "import pocketvit.serve.server as s; s.HEAD_SECONDS = 0.5; from pocketvit.cli import main; "
     code += f"import sys; sys.exit(main(['serve', {str(classifier)!r}, '--port', '0']))"
@@ -212,8 +216,9 @@ def test_a_token_file_must_hold_a_token(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match="holds no token"):
         read_token(tmp_path / "token")
-    with pytest.raises(DataError):
-        read_token(tmp_path / "none")
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError, match="the token cannot be read"):
+            read_token(path)
 
 
 def test_without_the_extra_it_exits_6(classifier: Path) -> None:

@@ -34,8 +34,7 @@ _BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {"image": _FILE}}},
-        "image/*": {"schema": _FILE},
-        "application/octet-stream": {"schema": _FILE},
+        **{kind: {"schema": _FILE} for kind in ("image/jpeg", "image/png", "application/octet-stream")},
     },
 }
 _FORMS = {kind: {"schema": _FILE} for kind in (PNG, NPY)}

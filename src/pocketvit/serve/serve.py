@@ -140,7 +140,11 @@ def read_token(path: Path) -> str:
     Raises:
         DataError: no such file, or it holds no token of at least 16 plain characters.
     """
-    token = read_text(path, TOKEN_BYTES).strip()
+    try:
+        token = read_text(path, TOKEN_BYTES).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "") or "no text file of a token's size"
+        raise DataError(f"{path}: the token cannot be read ({reason}).", "Check --token_file.") from error
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         what = f"{path}: holds no token of at least {MIN_TOKEN} printable ASCII characters without spaces."
         raise DataError(what, "Make one, e.g.: python -c 'import secrets; print(secrets.token_urlsafe(32))'.")

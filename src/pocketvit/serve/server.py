@@ -99,11 +99,13 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         UsageError: there is no such address here, or the port is taken or out of range.
     """
     todo = "Take another --host or --port; port 0 takes any that is free."
+    if not 0 <= port < 65536:  # the resolver would take it modulo 65536
+        raise UsageError(f"{host}:{port} cannot be listened on (ports are 0 to 65535).", todo)
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", "") or error
         raise UsageError(f"{host}:{port} cannot be listened on ({reason}).", todo) from error
     with listener:
@@ -111,9 +113,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(1024)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", "") or error
-            raise UsageError(f"{host}:{port} cannot be listened on ({reason}).", todo) from error
+        except OSError as error:
+            raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror or error}).", todo) from error
         yield listener
 
 
