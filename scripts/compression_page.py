@@ -2,8 +2,8 @@
 
 python scripts/compression_page.py RECIPE... --checkpoint RUN [--runs runs] [--out docs/compression.md]
 
-Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe and writes its tables between the page's marks:
-each row is a file, with its own figures. Of a run of its name that is finished, or was killed, the files are taken over.
+Carries out ``pocketvit compress RECIPE --checkpoint RUN`` for each recipe and writes its tables between the marks of
+the page: each row is a file, with its own figures. The files of a run of its name, finished or killed, are used.
 """
 
 import argparse
@@ -36,7 +36,8 @@ def line(row: Row, base: Row) -> str:
     ms, faster = figure(row.latency(50), digits=3), figure(row.speedup, digits=3)
     size = figure(row.bytes / 1e6 if row.bytes else None, digits=3)
     smaller = figure((base.bytes or 0) / row.bytes if row.bytes else None, digits=3)
-    verdict = "chosen" if row.chosen else "kept" if row.kept else f"not kept: {row.reason}"
+    judged = f"gains; {row.reason}" if row.reason.startswith("not among") else f"not kept: {row.reason}"
+    verdict = "chosen" if row.chosen else "kept" if row.kept else judged
     return f"| {row.runtime} | {steps_of(row)} | {metric} | {ms} | {faster} | {size} | {smaller} | {verdict} |"
 
 

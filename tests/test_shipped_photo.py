@@ -24,7 +24,9 @@ def test_both_denoisers_are_shipped_and_take_any_size() -> None:
         model = pocketvit.load(name, "onnxruntime:fp32")
         assert model.manifest.preprocess.multiple
         image = np.full((37, 51, 3), 90, np.uint8)
-        assert np.abs(model(image).image.astype(int) - 90).max() <= 3
+        moved = np.abs(model(image).image.astype(int) - 90)
+        assert moved.mean() < 1
+        assert moved.max() <= 4  # in a corner, by denoise-photo, which was trained without clean photos
 
 
 @pytest.mark.slow

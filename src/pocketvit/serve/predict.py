@@ -263,7 +263,7 @@ def expand(images: Sequence[str]) -> tuple[list[Path], list[Failure]]:
         except FileNotFoundError:
             if entry.isdecimal():
                 what = f"{entry}: predict reads no cameras, and there is no file of that name."
-                raise UsageError(what, "Name files, folders or globs; save the camera's picture first.") from None
+                raise UsageError(what, "Name files, folders or globs; `pocketvit stream` reads cameras.") from None
             failures.append(Failure(entry, f"{entry}: no such file."))
         except (OSError, ValueError) as error:  # a name too long, links in a circle, a NUL in a name
             failures.append(Failure(entry, f"{entry}: cannot be read ({getattr(error, 'strerror', '') or error})."))

@@ -281,17 +281,33 @@ def _unpack(path: Path) -> Path:
         with writing(cache, "read"):
             ready = _is_whole(cache)
         if not ready:
-            with zipfile.ZipFile(path) as archive:
-                entries = _check_members(path, archive)
-                with new_folder(cache, replace=True) as folder:
-                    archive.extractall(folder)
-                    for fault in filter(None, (file_fault(folder, entry) for entry in entries)):
-                        raise VerificationError(f"{path}: {fault}.", REFUSED)
+            unpack(path, cache)
     except DataError as error:
         raise DataError(error.what, _CACHE_TODO) from error
-    except BROKEN_ZIP as error:
+    except OSError as error:
         raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
     return cache
+
+
+def unpack(path: Path, destination: Path) -> Path:
+    """Unpack a ``.pvit`` to the folder ``destination``: what its manifest lists and nothing else, whole or not at all.
+
+    A folder that is there already is replaced.
+
+    Raises:
+        VerificationError: the archive is damaged, or holds something else than its manifest says.
+        DataError: ``destination`` cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = _check_members(path, archive)
+            with new_folder(destination, replace=True) as folder:
+                archive.extractall(folder)
+                for fault in filter(None, (file_fault(folder, entry) for entry in entries)):
+                    raise VerificationError(f"{path}: {fault}.", REFUSED)
+    except BROKEN_ZIP as error:
+        raise VerificationError(f"{path}: is damaged ({error}).", "Copy it again.") from error
+    return destination
 
 
 def _is_whole(folder: Path) -> bool:

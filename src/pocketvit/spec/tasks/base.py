@@ -136,6 +136,26 @@ class Result(Protocol):
         """The picture to look at."""
 
 
+class Follower(Protocol):
+    """Answers of one stream, each in view of those before it."""
+
+    def steady(self, result: Any) -> Any:
+        """The answer, steadied by those before it."""
+
+    def draw(self, result: Any, source: Pixels) -> Pixels:
+        """The picture of a steadied answer, in colours that do not jump."""
+
+    def reset(self) -> None:
+        """Begin anew, where the stream was broken."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and what was measured."""
+
+    @property
+    def line(self) -> str:
+        """What was measured, in words; empty where there is nothing."""
+
+
 @dataclass(frozen=True)
 class GoldenPolicy:
     """How many goldens an artifact keeps and how."""
@@ -325,7 +345,9 @@ class Task:
     """How strongly it may work, where that can be chosen for each image; needs ``adjust``."""
     adjust: Callable[[Pixels, Callable[[Pixels], Result], float], Result] | None = None
     """(image, how to answer for an image, strength) to the answer of that strength; 1 is the plain answer."""
-
+    follow: Callable[[float | None], Follower] | None = None
+    """How strongly a stream is smoothed (0 to below 1, None as the task likes) to what does it; None where each answer
+    stands alone."""
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 

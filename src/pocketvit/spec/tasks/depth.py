@@ -16,6 +16,7 @@ from pocketvit.errors import DataError, UsageError
 from pocketvit.spec import depth_pictures
 from pocketvit.spec.depth_files import read_depth, same_view
 from pocketvit.spec.depth_metrics import ERRORS, depth_errors, protocol, resize_map
+from pocketvit.spec.depth_stream import DepthStream
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.preprocess import Pixels, Preprocess, nearest, resize
 from pocketvit.spec.tasks import base
@@ -338,6 +339,7 @@ DEPTH = base.Task(
     plain='np.save("depth.npy", outputs[0][0])  # (height, width) float32 at the model\'s size\n',
     partner=base.Partner("depth map", read_depth, same_view, lambda depth, factor: depth / np.float32(factor)),
     conditions=_conditions,
+    follow=DepthStream,
     start={
         "model": {"name": "pocketdepth"},
         "preprocess": {"resize": "stretch", "size": [240, 320]},
