@@ -12,7 +12,7 @@ from typing import Any
 from pocketvit.commands import COMMANDS
 
 __version__ = "0.1.0"
-_PACKAGES = ("fit", "train", "compress", "export", "verify", "bench", "report", "data")
+_PACKAGES = ("fit", "train", "compress", "export", "verify", "bench", "report", "data", "serve")
 __all__ = ["__version__", "load", *COMMANDS]
 
 

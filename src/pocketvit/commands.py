@@ -48,6 +48,7 @@ COMMANDS = {
     "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
     "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
+    "serve": Command("pocketvit.serve.serve:serve", "answer over HTTP: Open Inference Protocol, images, metrics"),
     "stream": Command("pocketvit.serve.stream:stream", "run an artifact on a camera, a video or a folder, live"),
     "publish": Command("pocketvit.serve.publish:publish", "sign an artifact and put it where receivers update from"),
     "report": Command("pocketvit.report.command:report", "HTML report of a run or an artifact"),
@@ -60,7 +61,6 @@ ELSEWHERE = {
     "models": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
     "variants": "Set model.name: one of pocketvit.models.VARIANTS, or timm:NAME; a wrong name lists them all.",
     "explain": "Attention maps are not made yet; `pocketvit report` shows what a model answers and where times went.",
-    "serve": "There is no server yet; `pocketvit predict` and pocketvit.load(...) answer.",
 }
 """Commands that people ask for and that there are not: what there is instead."""
 

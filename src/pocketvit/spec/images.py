@@ -7,6 +7,7 @@ file declares, colours are converted to sRGB, and of an animation the first fram
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import threading
@@ -106,6 +107,23 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.errno in _NOWHERE:
             raise DataError(f"{path}: no such file.", "Check the path.") from error
         raise _undecodable(str(path), error) from error
+
+
+@contextmanager
+def open_bytes(content: bytes, name: str) -> Iterator[Image.Image]:
+    """Open what a file holds as :func:`open_image` opens a file: only its header is read until pixels are asked for.
+
+    Raises:
+        DataError: not an image of ``FORMATS``, or damaged; ``name`` says which.
+        MissingDependencyError: HEIC without the extra ``heif``.
+    """
+    try:
+        with _open_quietly(io.BytesIO(content), name) as image:
+            yield image
+    except PocketvitError:
+        raise
+    except Exception as error:  # decoders raise nearly everything for damaged files
+        raise _undecodable(name, error) from error
 
 
 def _undecodable(name: str, error: Exception) -> DataError:
