@@ -14,6 +14,7 @@ from openvino import opset13
 from pocketvit.errors import VerificationError
 from pocketvit.runtimes import openvino_check as module
 from pocketvit.runtimes.openvino_check import check_int8, fault, resized, simulated
+from pocketvit.spec.environment import processor
 from pocketvit.spec.target import Target
 from tests.runtimes.test_probe import interpreter
 from tests.tiny import photo
@@ -21,12 +22,12 @@ from tests.tiny import photo
 INT8 = Target("openvino", "int8", 1)
 
 
-def network(path: Path, *, quantised: bool, size: tuple[int, int] = (-1, -1)) -> openvino.Model:
+def network(path: Path, *, quantised: bool, size: tuple[int, int] = (-1, -1), largest: bool = False) -> openvino.Model:
     """A 3x3 convolution of (1, H, W, 3) bytes, with its input and weights in int8 or all in float."""
     rng = np.random.default_rng(0)
     pixels = opset13.parameter([1, *size, 3], np.uint8, name="pixels")
     values = opset13.transpose(opset13.convert(pixels, np.float32), np.array([0, 3, 1, 2]))
-    whole = rng.integers(-127, 128, (8, 3, 3, 3))
+    whole = np.full((8, 3, 3, 3), 127) if largest else rng.integers(-127, 128, (8, 3, 3, 3))
     if quantised:
         edges = [np.float32(0), np.float32(255)] * 2
         values = opset13.fake_quantize(values, *edges, levels=256)
@@ -118,3 +119,15 @@ def test_pictures_of_other_sizes_repeat_the_picture() -> None:
     assert larger.shape == (10, 22, 3)
     assert larger[8:, :12].tolist() == image[:2].tolist()
     assert larger[:8, 12:].tolist() == image[:, :10].tolist()
+
+
+@pytest.mark.skipif("avx2" not in processor()["flags"], reason="needs a processor with AVX2")
+def test_products_that_saturate_without_vnni_are_found_on_a_processor_that_has_it(tmp_path: Path) -> None:
+    size = (32, 32)
+    for name, quantised in (("int8", True), ("float", False)):
+        network(tmp_path / f"{name}.xml", quantised=quantised, size=size, largest=True)
+    bright = [np.full((*size, 3), 240, np.uint8) + photo(*size) // 20 for _ in range(2)]
+    with pytest.raises(VerificationError, match=r"gets int8\.xml wrong: at 32x32"):
+        check_int8(tmp_path / "int8.xml", tmp_path / "float.xml", INT8, bright, "AVX2")
+    if "avx512_vnni" in processor()["flags"]:
+        check_int8(tmp_path / "int8.xml", tmp_path / "float.xml", INT8, bright)

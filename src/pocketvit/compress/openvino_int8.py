@@ -4,7 +4,8 @@ Where the result misses the floor, layers go back to float, first those whose ro
 work it saves: the quantiser of one layer's input is taken out of the graph, and the outputs say what that mended.
 
 What OpenVINO does with a file is proven in a process of its own (:mod:`pocketvit.runtimes.openvino_check`): where it
-crashes or answers wrongly, products of two activations, then all matrix products stay in float.
+crashes or answers wrongly, products of two activations, then all matrix products stay in float. What it would do on a
+processor with AVX2 and without VNNI, whose products can saturate, is asked in the same way and told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pocketvit.export.built import Built
 from pocketvit.export.wrap import INPUT
 from pocketvit.runtimes import check_target
 from pocketvit.runtimes.openvino import hint_of
-from pocketvit.runtimes.openvino_check import check_int8
+from pocketvit.runtimes.openvino_check import WRONG, check_int8
+from pocketvit.spec.environment import processor
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
@@ -95,7 +97,12 @@ def nncf_int8(step: NncfInt8, built: Built, context: Context, precision: str = "
     """
     _check(built, context, precision)
     quantised, result, careful, told = _sound(step, built, context, precision)
-    yield StepReport(precision, asdict(step), result, told=told)
+    found = "not checked: this processor has no AVX2"
+    if "avx2" in processor()["flags"]:
+        found = _fault(result, built, context, "AVX2") or "sound"
+        if found != "sound" and WRONG in found:  # else the engine cannot pretend to have no more, which proves nothing
+            told = "; ".join(filter(None, (told, f"on processors with AVX2 and without VNNI: {found}")))
+    yield StepReport(precision, asdict(step), result, notes={"avx2": found}, told=told)
     quantised.reshape([1, *context.calibration[0].shape])  # where it takes any size: the work is counted by shapes
     order, errors = _rank(quantised, built, context, precision)
     macs = [_macs(op) for op in order]
@@ -157,10 +164,11 @@ def _sound(step: NncfInt8, built: Built, context: Context, precision: str) -> tu
     raise VerificationError(f"{why}; with more in float: {found}", "Take another precision or runtime here.")
 
 
-def _fault(file: Built, built: Built, context: Context) -> str:
-    """What is wrong with what OpenVINO makes of a file; empty where nothing is."""
+def _fault(file: Built, built: Built, context: Context, isa: str = "") -> str:
+    """What is wrong with what OpenVINO makes of a file, with instructions up to ``isa``; empty where nothing is."""
+    precision = "int8" if isa else file.precision  # processors of that kind have no bf16
     try:
-        check_int8(file.path, built.path, Target("openvino", file.precision, context.threads), context.calibration)
+        check_int8(file.path, built.path, Target("openvino", precision, context.threads), context.calibration, isa)
     except VerificationError as error:
         return error.what.rstrip(".")
     return ""

@@ -9,6 +9,7 @@ answers of the float file much further than those do.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,12 +34,14 @@ SIZES = ((1.0, 1.0), (0.5, 0.75), (1.25, 1.875))
 FACTOR, SLACK = 2.0, 0.002
 """What int8 kernels may be off: so many times what quantising alone changes, and rounding, as a share of the answers'
 deviation. Sound kernels stood at 1.0 times, broken ones at 2.3 to 4.4, or ended the process."""
+WRONG = "its answers are"
+"""In the message where answers are wrong, and not where the engine refused or ended."""
 _LOWEST = -1e30
 
 Answers = list[NDArray[np.float32]]
 
 
-def check_int8(path: Path, float_path: Path, target: Target, images: Sequence[Pixels]) -> None:
+def check_int8(path: Path, float_path: Path, target: Target, images: Sequence[Pixels], isa: str = "") -> None:
     """Hold the answers of an int8 IR against those of its quantisers computed in float.
 
     Args:
@@ -46,6 +49,8 @@ def check_int8(path: Path, float_path: Path, target: Target, images: Sequence[Pi
         float_path: the IR that it was made from.
         target: how it is to be run.
         images: (H, W, 3) uint8, model inputs of one size.
+        isa: the most that the engine's kernels may use of this processor (``AVX2``: what one without VNNI would
+            compute, saturation included); empty is all that it has.
 
     Raises:
         VerificationError: the engine crashed, hung, or gave other answers; the message says where.
@@ -54,6 +59,7 @@ def check_int8(path: Path, float_path: Path, target: Target, images: Sequence[Pi
     with scratch() as folder:
         np.save(folder / "images.npy", np.stack(images[:IMAGES]))
         files = {"path": str(path), "float_path": str(float_path), "images": str(folder / "images.npy")}
+        files["isa"] = isa
         try:
             run, last_words = fresh_process(__name__, {**files, "target": str(target)}, TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
@@ -91,7 +97,7 @@ def fault(core: Any, graph: Any, plain: Any, target: Target, images: Sequence[Pi
     if off <= FACTOR * change + SLACK * float(np.mean([each.std() for each in wanted])):
         return ""
     size = f"{images[0].shape[0]}x{images[0].shape[1]}"
-    return f"at {size} its answers are {off:.3g} off, where quantising alone makes {change:.3g}"
+    return f"at {size} {WRONG} {off:.3g} off, where quantising alone makes {change:.3g}"
 
 
 def resized(image: Pixels, shares: tuple[float, float]) -> Pixels:
@@ -115,9 +121,11 @@ def _apart(a: Answers, b: Answers) -> float:
 
 
 def _main(request: str) -> None:
+    wanted = json.loads(request)
+    if wanted["isa"]:  # read by oneDNN when it is loaded
+        os.environ["ONEDNN_MAX_CPU_ISA"] = wanted["isa"]
     import openvino
 
-    wanted = json.loads(request)
     target, core, images = Target.parse(wanted["target"]), openvino.Core(), np.load(wanted["images"])
     graph, plain = core.read_model(wanted["path"]), core.read_model(wanted["float_path"])
     sets = [[resized(images[0], shares)] for shares in SIZES] if graph.is_dynamic() else [list(images)]
