@@ -8,16 +8,14 @@ it: the file computes in float32, and one bit a weight is what the step ``store`
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pocketvit.compress.latent import chosen_layers, settled, weighty, with_latent
-from pocketvit.compress.retrain import Retraining, retrained
+from pocketvit.compress.retrain import Retraining, own_folder, retrained
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.models.trained import Trained
 
@@ -46,9 +44,8 @@ def binarise(step: Binarise, trained: Trained, context: Context) -> StepReport:
         "binarise", trained, first=step.first, last=step.last, words=step.layers, least_values=step.least_values
     )
     constants = dict.fromkeys(chosen, torch.zeros(0))
-    own = Retraining(**{field.name: getattr(step, field.name) for field in fields(Retraining)})
     latent = with_latent(trained, constants, binary)
-    network = settled(retrained(latent, trained, own_folder(context, asdict(step)), own), constants, binary)
+    network = settled(retrained(latent, trained, own_folder(context, asdict(step)), step.settings()), constants, binary)
     layers = weighty(network.model)
     weights = sum(layers[path].weight.numel() for path in chosen)
     total = sum(parameter.numel() for parameter in network.model.parameters())
@@ -84,9 +81,3 @@ class _Through(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
         """All of it to the other."""
         return None, gradient
-
-
-def own_folder(context: Context, settings: dict[str, Any]) -> Context:
-    """The context with a folder for one set of settings: the weights that training begins with do not tell them."""
-    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return replace(context, shared=(context.shared or context.folder) / f"latent-{name}")

@@ -15,7 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def prune(step: Prune, trained: Trained, context: Context) -> StepReport:
     network, rounds = trained, []
     for number in range(1, step.rounds + 1):
         cut, said = cut_down(step, network, trained, context, number)
-        network = retrained(cut, trained, context, _part_of(step))
+        network = retrained(cut, trained, context, step.settings(step.rounds))
         rounds.append(said)
     network = replace(network, model=network.model.eval())
     before, after = (sum(parameter.numel() for parameter in x.model.parameters()) for x in (trained, network))
@@ -116,13 +116,6 @@ def _left_of(step: Prune, trained: Trained, network: Trained) -> str:
         for each in find_units(model, step.units):
             counter[each.kind] += each.count
     return ", ".join(f"{after[kind]} of {count} {kind}" for kind, count in before.items())
-
-
-def _part_of(step: Prune) -> Retraining:
-    """The retraining of one round."""
-    own = {field.name: getattr(step, field.name) for field in fields(Retraining)}
-    own["minutes"] = None if step.minutes is None else step.minutes / step.rounds
-    return Retraining(**own | {"epochs": -(-step.epochs // step.rounds)})
 
 
 def cut_down(

@@ -9,15 +9,14 @@ units for sparse weights compute twice as fast; the engines here have no such ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pocketvit.compress.binarise import own_folder
 from pocketvit.compress.latent import settled, weighty, with_latent
-from pocketvit.compress.retrain import Retraining, retrained
+from pocketvit.compress.retrain import Retraining, own_folder, retrained
 from pocketvit.compress.saliency import SCORES, Layers, input_moments, surgeon
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.errors import UsageError
@@ -73,7 +72,9 @@ def prune_weights(step: PruneWeights, trained: Trained, context: Context) -> Ste
         share = step.share * (1 - (1 - number / step.rounds) ** 3)
         network, masks, removed = zeroed(step, network, context, share)
         latent = with_latent(network, masks, masked)
-        done = retrained(latent, trained, own_folder(context, asdict(step) | {"round": number}), _part_of(step))
+        done = retrained(
+            latent, trained, own_folder(context, asdict(step) | {"round": number}), step.settings(step.rounds)
+        )
         network = settled(done, masks, masked)
         rounds.append({"share": share, "by": removed})
     layers = chosen_layers(step, network.model)
@@ -168,10 +169,3 @@ def masked(weight: Tensor, mask: Tensor) -> Tensor:
 
 def _zeros(weight: Tensor) -> int:
     return int((weight == 0).sum())
-
-
-def _part_of(step: PruneWeights) -> Retraining:
-    """The retraining of one round."""
-    own: dict[str, Any] = {field.name: getattr(step, field.name) for field in fields(Retraining)}
-    own["minutes"] = None if step.minutes is None else step.minutes / step.rounds
-    return Retraining(**own | {"epochs": -(-step.epochs // step.rounds)})

@@ -12,15 +12,14 @@ The rounding is torch's own. The layers of torchao 0.18 round inputs by token, w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pocketvit.compress.binarise import own_folder
 from pocketvit.compress.importance import Batches
 from pocketvit.compress.latent import chosen_layers, settled, with_latent
-from pocketvit.compress.retrain import Retraining, retrained
+from pocketvit.compress.retrain import Retraining, own_folder, retrained
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.models.trained import Trained
 from pocketvit.spec.typed import Range, check_ranges
@@ -58,9 +57,8 @@ def qat(step: Qat, trained: Trained, context: Context) -> StepReport:
         "qat", trained, first=step.first, last=step.last, words=step.layers, least_values=step.least_values
     )
     grids = input_grids(trained, chosen, Batches(trained, context, step.images))
-    own = Retraining(**{field.name: getattr(step, field.name) for field in fields(Retraining)})
     latent = with_latent(trained, grids, rounded, rounded_inputs)
-    network = settled(retrained(latent, trained, own_folder(context, asdict(step)), own), grids, rounded)
+    network = settled(retrained(latent, trained, own_folder(context, asdict(step)), step.settings()), grids, rounded)
     notes = {"layers": chosen, "grids": {path: grid.tolist() for path, grid in grids.items()}}
     told = f"{len(chosen)} layers learned with 8-bit weights and inputs; the file is a float one until int8 follows"
     return StepReport("qat", asdict(step), network, notes=notes, told=told)

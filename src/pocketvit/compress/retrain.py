@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -46,6 +46,12 @@ class Retraining:
         check_ranges("compress.steps", self, ranges)
         if self.distill:
             check_distill("compress.steps", self.distill)
+
+    def settings(self, rounds: int = 1) -> Retraining:
+        """These settings alone, without those that a step adds; for one of so many rounds that share the training."""
+        own: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Retraining)}
+        own["minutes"] = None if self.minutes is None else self.minutes / rounds
+        return Retraining(**own | {"epochs": -(-self.epochs // rounds)})
 
 
 def retrain(step: Retraining, trained: Trained, context: Context) -> StepReport:
@@ -85,6 +91,12 @@ def retrained(trained: Trained, teacher: Trained, context: Context, how: Retrain
     reporter = Reporter(quiet=context.quiet, label="retrain")
     found = train_model(copy_of(trained), context.data, recipe, folder, reporter=reporter)
     return replace(found, info={**trained.info, **found.info, "retrained": asdict(how)})
+
+
+def own_folder(context: Context, settings: dict[str, Any]) -> Context:
+    """The context with a folder for one set of settings: the weights that training begins with do not tell them."""
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return replace(context, shared=(context.shared or context.folder) / f"latent-{name}")
 
 
 def digest(*parts: Trained | Recipe) -> str:
