@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,9 +105,7 @@ def serve(
     """
     _check_packages()
     from pocketvit.serve.http_app import make_app
-    from pocketvit.serve.phone.address import announce, phone_urls
-    from pocketvit.serve.phone.app_files import find_app
-    from pocketvit.serve.phone.routes import add_phone
+    from pocketvit.serve.phone.start import app_folder, open_phone
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
     from pocketvit.serve.services import Limits
@@ -118,22 +115,17 @@ def serve(
     limits = Limits(workers, queue, max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
     if not 0 <= grace_seconds < 1e6:
         raise UsageError(f"grace_seconds must be at least 0, not {grace_seconds:g}.", "30 is usual.")
-    if phone_app is not None and not phone:
-        raise UsageError("phone_app goes with --phone.", "Leave it out, or add --phone.")
-    app_folder = find_app(phone_app) if phone else None
+    phone_folder = app_folder(phone, phone_app)
     token = None if token_file is None else read_token(Path(token_file))
     folder = _tls_folder(tls_folder, tls)
     files = None if tls is None else certificate_files(tls, folder, host)
     names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
     models = Models([Served.of(load(name, target, trust=trust, memory_mb=memory_mb)) for name in names])
     app = make_app(models, limits, token)
-    if app_folder is not None:
-        add_phone(app, app_folder)
     with listen(host, port) as listener:
         services: Services = app.state.services
-        if app_folder is not None:
-            urls = phone_urls(host, listener.getsockname()[1], files is not None, token)
-            announce(urls, host, files is not None, sys.stderr)
+        if phone_folder is not None:
+            open_phone(app, phone_folder, listener, host, files is not None)
         done = run_server(app, listener, files, grace_seconds, url_of(listener, host, files is not None))
     return ServeReport(done.url, done.requests, done.seconds, services.door.cut)
 
