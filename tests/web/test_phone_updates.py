@@ -38,8 +38,7 @@ class Publisher:
         world = World.make(folder)
         app = app_of(load(folder / "base"))
         add_phone(app, web.DIST)
-        app.state.services.update_keys = [(folder / "key.pub").read_text()]
-        app.state.services.channels = {}
+        app.state.services.update_keys = [world.key]
         return cls(world, app)
 
     def publish(self, version: str, blur: float = 0.4) -> Path:
@@ -138,7 +137,7 @@ def test_foreign_keys_and_names_and_wrong_answers_are_refused(chromium: Any, pub
         good = publisher.signed
         sign_by_hand(publisher.world, folder / "stranger")
         publisher.serve(folder / "sources" / "0.2.0-0.4-0")
-        publisher.app.state.services.update_keys.append((folder / "stranger.pub").read_text())
+        publisher.app.state.services.update_keys.append(stranger)
         refused(page, "No trusted key has signed it.", keeps="0.1.0")  # pinned are those of the first contact
         assert stranger.id not in json.dumps(web.status(page))
         (publisher.world.channel / "channel.json").write_bytes(good)

@@ -39,6 +39,6 @@ def phone_app(folder: Path, *artifacts: Path, token: str | None = None) -> FastA
     return app
 
 
-def channel_of(path: Path, description: bytes | None) -> Any:
+def channel_of(path: Path, description: bytes) -> Any:
     """What the routes look at of a channel."""
     return SimpleNamespace(current=SimpleNamespace(path=path, description=description))

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from pocketvit.serve.phone.routes import is_public
+from pocketvit.serve.signing import new_key
 from tests.serve.asking import ask
 from tests.serve.phone.app import FILES, channel_of, phone_app
 from tests.tiny import make_tiny_artifact
@@ -122,11 +123,12 @@ def test_a_model_of_a_channel_has_its_description(artifact: Path, tmp_path: Path
     services = app.state.services
     name = services.models.names()[0]
     assert ask(app, "GET", f"/phone/models/{name}/channel.json").status_code == 404
-    services.channels, services.update_keys = {name: channel_of(artifact, b'{"payload": "x"}\n')}, ["PEM"]
+    key = new_key(tmp_path / "key")
+    services.channels, services.update_keys = {name: channel_of(artifact, b'{"payload": "x"}\n')}, [key]
     document = ask(app, "GET", "/phone/config.json").json()
-    assert (document["keys"], document["models"][0]["description"]) == (["PEM"], '{"payload": "x"}\n')
+    assert (document["keys"], document["models"][0]["description"]) == ([(tmp_path / "key.pub").read_text()], '{"payload": "x"}\n')
     assert ask(app, "GET", f"/phone/models/{name}/channel.json").content == b'{"payload": "x"}\n'
-    for other in (channel_of(artifact, None), channel_of(artifact, b""), channel_of(tmp_path, b"{}")):
+    for other in (channel_of(artifact, b""), channel_of(tmp_path, b"{}")):
         services.channels = {name: other}
         assert ask(app, "GET", f"/phone/models/{name}/channel.json").status_code == 404
     assert ask(app, "GET", "/phone/models/other/channel.json").status_code == 404
