@@ -67,6 +67,10 @@ def serve(
     body_seconds: float = 30.0,
     request_seconds: float = 60.0,
     grace_seconds: float = 30.0,
+    watch: str | None = None,
+    reference: str | None = None,
+    alert_url: str | None = None,
+    collect: str | None = None,
 ) -> ServeReport:
     """Answer over HTTP with artifacts, until SIGTERM or Ctrl-C.
 
@@ -93,6 +97,10 @@ def serve(
         body_seconds: seconds for a body to arrive.
         request_seconds: seconds for an answer, waiting included.
         grace_seconds: seconds that running and waiting requests get when the server is to end.
+        watch: folder or SQLite file for statistics of requests and answers, which /v1/drift compares over time.
+        reference: folder of photos like those that are expected, to compare with; by default the first requests.
+        alert_url: address that is told by POST when a statistic drifts.
+        collect: folder for the corrections that clients send to /v1/feedback; nothing is kept without it.
 
     Raises:
         UsageError: no such artifact, a version twice, a port that cannot be listened on, or a limit out of range.
@@ -100,6 +108,7 @@ def serve(
         MissingDependencyError: the extra serve is not installed.
     """
     _check_packages()
+    from pocketvit.serve.drift.start import watching
     from pocketvit.serve.http_app import make_app
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
@@ -115,9 +124,10 @@ def serve(
     files = None if tls is None else certificate_files(tls, folder, host)
     names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
     models = Models([Served.of(load(name, target, trust=trust, memory_mb=memory_mb)) for name in names])
-    app = make_app(models, limits, token)
-    with listen(host, port) as listener:
+    with watching(models, watch, reference, alert_url, collect) as extras, listen(host, port) as listener:
+        app = make_app(models, limits, token, extras.routers)
         services: Services = app.state.services
+        services.watchers += extras.watchers
         done = run_server(app, listener, files, grace_seconds, url_of(listener, host, files is not None))
     return ServeReport(done.url, done.requests, done.seconds, services.door.cut)
 
