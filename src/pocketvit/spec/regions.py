@@ -23,7 +23,7 @@ def regions(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def luma(parts: NDArray[np.uint8]) -> Floats:
     """(..., 3) RGB to (...) brightness, 0 to 255 (BT.601)."""
-    return parts @ LUMA
+    return np.asarray(parts @ LUMA, np.float64)
 
 
 def octaves(planes: Floats) -> Floats:

@@ -52,6 +52,7 @@ class Watch:
         self.deviation = max(float(reference.std()), 1e-3 * abs(self.mean), 1e-9)
         self.recent: deque[float] = deque(maxlen=WINDOW)
         self.drifting = False
+        self._since = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -92,6 +93,7 @@ class Watch:
         """Take in the next value; what it changes, if anything."""
         self.recent.append(value)
         if self.drifting:
+            self._since += 1
             if not self._like_before():
                 return None
             self.drifting = False
@@ -102,7 +104,7 @@ class Watch:
         if not self._heard:
             return None
         if self._unlike():
-            self.drifting = True
+            self.drifting, self._since = True, 0
             return Change(self.name, self.mean, self.after, self._heard)
         self._patience -= 1
         if not self._patience:  # it was nothing, but the detectors take it for the new normal
@@ -114,4 +116,4 @@ class Watch:
 
     def _like_before(self) -> bool:
         near = abs(float(np.mean(self.recent)) - self.mean) <= SHIFT * self.deviation
-        return near and len(self.recent) == WINDOW and self.probability() > P_OK
+        return self._since >= WINDOW and near and self.probability() > P_OK

@@ -119,7 +119,8 @@ class Cloud:
         """The cloud of (N, D) embeddings, N at least 2; the covariance is shrunk, so that D may be above N."""
         mean = embeddings.mean(axis=0)
         covariance = shrunk_covariance(embeddings - mean)
-        return cls(mean, np.linalg.inv(covariance + 1e-9 * np.eye(len(mean))))
+        inverse = np.linalg.inv(covariance + 1e-9 * np.eye(len(mean)))
+        return cls(mean, np.asarray(inverse, np.float64))
 
     def distance(self, embedding: Floats) -> float:
         """Mahalanobis distance of (D,), by its dimension: about 1 for what is like the reference."""

@@ -28,7 +28,8 @@ _SWEEP_EVERY = 1000
 _MARK, _VERSION = 0x70766474, 1
 """What SQLite's header says of a file of ours."""
 _TABLES = """
-CREATE TABLE IF NOT EXISTS requests (id INTEGER PRIMARY KEY, time REAL NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+  id INTEGER PRIMARY KEY, time REAL NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS requests_of ON requests (model, id);
 CREATE TABLE IF NOT EXISTS changes (
   id INTEGER PRIMARY KEY, time REAL NOT NULL, model TEXT NOT NULL, statistic TEXT NOT NULL, before REAL NOT NULL,
