@@ -113,15 +113,13 @@ def serve(
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
     from pocketvit.serve.services import Limits
-    from pocketvit.serve.tls import certificate_files
 
     workers = available_cores() if workers is None else workers
     limits = Limits(workers, queue, max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
     if not 0 <= grace_seconds < 1e6:
         raise UsageError(f"grace_seconds must be at least 0, not {grace_seconds:g}.", "30 is usual.")
     token = None if token_file is None else read_token(Path(token_file))
-    folder = _tls_folder(tls_folder, tls)
-    files = None if tls is None else certificate_files(tls, folder, host)
+    files = _certificate(tls, tls_folder, host)
     names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
     models = Models([Served.of(load(name, target, trust=trust, memory_mb=memory_mb)) for name in names])
     with watching(models, watch, reference, alert_url, collect) as extras, listen(host, port) as listener:
@@ -159,6 +157,13 @@ def read_token(path: Path) -> str:
         what = f"{path}: holds no token of at least {MIN_TOKEN} printable ASCII characters without spaces."
         raise DataError(what, "Make one, e.g.: python -c 'import secrets; print(secrets.token_urlsafe(32))'.")
     return token
+
+
+def _certificate(tls: str | None, tls_folder: str | None, host: str) -> tuple[Path, Path] | None:
+    from pocketvit.serve.tls import certificate_files
+
+    folder = _tls_folder(tls_folder, tls)
+    return None if tls is None else certificate_files(tls, folder, host)
 
 
 def _tls_folder(folder: str | None, tls: str | None) -> Path:
