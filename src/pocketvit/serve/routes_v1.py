@@ -100,7 +100,7 @@ async def answer(
 
         def work(check: Check) -> Outcome:
             began = time.perf_counter()
-            pixels = _decoded(image_in(body, content_type), services.most_pixels)
+            pixels = decoded(image_in(body, content_type), services.most_pixels)
             check()
             result = served.model(pixels, check, strength=strength)
             check()
@@ -146,7 +146,7 @@ def _asked(served: Served, accept: str, form: Form | None, top: int, strength: f
     return _Asked(PNG if suffix.endswith(".png") else NPY, top, strength, (suffix, write))
 
 
-def _decoded(content: bytes, most: int) -> Pixels:
+def decoded(content: bytes, most: int) -> Pixels:
     """(H, W, 3) uint8 of an image file; its header's size is looked at first."""
     with open_bytes(content, "the image") as image:
         area = image.width * image.height
