@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pocketvit.bench.timing import INCLUDES
 from pocketvit.data.collections import Collection
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
@@ -11,8 +12,6 @@ from pocketvit.report.data import CandidateRow, figure
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import BenchRow, CalibrationSet, LineageStep, MetricRow
 from pocketvit.spec.tasks.base import Measure
-
-INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
 def metric_rows(rows: Sequence[Row], measurer: Measurer, trivial: Measure | None = None) -> list[MetricRow]:
