@@ -48,8 +48,8 @@ class Target:
     threads: int = 2
     """Processor threads of the engine."""
     device: str = CPU
-    """``cpu``, ``cuda``, ``npu`` or whatever else the runtime offers; or ``phone``, one of ``DEVICES``, which are not of
-    this machine."""
+    """``cpu``, ``cuda``, ``npu`` or whatever else the runtime offers; or ``phone``, one of ``DEVICES``, which are not
+    of this machine."""
 
     def __post_init__(self) -> None:
         for name in ("runtime", "device"):

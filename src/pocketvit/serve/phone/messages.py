@@ -131,8 +131,8 @@ def unframed(body: bytes, manifest: Manifest, size: tuple[int, ...]) -> tuple[En
     """The answer to a job of kind ``run``: engine and outputs.
 
     Args:
-        body: length of the header (uint32), the header as JSON (``engine``; ``outputs`` as a list of [name, shape]), and
-            the outputs' values one after the other, float32; all little-endian.
+        body: length of the header (uint32), the header as JSON (``engine``; ``outputs`` as a list of [name, shape]),
+            and the outputs' values one after the other, float32; all little-endian.
         manifest: names and shapes of the outputs.
         size: shape of the input, which gives the sizes that the manifest leaves free.
 
