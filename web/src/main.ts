@@ -1,0 +1,3 @@
+import { InferenceWorker } from "./client";
+
+Object.assign(window, { worker: new InferenceWorker() });
