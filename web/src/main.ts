@@ -1,3 +1,6 @@
+import { measure, pairing } from "./bench";
 import { InferenceWorker } from "./client";
 
-Object.assign(window, { worker: new InferenceWorker() });
+const token = pairing(location.hash);
+if (token) void measure(token);
+else Object.assign(window, { worker: new InferenceWorker() });
