@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MIN_TOKEN = 16
 """Characters of a token; fewer could be guessed."""
-PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography")
+PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography", "segno")
 """What the extra ``serve`` brings for this command."""
 TOKEN_BYTES = 4096
 
@@ -56,6 +57,8 @@ def serve(
     token_file: str | None = None,
     tls: str | None = None,
     tls_folder: str | None = None,
+    phone: bool = False,
+    phone_app: str | None = None,
     target: str | None = None,
     trust: bool = False,
     memory_mb: float | None = None,
@@ -82,6 +85,8 @@ def serve(
         token_file: file with the bearer token that clients must send; without it everybody is let in.
         tls: auto makes a self-signed certificate once and keeps it; or two files, certificate.pem,key.pem.
         tls_folder: where tls auto keeps its files; ~/.config/pocketvit/tls by default.
+        phone: also hand out the phone app, below /phone/; its address is printed as a QR code too.
+        phone_app: folder of the built app, for --phone; a checkout's web/dist by default.
         target: runtime:precision[:threads] for all artifacts; by default each one's own.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
         memory_mb: MB that a photo may take above the idle process; beyond it, it runs in tiles. 1000 by default.
@@ -101,6 +106,9 @@ def serve(
     """
     _check_packages()
     from pocketvit.serve.http_app import make_app
+    from pocketvit.serve.phone.address import announce, phone_urls
+    from pocketvit.serve.phone.app_files import find_app
+    from pocketvit.serve.phone.routes import add_phone
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
     from pocketvit.serve.services import Limits
@@ -110,14 +118,22 @@ def serve(
     limits = Limits(workers, queue, max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
     if not 0 <= grace_seconds < 1e6:
         raise UsageError(f"grace_seconds must be at least 0, not {grace_seconds:g}.", "30 is usual.")
+    if phone_app is not None and not phone:
+        raise UsageError("phone_app goes with --phone.", "Leave it out, or add --phone.")
+    app_folder = find_app(phone_app) if phone else None
     token = None if token_file is None else read_token(Path(token_file))
     folder = _tls_folder(tls_folder, tls)
     files = None if tls is None else certificate_files(tls, folder, host)
     names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
     models = Models([Served.of(load(name, target, trust=trust, memory_mb=memory_mb)) for name in names])
     app = make_app(models, limits, token)
+    if app_folder is not None:
+        add_phone(app, app_folder)
     with listen(host, port) as listener:
         services: Services = app.state.services
+        if app_folder is not None:
+            urls = phone_urls(host, listener.getsockname()[1], files is not None, token)
+            announce(urls, host, files is not None, sys.stderr)
         done = run_server(app, listener, files, grace_seconds, url_of(listener, host, files is not None))
     return ServeReport(done.url, done.requests, done.seconds, services.door.cut)
 

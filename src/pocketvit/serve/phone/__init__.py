@@ -1,1 +1,1 @@
-"""What a phone gets from this machine: an app in its browser, models, and jobs that measure."""
+"""The phone app: where its built files are, the routes that hand it out with the models, and its address in a QR code."""
