@@ -64,6 +64,7 @@ def bench(
     host: str | None = None,
     port: int | None = None,
     tls: str | None = None,
+    phone_app: str | None = None,
     wait_seconds: float | None = None,
 ) -> BenchReport:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
@@ -91,6 +92,7 @@ def bench(
         host: name or address where a phone finds this machine; 0.0.0.0, all of this machine's, by default.
         port: TCP port for the phone; 8443 by default, 0 takes a free one.
         tls: for the phone: auto (by default) makes a certificate of our own; certificate.pem,key.pem; or none.
+        phone_app: folder of the built page that the phone opens; a checkout's web/dist by default.
         wait_seconds: how long a phone is waited for, also when it has gone away; 600 by default.
 
     Raises:
@@ -106,7 +108,7 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    only: dict[str, Any] = {"host": host, "port": port, "tls": tls, "wait_seconds": wait_seconds}
+    only: dict[str, Any] = {"host": host, "port": port, "tls": tls, "app": phone_app, "wait_seconds": wait_seconds}
     given = {name: value for name, value in only.items() if value is not None}
     if (device := device_for([wanted for _, wanted in sides])) is not None:
         plan = Plan(timing_image(image, shape), seconds, check_sustained(sustained_seconds), store is not False)

@@ -38,6 +38,8 @@ class ContactConfig:
     tls: str = "auto"
     """Browsers give threads to pages that came over TLS or from the machine itself: ``auto`` makes a certificate of our
     own, which the browser warns of once; ``certificate.pem,key.pem`` takes yours; ``none`` does without."""
+    app: str | None = None
+    """Folder of the built page that the device opens; a checkout's web/dist by default."""
     wait_seconds: float = 600.0
     """How long the device is waited for, when it has not come yet and when it has gone away."""
 

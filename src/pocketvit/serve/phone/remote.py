@@ -6,13 +6,8 @@ becomes jobs (:mod:`pocketvit.serve.phone.jobs`); statistics are made by the cal
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import ipaddress
 import secrets
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from pocketvit.bench.remote import Rounds, Times
@@ -34,12 +25,11 @@ from pocketvit.runtimes.model import Model
 from pocketvit.runtimes.onnxfile import external_files
 from pocketvit.runtimes.session import Port, SessionInfo, check_inputs
 from pocketvit.runtimes.stored import is_stored, unpack
+from pocketvit.serve.phone.app_files import find_app
+from pocketvit.serve.phone.desk import farewell, invite, listening, make_desk, served
 from pocketvit.serve.phone.jobs import Job, Jobs
 from pocketvit.serve.phone.messages import Engine, Rows, check_rows, unframed
-from pocketvit.serve.phone.routes_jobs import Desk, router
-from pocketvit.serve.refusal import Refusal, refusal_of
-from pocketvit.serve.server import PatientProtocol, listen
-from pocketvit.serve.tls import certificate_files, home_folder
+from pocketvit.serve.phone.routes_jobs import Desk
 from pocketvit.spec.devices import ContactConfig
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import Manifest
@@ -47,8 +37,6 @@ from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
 NAME, ENGINE = "phone", "onnxruntime-web"
-FAREWELL_S, START_S = 3.0, 15.0
-"""How long a page may take to hear that all is done, and the server to start."""
 Notify = Callable[[str], None]
 
 
@@ -192,112 +180,10 @@ def _times(model: Model, pre: list[float], infer: list[float], post: list[float]
 def connect(contact: ContactConfig, notify: Notify) -> Iterator[Phone]:
     """Listen for a phone while the block runs; see :func:`pocketvit.bench.remote.connect`."""
     jobs, token = Jobs(contact.wait_seconds, notify), secrets.token_urlsafe(24)
-    app = make_desk(Desk(jobs, token))
-    with _listening(contact) as listener:
-        tls = None if contact.tls == "none" else certificate_files(contact.tls, home_folder(), contact.host)
-        with _served(app, listener, tls):
-            for line in invitation(address_of(listener, contact.host, tls is not None), token, tls is not None):
-                notify(line)
-            try:
-                yield Phone(jobs)
-            finally:
-                _say_farewell(jobs)
-
-
-def make_desk(desk: Desk) -> FastAPI:
-    """The application that a phone measures through."""
-    app = FastAPI(title="pocketvit phone", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.desk = desk
-    app.include_router(router)
-    app.add_exception_handler(Exception, _refuse)
-    app.add_exception_handler(Refusal, _refuse)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    return app
-
-
-def invitation(address: str, token: str, secure: bool) -> list[str]:
-    """What to do on the phone, line by line."""
-    lines = [f"Open this on the phone, in the same network, and keep it open: {address}#pair={token}"]
-    if secure:
-        lines.append(
-            "The browser warns once of the certificate, which this machine has made itself: go on all the same."
-        )
-    return lines
-
-
-def address_of(listener: socket.socket, host: str, secure: bool) -> str:
-    """Where a phone in the same network finds the page."""
-    bound, port = listener.getsockname()[:2]
-    shown = host
-    if host in ("", "0.0.0.0", "::"):
-        shown = _own_address(bound)
-    shown = f"[{shown}]" if ":" in shown else shown
-    return f"{'https' if secure else 'http'}://{shown}:{port}/phone/"
-
-
-def _own_address(bound: str) -> str:
-    """This machine's address in its network: the one that it would speak to others from; nothing is sent."""
-    if not ipaddress.ip_address(bound).is_unspecified:
-        return bound
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # an address for documentation: RFC 5737
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"
-
-
-@contextmanager
-def _listening(contact: ContactConfig) -> Iterator[socket.socket]:
-    try:
-        context = listen(contact.host, contact.port)
-        listener = context.__enter__()
-    except UsageError as error:
-        todo = "Take another host or port (contact.host, contact.port); port 0 takes any that is free."
-        raise UsageError(error.what, todo) from error
-    try:
-        yield listener
-    finally:
-        context.__exit__(None, None, None)
-
-
-@contextmanager
-def _served(app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None) -> Iterator[None]:
-    """The application, answering from a thread of its own while the block runs."""
-    config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=1, ssl_certfile=tls and tls[0], ssl_keyfile=tls and tls[1],
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="phone", daemon=True)
-    thread.start()
-    try:
-        _wait(lambda: server.started or not thread.is_alive(), START_S)
-        if not server.started:
-            raise UsageError("the address for the phone could not be served.", "Run again with -v for the reason.")
-        yield
-    finally:
-        server.should_exit = True
-        thread.join(START_S)
-
-
-def _say_farewell(jobs: Jobs) -> None:
-    """Let the page hear that all is done before nobody answers any more."""
-    jobs.close()
-    if jobs.hello is not None:
-        _wait(lambda: jobs.told_closed, FAREWELL_S)
-
-
-def _wait(ready: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not ready() and time.monotonic() < end:
-        time.sleep(0.02)
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    refusal = refusal_of(error)
-    return Response(refusal.body, refusal.status, refusal.headers, "application/json")
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    return await _refuse(request, Refusal(400, "a parameter or header is wrong or missing."))
+    app = make_desk(Desk(jobs, token), find_app(contact.app))
+    with listening(contact) as (listener, tls), served(app, listener, tls):
+        invite(listener, contact.host, token, secure=tls is not None)
+        try:
+            yield Phone(jobs)
+        finally:
+            farewell(jobs)
