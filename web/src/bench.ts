@@ -8,7 +8,7 @@ import type { Opened, Tensor, Tensors } from "./protocol";
 import type { Answer } from "./tasks";
 
 interface Pixels { sha256: string; height: number; width: number }
-interface File { name: string; sha256: string; bytes: number; precision: string; manifest: Manifest; images: Pixels[] }
+interface File { name: string; sha256: string; bytes: number; manifest: Manifest; images: Pixels[] }
 interface Job {
   id: string; kind: "run" | "time"; label: string; threads: number; files: File[];
   seconds?: number; least?: number; most?: number; warmup?: number;

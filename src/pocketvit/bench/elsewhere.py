@@ -104,7 +104,8 @@ def _opened(remote: Remote, device: Device, path: str, target: Target) -> Model:
     artifact = read_artifact(path)
     wanted = _wanted(artifact, device, target)
     local = open_variant(artifact, here(wanted))
-    return replace(local, session=remote.open(local.file, wanted, local.manifest), target=wanted)
+    session = remote.open(local.file, wanted, local.manifest)
+    return replace(local, session=session, target=wanted, memory_mb=remote.memory_mb)
 
 
 def _wanted(artifact: Artifact, device: Device, target: Target) -> Target:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from pocketvit.errors import VerificationError
 from pocketvit.runtimes.model import Model
 from pocketvit.runtimes.session import Session
 from pocketvit.spec import parity
+from pocketvit.spec.artifact import sha256
 from pocketvit.spec.devices import ContactConfig, Device, device_of
 from pocketvit.spec.manifest import BenchRow, Manifest
 from pocketvit.spec.preprocess import Pixels
@@ -66,6 +67,8 @@ class Remote(Protocol):
 
     environment: Mapping[str, Any]
     """Of the device that has answered last, in plain JSON types: ``device``, ``user_agent``, ``cores``, ..."""
+    memory_mb: float
+    """MB that an image may take there; larger ones run in tiles."""
 
     def open(self, file: Path, target: Target, manifest: Manifest) -> Session:
         """The file on the device, as a session: ``run`` sends pixels there and brings the answer back."""
@@ -88,6 +91,35 @@ def connect(device: Device, contact: ContactConfig, notify: Notify) -> AbstractC
     found: Callable[[ContactConfig, Notify], AbstractContextManager[Remote]]
     found = getattr(importlib.import_module(module), function)
     return found(contact, notify)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A connection to a device, with what was proven over it: each file is proven once."""
+
+    device: Device
+    remote: Remote
+    proven: dict[str, str] = field(default_factory=dict)
+    """By a file's SHA-256 why it does not do there; empty where it does."""
+
+    def opened(self, local: Model) -> Model:
+        """A model that is open on this machine, on the device."""
+        target = replace(local.target, device=self.device.name)
+        session = self.remote.open(local.file, target, local.manifest)
+        return replace(local, session=session, target=target, memory_mb=self.remote.memory_mb)
+
+    def refusal(self, local: Model, inputs: Callable[[], Pixels]) -> str:
+        """Why a file does not do on the device what it does here (:func:`prove`); empty where it does."""
+        digest = sha256(local.file)
+        if digest not in self.proven:
+            found = inputs()
+            reference = parity.run_goldens(local.session, found)
+            try:
+                prove(self.opened(local), found, reference)
+                self.proven[digest] = ""
+            except VerificationError as error:
+                self.proven[digest] = error.what.rstrip(".")
+        return self.proven[digest]
 
 
 def here(target: Target) -> Target:

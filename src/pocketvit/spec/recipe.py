@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.degradation import BlurConfig, CameraConfig, CorrelatedConfig, MixtureConfig
-from pocketvit.spec.devices import ContactConfig
+from pocketvit.spec.devices import ContactConfig, device_of
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
@@ -321,6 +321,9 @@ class Recipe:
         if wanted not in ("any", "fp32", *self.compress.names):
             what = f"target.precision {wanted} is not among compress.steps {short(self.compress.names)}."
             raise UsageError(what, f"Add {wanted} to compress.steps, or leave target.precision at any.")
+        if self.budget.memory_mb is not None and device_of(self.target.device) is not None:
+            what = f"budget.memory_mb cannot be held on a {self.target.device}: it does not tell its memory."
+            raise UsageError(what, "Leave it out; budget.size_mb limits the file.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""

@@ -43,6 +43,8 @@ Notify = Callable[[str], None]
 class Phone:
     """The phone's browser. See :class:`pocketvit.bench.remote.Remote`."""
 
+    memory_mb = 400.0
+
     def __init__(self, jobs: Jobs) -> None:
         self.jobs = jobs
         self.engine: Engine | None = None
@@ -131,8 +133,16 @@ class PhoneSession:
         parcel[self._sha256] = self._content
         fields = {"schema_version", "name", "version", "task", "settings", "levels", "preprocess", "inputs", "outputs"}
         manifest = self.manifest.model_dump(mode="json", include=fields)
-        name = {"name": self.target.key, "precision": self.target.precision}
-        return {**name, "sha256": self._sha256, "bytes": len(self._content), "manifest": manifest}
+        manifest["variants"] = [self._variant()]
+        return {"name": self.target.key, "sha256": self._sha256, "bytes": len(self._content), "manifest": manifest}
+
+    def _variant(self) -> dict[str, Any]:
+        """The one that runs there, with what the manifest knows of its memory: the page cuts tiles by it."""
+        here = (self.target.runtime, self.target.precision)
+        known = next((v for v in self.manifest.variants if (v.runtime, v.precision) == here), None)
+        memory = known.memory.model_dump() if known is not None and known.memory is not None else None
+        which = {"runtime": self.target.runtime, "precision": self.target.precision, "device": self.target.device}
+        return {**which, "path": "model.onnx", "memory": memory}
 
     def ran_by(self, engine: Engine) -> None:
         """Note what the phone says of its engine."""
