@@ -127,7 +127,7 @@ def invite(listener: socket.socket, host: str, token: str, *, secure: bool) -> N
 def farewell(jobs: Jobs) -> None:
     """Let the page hear that all is done before nobody answers any more."""
     jobs.close()
-    if jobs.hello is not None:
+    if jobs.here:
         _wait(lambda: jobs.told_closed, FAREWELL_S)
 
 

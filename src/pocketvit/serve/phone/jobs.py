@@ -81,6 +81,11 @@ class Jobs:
         self._job: Job | None = None
         self._session, self._seen, self._measured = "", clock(), False
 
+    @property
+    def here(self) -> bool:
+        """Whether a phone has said something lately."""
+        return self.hello is not None and self._clock() - self._seen <= self._lease_s
+
     # What the phone does.
 
     def greet(self, hello: Hello) -> str:
