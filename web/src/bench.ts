@@ -176,7 +176,7 @@ class Bench {
         times[k].post.push(spent.post);
         times[k].at.push(performance.now() - began);
       });
-      this.step("rounds", done + 1);
+      this.step(`${Math.round((performance.now() - began) / 1e3)} / ${seconds} s`, done + 1);
     }
     await this.desk.post(job, "rows", JSON.stringify({ engine: engineOf(sessions[0]), files: times }));
   }
@@ -202,7 +202,7 @@ class Bench {
     const known = this.opened.get(file.sha256);
     if (known) return known;
     await this.makeRoom(job, Math.max(MOST_SESSIONS, together));
-    this.step("loading");
+    this.step("");
     const bytes = await this.desk.file(job, file.sha256, file.bytes);
     const options = { threads: job.threads, backend: "wasm" as const };
     const opened = await this.inWorker("open", (w) => w.ask("open", { bytes, options }, [bytes.buffer]));
@@ -270,7 +270,9 @@ class View {
     section.append(title, element("p", {}, texts.hint), this.status, this.bar, this.detail, this.error);
     if (!globalThis.crossOriginIsolated) section.append(element("p", { class: "warning" }, texts.single));
     document.title = texts.title;
-    document.body.replaceChildren(section);
+    const main = element("main");
+    main.append(section);
+    document.body.replaceChildren(main);
   }
 
   show(status: string, detail = "", busy = true): void {
@@ -316,10 +318,7 @@ export async function measure(token: string): Promise<void> {
   document.documentElement.lang = language;
   const view = new View(TEXTS[language]), desk = new Desk(token);
   let note = "", done = 0;
-  const bench = new Bench(desk, (what, rounds = 0) => {
-    note = what === "rounds" ? view.texts.rounds : view.texts.loading;
-    done = rounds;
-  });
+  const bench = new Bench(desk, (what, rounds = 0) => [note, done] = [what, rounds]);
   await stayAwake(view);
   document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && void stayAwake(view));
   let greeted = false;
@@ -344,7 +343,8 @@ export async function measure(token: string): Promise<void> {
 async function work(
   job: Job, bench: Bench, desk: Desk, view: View, at: () => { note: string; done: number },
 ): Promise<void> {
-  const show = () => view.show(job.label, at().done ? `${at().done} ${at().note}` : at().note);
+  const rounds = () => (at().done ? `${at().done} ${view.texts.rounds}, ` : "");
+  const show = () => view.show(job.label, rounds() + (at().note || view.texts.loading));
   show();
   const beat = setInterval(() => {
     show();

@@ -4,6 +4,7 @@
 // for. Both are served from where the page comes from. The WASM engine has one pool of threads for all its sessions:
 // it is made at the first `openSession`, so another number of threads needs another worker.
 import type * as Ort from "onnxruntime-web";
+import { mostThreads } from "./device";
 import type { Backend, Data, DType, OpenOptions, Tensors } from "./protocol";
 import mjsUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
@@ -23,15 +24,6 @@ export interface Session {
 
 const engines: Partial<Record<Backend, Promise<typeof Ort>>> = {};
 let pool = 0;
-
-/** Threads that this page may use: one where it is not cross-origin isolated, since they need shared memory. */
-export function mostThreads(): number {
-  return globalThis.crossOriginIsolated ? Math.max(1, Math.min(8, navigator.hardwareConcurrency || 1)) : 1;
-}
-
-export function hasWebGPU(): boolean {
-  return "gpu" in navigator && navigator.gpu !== undefined;
-}
 
 /**
  * Open a model file.
