@@ -2,7 +2,7 @@
 // asks the computer for jobs, runs them in the inference worker, and posts raw times and answers back. The protocol is
 // that of pocketvit's serve/phone/routes_jobs.py; statistics are made there.
 import { InferenceWorker, WorkerError } from "./client";
-import { hasWebGPU } from "./engine";
+import { hasWebGPU } from "./device";
 import type { Manifest } from "./manifest";
 import type { Opened, Tensor, Tensors } from "./protocol";
 import type { Answer } from "./tasks";
@@ -78,7 +78,7 @@ class Desk {
       phone: markOfThisBrowser(), user_agent: navigator.userAgent.slice(0, 512),
       platform: (nav.userAgentData?.platform || navigator.platform || "").slice(0, 128),
       cores: navigator.hardwareConcurrency || null, memory_gb: nav.deviceMemory ?? null,
-      isolated: globalThis.crossOriginIsolated, webgpu: hasWebGPU(),
+      isolated: globalThis.crossOriginIsolated, webgpu: await hasWebGPU(),
       screen: `${screen.width}x${screen.height}@${devicePixelRatio.toFixed(2)}`,
     };
     const answer = await this.ask("hello", { method: "POST", body: JSON.stringify(said) });
