@@ -81,7 +81,11 @@ def bench_elsewhere(remote: Remote, device: Device, sides: Sequence[tuple[str, s
         VerificationError: a file's answers to the golden inputs are wrong there.
         PocketvitError: the device does not come, or goes away for good.
     """
-    models = [_opened(remote, device, path, Target.parse(text)) for path, text in sides]
+    targets = [Target.parse(text) for _, text in sides]
+    if len({target.threads for target in targets}) > 1:
+        what = f"{' and '.join(map(str, targets))} differ in threads, and a {device.name} runs both with the same."
+        raise UsageError(what, "Time them one after the other, or with one number of threads.")
+    models = [_opened(remote, device, path, target) for (path, _), target in zip(sides, targets, strict=True)]
     for model in models:
         _prove(model)
     rounds = Rounds(plan.seconds, warmup=WARMUP)

@@ -212,7 +212,7 @@ class Sustained:
     def text(self) -> str:
         """One sentence."""
         part = min(self.seconds, MINUTE_MS / 1e3, self.seconds / 3)
-        verdict = f"{100 * (self.slowdown - 1):+.0f} %{'' if self.throttles else ', within the intervals'}"
+        verdict = f"{100 * (self.slowdown - 1):+.0f} %{'' if self.throttles else ', no slowing that can be told'}"
         figures = f"p50 {self.first.p50:.2f} ms in the first {part:.0f} s and {self.last.p50:.2f} ms in the last"
         return f"{self.variant}, {self.seconds:.0f} s without a pause: {figures} ({verdict}), {self.runs} runs."
 

@@ -80,7 +80,7 @@ def test_bench_proves_times_and_stores(artifact: Artifact, invited: Callable[...
 
 def test_two_files_in_turns(artifact: Artifact, invited: Callable[..., Invited]) -> None:
     there = invited()
-    both = {"target": "onnxruntime:fp32:1@phone", "other_target": "onnxruntime:fp32:2@phone", "store": False}
+    both = {"target": "onnxruntime:fp32:1@phone", "other_target": "onnxruntime:fp32:1@phone", "store": False}
     report = run_bench(artifact, there, **both)
     (timed,) = (job for job in there.phone.jobs if job["kind"] == "time")
     assert [file["name"] for file in timed["files"]] == ["onnxruntime:fp32@phone"] * 2
@@ -218,6 +218,7 @@ def test_the_address_is_printed_with_its_token_behind_the_hash(capsys: pytest.Ca
         ({"target": "openvino:fp32@phone"}, "phone runs no files of openvino"),
         ({"target": "onnxruntime:int8@phone"}, "holds no variant onnxruntime:int8"),
         ({"other_target": "onnxruntime:fp32"}, "are not on one device"),
+        ({"other_target": "onnxruntime:fp32:1@phone"}, "differ in threads"),
         ({"sustained_seconds": -1.0}, "sustained_seconds must lie between"),
         ({"target": None}, "is about a device that is not of this machine"),
         ({"wait_seconds": 0.0}, "contact.wait_seconds"),
