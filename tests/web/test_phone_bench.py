@@ -146,7 +146,7 @@ def test_fit_times_its_candidates_on_the_phone(browser: Any, tmp_path: Path, mon
         "train.epochs": 2,
         "target": "phone",
         "contact": HERE,
-        "search": {"timing_seconds": 0.1, "quiet_seconds": 0, "sizes": [32, 48], "trials": 1},
+        "search": {"timing_seconds": 0.1, "quiet_seconds": 0, "trials": 1},
         "compress": {"steps": ["int8"], "calibration_images": 6, "library_default": False},
         "budget": {"latency_ms": 2000},
         "floor": {"max_drop": 60},
