@@ -225,7 +225,7 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        limits = ["--body_seconds", "2", "--workers", "2", "--target", "onnxruntime:fp32:1"]
+        limits = ["--limits.body_seconds", "2", "--limits.workers", "2", "--target", "onnxruntime:fp32:1"]
         with serving(["denoise-color", tiny_classifier(folder)], limits, folder) as server:
             before, found = check(server, photos[0]), Counter[int]()
             with ThreadPoolExecutor(options.threads) as pool:

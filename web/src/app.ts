@@ -43,8 +43,7 @@ export class App {
     window.addEventListener("online", () => void this.check());
     window.addEventListener("offline", () => this.shown().offline(this.keeper?.running != null));
     setInterval(() => this.showMeters(), 500);
-    setInterval(() => void this.showDevice(), 10_000);
-    void this.showDevice();
+    void this.watchDevice();
   }
 
   check(again = false): Promise<void> {
@@ -273,11 +272,19 @@ export class App {
     this.view.set("dropped", String(this.meters.dropped));
   }
 
+  private async watchDevice(): Promise<void> {
+    for (;;) {
+      await this.showDevice();
+      await new Promise((resolve) => setTimeout(resolve, 10_000));
+    }
+  }
+
   private async showDevice(): Promise<void> {
-    const [bytes, power] = await Promise.all([memoryBytes(), battery()]);
-    this.view.set("memory", bytes === null ? this.view.t("unknown") : megabytes(bytes));
+    const power = await battery();
     const level = power && `${Math.round(100 * power.level)} %${power.charging ? " ⚡" : ""}`;
     this.view.set("battery", level ?? this.view.t("unknown"));
+    const bytes = await memoryBytes(); // the browser takes its time
+    this.view.set("memory", bytes === null ? this.view.t("unknown") : megabytes(bytes));
   }
 
   /** For tests and benchmarks. */

@@ -14,15 +14,18 @@ interface MemoryPerformance extends Performance {
   measureUserAgentSpecificMemory?(): Promise<{ bytes: number }>;
 }
 
-/** Bytes that the page and its workers take, or null where the browser does not tell. */
+const PATIENCE_MS = 30_000;
+
+/** Bytes that the page and its workers take, or null where the browser does not tell. It waits for a collection. */
 export async function memoryBytes(): Promise<number | null> {
-  const source = performance as MemoryPerformance;
+  const source = performance as MemoryPerformance, heap = source.memory?.usedJSHeapSize ?? null;
+  const late = new Promise<number | null>((resolve) => setTimeout(resolve, PATIENCE_MS, heap));
   try {
-    if (source.measureUserAgentSpecificMemory) return (await source.measureUserAgentSpecificMemory()).bytes;
+    const measured = source.measureUserAgentSpecificMemory?.().then(({ bytes }) => bytes);
+    return measured ? await Promise.race([measured, late]) : heap;
   } catch {
-    // only where it is cross-origin isolated
+    return heap; // only where it is cross-origin isolated
   }
-  return source.memory?.usedJSHeapSize ?? null;
 }
 
 interface BatteryNavigator extends Navigator {

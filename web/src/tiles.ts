@@ -73,18 +73,23 @@ export async function runTiled(
   const [tileH, tileW] = size, { height, width } = image;
   const rows = starts(height, tileH, overlap), columns = starts(width, tileW, overlap);
   const down = axisWeights(rows, tileH), across = axisWeights(columns, tileW);
-  const sums = new Float32Array(height * width * 3);
+  const sums = new Float32Array(height * width * 3), { fround } = Math;
   for (let r = 0; r < rows.length; r++) {
+    // In float32 and in Python's order, so that both round to the same pixels.
+    const strip = new Float32Array(tileH * width * 3), lines = Math.min(tileH, height - rows[r]);
     for (let c = 0; c < columns.length; c++) {
       const answer = await run(cutReflected(image, rows[r], columns[c], tileH, tileW));
-      const lines = Math.min(tileH, height - rows[r]), places = Math.min(tileW, width - columns[c]);
+      const places = Math.min(tileW, width - columns[c]);
       for (let y = 0; y < lines; y++) {
         for (let x = 0; x < places; x++) {
-          const weight = down[r][y] * across[c][x];
-          const from = (y * tileW + x) * 3, to = ((rows[r] + y) * width + columns[c] + x) * 3;
-          for (let k = 0; k < 3; k++) sums[to + k] += answer[from + k] * weight;
+          const weight = across[c][x], from = (y * tileW + x) * 3, to = (y * width + columns[c] + x) * 3;
+          for (let k = 0; k < 3; k++) strip[to + k] += fround(answer[from + k] * weight);
         }
       }
+    }
+    for (let y = 0; y < lines; y++) {
+      const from = y * width * 3, to = (rows[r] + y) * width * 3;
+      for (let i = 0; i < width * 3; i++) sums[to + i] += fround(strip[from + i] * down[r][y]);
     }
   }
   return toPixels(sums, width, height);

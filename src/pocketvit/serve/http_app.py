@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 
 from pocketvit import __version__
 from pocketvit.errors import PocketvitError
-from pocketvit.serve import routes_v1, routes_v2
+from pocketvit.serve import routes_updates, routes_v1, routes_v2
 from pocketvit.serve.guard import Guard
+from pocketvit.serve.options import Limits
 from pocketvit.serve.refusal import Refusal, refusal_of
 from pocketvit.serve.served import Models
-from pocketvit.serve.services import Limits, Services
+from pocketvit.serve.services import Services
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:56em;margin:2em auto;padding:0 1em}"
@@ -52,6 +53,7 @@ def make_app(models: Models, limits: Limits | None = None, token: str | None = N
     app.add_exception_handler(HTTPException, _not_routed)
     app.include_router(routes_v2.router)
     app.include_router(routes_v1.router)
+    app.include_router(routes_updates.router)
     app.add_api_route("/metrics", _metrics, tags=["Operation"], **_TEXT)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Where a phone reaches the server: addresses in the local network, and the first of them as a QR code for a terminal."""
+"""Where a phone reaches the server: addresses in the local network, the first of them as a QR code for a terminal."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ async def _config(request: Request) -> Response:
     services: Services = request.app.state.services
     current = [services.models.current(name) for name in services.models.names()]
     models = [_about(services, served) for served in current if served.model.artifact is not None]
-    keys = list(getattr(services, "update_keys", []))
+    keys = [key.pem for key in services.update_keys]
     return JSONResponse({"server": __version__, "models": models, "keys": keys}, headers=_FRESH)
 
 
@@ -81,11 +81,10 @@ def _about(services: Services, served: Served) -> dict[str, Any]:
 
 def description_of(services: Services, served: Served) -> bytes | None:
     """The signed description that ``served`` came with; None where it came over no channel."""
-    channel = getattr(services, "channels", {}).get(served.name)
-    current = getattr(channel, "current", None)
-    if current is None or current.path != served.model.path:  # the channel is ahead for a moment
+    channel = services.channels.get(served.name)
+    if channel is None or channel.current.path != served.model.path:  # the channel is ahead for a moment
         return None
-    content = bytes(getattr(current, "description", None) or b"")
+    content = channel.current.description
     return content if content and content.isascii() else None
 
 
