@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 import pocketvit
 from pocketvit.serve.phone import remote
 from pocketvit.spec.artifact import read_artifact
+from pocketvit.spec.devices import ContactConfig
 from tests.tiny import make_tiny_artifact
 
 from ..train.helpers import classify_recipe, write_classes
 from .browser import chromium, need_browser, phone, shot, until
 
 pytestmark = pytest.mark.slow
-HERE = {"host": "127.0.0.1", "port": 0, "tls": "none", "wait_seconds": 60.0}
+HERE = ContactConfig("127.0.0.1", 0, "none", wait_seconds=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def status(page: Any) -> str:
 
 def test_bench_through_chromium(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "restore")
-    options = HERE | {"target": "phone", "size": "60x80", "seconds": 0.3, "sustained_seconds": 3.0}
+    options = {"contact": HERE, "target": "phone", "size": "60x80", "seconds": 0.3, "sustained_seconds": 3.0}
     measuring = Measuring(monkeypatch, lambda: pocketvit.bench(str(artifact.path), **options))
     with page_of(browser, measuring) as page:
         until(page, "document.querySelector('[role=status]').textContent.startsWith('sustained run of')")
@@ -104,7 +106,7 @@ def test_bench_through_chromium(browser: Any, tmp_path: Path, monkeypatch: pytes
 def test_two_classifiers_in_turns_in_spanish(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "classify")
     both = {"target": "onnxruntime:fp32:1@phone", "other_target": "onnxruntime:fp32:1@phone"}
-    options = HERE | both | {"seconds": 0.2, "sustained_seconds": 0.0, "store": False}
+    options = both | {"contact": HERE, "seconds": 0.2, "sustained_seconds": 0.0, "store": False}
     measuring = Measuring(monkeypatch, lambda: pocketvit.bench(str(artifact.path), **options))
     with page_of(browser, measuring, locale="es-ES") as page:
         assert page.inner_text("h1") == "Midiendo en este teléfono"
@@ -118,7 +120,14 @@ def test_two_classifiers_in_turns_in_spanish(browser: Any, tmp_path: Path, monke
 
 def test_a_page_that_is_loaded_again_goes_on(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "restore")
-    options = HERE | {"target": "phone", "size": "48x64", "seconds": 0.1, "sustained_seconds": 1.0, "store": False}
+    options = {
+        "contact": HERE,
+        "target": "phone",
+        "size": "48x64",
+        "seconds": 0.1,
+        "sustained_seconds": 1.0,
+        "store": False,
+    }
     measuring = Measuring(monkeypatch, lambda: pocketvit.bench(str(artifact.path), **options))
     with page_of(browser, measuring) as page:
         until(page, "document.querySelector('[role=status]').textContent.startsWith('sustained run of')")
@@ -128,7 +137,7 @@ def test_a_page_that_is_loaded_again_goes_on(browser: Any, tmp_path: Path, monke
 
 def test_a_wrong_token_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = make_tiny_artifact(tmp_path / "a", "restore")
-    options = HERE | {"target": "phone", "wait_seconds": 2.0}
+    options = {"target": "phone", "contact": replace(HERE, wait_seconds=2.0)}
     measuring = Measuring(monkeypatch, lambda: pocketvit.bench(str(artifact.path), **options))
     monkeypatch.setattr(measuring, "token", "another", raising=False)
     while not measuring.url:
@@ -145,7 +154,7 @@ def test_fit_times_its_candidates_on_the_phone(browser: Any, tmp_path: Path, mon
     fields = {
         "train.epochs": 2,
         "target": "phone",
-        "contact": HERE,
+        "contact": vars(HERE),
         "search": {"timing_seconds": 0.1, "quiet_seconds": 0, "trials": 1},
         "compress": {"steps": ["int8"], "calibration_images": 6, "library_default": False},
         "budget": {"latency_ms": 2000},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from pocketvit.spec.environment import environment
 from pocketvit.spec.preprocess import Pixels
 
 WARMUP = 3
+_CONTACT = ContactConfig()
 
 
 @dataclass
@@ -61,11 +61,7 @@ def bench(
     trust: bool = False,
     sustained_seconds: float | None = None,
     store: bool | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    tls: str | None = None,
-    phone_app: str | None = None,
-    wait_seconds: float | None = None,
+    contact: ContactConfig = _CONTACT,
 ) -> BenchReport:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
 
@@ -89,11 +85,7 @@ def bench(
         sustained_seconds: on a phone how long the first file runs without a pause, to see whether the phone slows down
             as it gets warm; 600 by default, 0 leaves it out.
         store: on a phone whether the manifest gets the rows; it does by default.
-        host: name or address where a phone finds this machine; 0.0.0.0, all of this machine's, by default.
-        port: TCP port for the phone; 8443 by default, 0 takes a free one.
-        tls: for the phone: auto (by default) makes a certificate of our own; certificate.pem,key.pem; or none.
-        phone_app: folder of the built page that the phone opens; a checkout's web/dist by default.
-        wait_seconds: how long a phone is waited for, also when it has gone away; 600 by default.
+        contact: where a phone finds this machine.
 
     Raises:
         UsageError: no such artifact, variant or size.
@@ -108,14 +100,13 @@ def bench(
     sides = [(artifact, target)]
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
-    only: dict[str, Any] = {"host": host, "port": port, "tls": tls, "app": phone_app, "wait_seconds": wait_seconds}
-    given = {name: value for name, value in only.items() if value is not None}
     if (device := device_for([wanted for _, wanted in sides])) is not None:
         plan = Plan(timing_image(image, shape), seconds, check_sustained(sustained_seconds), store is not False)
-        with connect(device, ContactConfig(**given), told) as remote:
+        with connect(device, contact, told) as remote:
             return bench_elsewhere(remote, device, [(path, str(wanted)) for path, wanted in sides], plan)
-    more = {"sustained_seconds": sustained_seconds, "store": store}
-    if alone := [*given, *(name for name, value in more.items() if value is not None)]:
+    there: dict[str, object] = {"sustained_seconds": sustained_seconds, "store": store}
+    there |= {"contact": contact if contact != _CONTACT else None}
+    if alone := [name for name, value in there.items() if value is not None]:
         what = f"{alone[0]} is about a device that is not of this machine."
         raise UsageError(what, "Leave it out, or add --target phone.")
     pixels = timing_image(image, shape)

@@ -57,16 +57,6 @@ def certificate_files(tls: str, folder: Path, host: str) -> tuple[Path, Path]:
     return pair
 
 
-def home_folder() -> Path:
-    """Where ``auto`` keeps its pair where nobody says. Raises UsageError: there is no home folder."""
-    try:
-        return Path.home() / ".config" / "pocketvit" / "tls"
-    except RuntimeError as error:
-        raise UsageError(
-            "there is no home folder for the certificate.", "Give your own: certificate.pem,key.pem."
-        ) from error
-
-
 def names_of(host: str) -> list[str]:
     """Names and addresses under which this machine can be reached when it listens on ``host``, sorted."""
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname().lower()}

@@ -38,6 +38,8 @@ class ContactConfig:
     tls: str = "auto"
     """Browsers give threads to pages that came over TLS or from the machine itself: ``auto`` makes a certificate of our
     own, which the browser warns of once; ``certificate.pem,key.pem`` takes yours; ``none`` does without."""
+    tls_folder: str | None = None
+    """Where ``auto`` keeps its files; ~/.config/pocketvit/tls by default."""
     app: str | None = None
     """Folder of the built page that the device opens; a checkout's web/dist by default."""
     wait_seconds: float = 600.0

@@ -44,8 +44,9 @@ def invited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., In
 
 
 def run_bench(artifact: Artifact, invited: Invited, **options: Any) -> Any:
-    fixed = {"target": "phone", "host": "127.0.0.1", "port": 0, "tls": "none", "phone_app": invited.contact.app}
-    fixed |= {"wait_seconds": 10.0, "sustained_seconds": 0.0, "size": "48x64", "seconds": 0.1}
+    waits = {key: options.pop(key) for key in ("wait_seconds", "tls") if key in options}
+    fixed = {"target": "phone", "contact": replace(invited.contact, **waits)}
+    fixed |= {"sustained_seconds": 0.0, "size": "48x64", "seconds": 0.1}
     return pocketvit.bench(str(artifact.path), **fixed | options)
 
 

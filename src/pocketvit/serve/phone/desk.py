@@ -22,6 +22,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
 from pocketvit.errors import PocketvitError, UsageError
+from pocketvit.files import home_folder
 from pocketvit.serve.phone.address import LOCAL, phone_urls, qr
 from pocketvit.serve.phone.app_files import TYPES, app_files, headers_of
 from pocketvit.serve.phone.jobs import Jobs
@@ -29,7 +30,7 @@ from pocketvit.serve.phone.routes import PREFIX
 from pocketvit.serve.phone.routes_jobs import Desk, router
 from pocketvit.serve.refusal import Refusal, refusal_of
 from pocketvit.serve.server import PatientProtocol, listen
-from pocketvit.serve.tls import certificate_files, home_folder
+from pocketvit.serve.tls import certificate_files
 from pocketvit.spec.devices import ContactConfig
 
 FAREWELL_S, START_S = 3.0, 15.0
@@ -71,7 +72,11 @@ def listening(contact: ContactConfig) -> Iterator[tuple[socket.socket, tuple[Pat
     Raises:
         UsageError: the address cannot be listened on, or there is no such certificate.
     """
-    tls = None if contact.tls == "none" else certificate_files(contact.tls, home_folder(), contact.host)
+    tls = None
+    if contact.tls != "none":
+        kept = contact.tls_folder
+        folder = Path(kept) if kept else home_folder(".config/pocketvit/tls", "contact.tls_folder")
+        tls = certificate_files(contact.tls, folder, contact.host)
     opened = listen(contact.host, contact.port)
     try:
         listener = opened.__enter__()
