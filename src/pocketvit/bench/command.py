@@ -60,7 +60,7 @@ def bench(
     memory: bool = True,
     trust: bool = False,
     sustained_seconds: float | None = None,
-    store: bool | None = None,
+    store: bool = True,
     contact: ContactConfig = _CONTACT,
 ) -> BenchReport:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
@@ -84,7 +84,7 @@ def bench(
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
         sustained_seconds: on a phone how long the first file runs without a pause, to see whether the phone slows down
             as it gets warm; 600 by default, 0 leaves it out.
-        store: on a phone whether the manifest gets the rows; it does by default.
+        store: on a phone whether the artifact's manifest gets the rows.
         contact: where a phone finds this machine.
 
     Raises:
@@ -101,10 +101,10 @@ def bench(
     if other is not None or other_target is not None:
         sides.append((other or artifact, other_target))
     if (device := device_for([wanted for _, wanted in sides])) is not None:
-        plan = Plan(timing_image(image, shape), seconds, check_sustained(sustained_seconds), store is not False)
+        plan = Plan(timing_image(image, shape), seconds, check_sustained(sustained_seconds), store)
         with connect(device, contact, told) as remote:
             return bench_elsewhere(remote, device, [(path, str(wanted)) for path, wanted in sides], plan)
-    there: dict[str, object] = {"sustained_seconds": sustained_seconds, "store": store}
+    there: dict[str, object] = {"sustained_seconds": sustained_seconds, "store": None if store else False}
     there |= {"contact": contact if contact != _CONTACT else None}
     if alone := [name for name, value in there.items() if value is not None]:
         what = f"{alone[0]} is about a device that is not of this machine."

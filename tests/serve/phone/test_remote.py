@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +17,11 @@ import pytest
 from rich.console import Console
 
 import pocketvit
+from pocketvit.arguments import Arguments
 from pocketvit.bench.remote import Rounds, Times, prove, sustained_of
 from pocketvit.bench.timing import Timing
+from pocketvit.cli import main
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import load
 from pocketvit.serve.phone import jobs as desk_jobs
@@ -25,11 +30,14 @@ from pocketvit.serve.phone.desk import invite
 from pocketvit.serve.phone.remote import connect, content_of
 from pocketvit.serve.server import listen
 from pocketvit.spec.artifact import Artifact, read_artifact
+from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.target import Target
 from tests.tiny import make_tiny_artifact, photo
 
 from .fake import FakePhone, Invited, address_in
 
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "phone-bench.md"
 Bend = Callable[[str, Any], Any]
 
 
@@ -250,3 +258,31 @@ def test_sustained_runs_compare_the_first_minute_with_the_last() -> None:
     assert "p50 10.00 ms in the first 60 s and 14.00 ms in the last (+40 %)" in found.text()
     short = sustained_of("x", Times(*(Timing((5.0, 5.0, 5.0)),) * 4, (100.0, 200.0, 300.0)))
     assert (short.slowdown, short.throttles) == (1.0, False)
+
+
+def documented() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("pocketvit ")]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_the_page_shows_what_there_is(
+    line: str,
+    artifact: Artifact,
+    invited: Callable[..., Invited],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each line goes through the real parser; what is benched is run with a small artifact, where it holds the file."""
+    name, *words = shlex.split(line)[1:]
+    given = Arguments(name, COMMANDS[name].resolve(), COMMANDS[name].sections).parse(words)
+    if name == "fit":
+        recipe = load_recipe(ROOT / given.pop("recipe"), given)
+        assert recipe.target.device == "phone"
+        return
+    there = invited()
+    contact = [f"--contact.{key}={value}" for key, value in vars(there.contact).items() if value is not None]
+    words = [str(artifact.path), *(word.replace("int8", "fp32") for word in words[1:]), *contact]
+    assert main([name, *words, "--size", "48x64", "--sustained_seconds", "0", "--seconds", "0.1", "--no_store"]) == 0
+    assert "onnxruntime:fp32@phone" in capsys.readouterr().out
