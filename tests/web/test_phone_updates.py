@@ -1,4 +1,4 @@
-"""Updates in the page: what is signed and sound is taken while the camera runs, all else refused, with the reason shown.
+"""Updates in the page: what is signed and sound is taken while the camera runs, all else refused, and why is shown.
 
 The channel is a stand-in that hands on signed descriptions as they are; the page is the one that checks them.
 """

@@ -25,6 +25,8 @@ export class App {
   private working = false;
   private waiting: number | null = null;
   private photo: Frame | null = null;
+  /** The photo is to be worked on, once more or for the first time. */
+  private again = false;
 
   async start(): Promise<void> {
     this.listen();
@@ -64,7 +66,8 @@ export class App {
     element("choose").addEventListener("change", () => void this.chooseModel());
     element("strength").addEventListener("input", () => {
       element("strength-value").textContent = this.strengthValue().toFixed(1);
-      if (this.photo && !this.camera.on) void this.work({ ...this.photo, rgba: this.photo.rgba.slice() });
+      this.again = !this.camera.on;
+      this.next();
     });
     element("size").addEventListener("change", () => this.meters.reset());
     this.camera.onEnd = () => this.cameraProblem(new CameraError("no_camera", "the camera is gone"));
@@ -203,8 +206,12 @@ export class App {
     this.view.problem("camera", { title: fault, todo: `${fault}_todo`, detail, action });
   }
 
-  /** The newest frame to the model, where it is idle. */
+  /** The photo, or the newest frame, to the model, where it is idle. */
   private next(): void {
+    if (this.again && this.photo && !this.working && this.keeper?.running) {
+      this.again = false;
+      void this.work({ ...this.photo, rgba: this.photo.rgba.slice() });
+    }
     const shown = this.waiting;
     if (shown === null || this.working || !this.keeper?.running || !this.camera.on) return;
     this.waiting = null;
@@ -258,8 +265,8 @@ export class App {
       return this.view.say("photo_bad");
     }
     this.view.say("photo_running");
-    while (this.working) await new Promise((resolve) => setTimeout(resolve, 20));
-    await this.work({ ...this.photo, rgba: this.photo.rgba.slice() });
+    this.again = true;
+    this.next();
   }
 
   private showMeters(): void {
@@ -293,6 +300,6 @@ export class App {
     const model = running && {
       ...running.installed, name: running.manifest.name, backend: running.backend, threads: running.threads,
     };
-    return { model: model ?? null, came, answered, dropped, fps, p50: this.meters.latency(0.5) };
+    return { model: model ?? null, busy: this.working || this.again, came, answered, dropped, fps, p50: this.meters.latency(0.5) };
   }
 }

@@ -75,8 +75,15 @@ export class View {
     element("status").textContent = this.t(key, values);
   }
 
+  /** Nothing is going on. */
+  hush(): void {
+    this.status = null;
+    element("status").textContent = "";
+  }
+
   /** Something that keeps the page from working: announced at once. */
   problem(id: string, problem: Problem): void {
+    this.hush();
     this.shown.set(id, { problem, note: false });
     this.renderProblems();
   }

@@ -50,7 +50,8 @@ function pixelsTo(session: number): RunPixels {
   return (data, dims) => find(session).run({ pixels: { dtype: "uint8", data, dims } });
 }
 
-const MEMORY = /out of memory|bad_alloc|allocat|cannot enlarge|memory access out of bounds|std::length_error/i;
+/** An overflow in the engine's sizes is a tensor that cannot be addressed. */
+const MEMORY = /out of memory|bad_alloc|allocat|cannot enlarge|memory access out of bounds|length_error|safeint/i;
 const DAMAGED = /protobuf|invalid_protobuf|failed to load model|invalid model|no_model|invalid_graph|no output/i;
 
 /** What kind of trouble an error is; engines throw texts, and sometimes bare numbers (C++ exceptions). */
