@@ -28,6 +28,7 @@ import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from pocketvit.errors import UsageError
+from pocketvit.spec.devices import DEVICES
 from pocketvit.spec.target import Target
 from pocketvit.spec.typed import expected
 
@@ -263,6 +264,8 @@ def _line(text: str) -> str:
 def _target(text: str) -> dict[str, Any]:
     """The parts of ``runtime[:precision[:threads]][@device]`` that were written."""
     parts = dataclasses.asdict(Target.parse(text))
+    if text in DEVICES:
+        return {"device": text}
     engine, _, device = text.partition("@")
     written = ("runtime", "precision", "threads")[: engine.count(":") + 1]
     return {part: parts[part] for part in (*written, *(("device",) if device else ()))}

@@ -14,6 +14,8 @@ import gpuWasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.asyncify.wasm?url
 export interface Session {
   readonly backend: Backend;
   readonly threads: number;
+  /** Of ONNX Runtime. */
+  readonly version: string;
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   run(inputs: Tensors): Promise<Tensors>;
@@ -37,6 +39,7 @@ export async function openSession(bytes: Uint8Array, options: OpenOptions): Prom
   return {
     backend: options.backend,
     threads: pool,
+    version: ort.env.versions.web ?? ort.env.versions.common,
     inputs: session.inputNames,
     outputs: session.outputNames,
     run: (inputs) => run(ort, session, inputs),

@@ -26,6 +26,7 @@ export interface Opened {
   outputs: string[];
   backend: Backend;
   threads: number;
+  version: string;
   ms: number;
 }
 

@@ -16,9 +16,9 @@ const handlers: Handlers = {
   async open({ bytes, options }): Promise<Opened> {
     const began = performance.now(), opened = await openSession(bytes, options);
     sessions.set(++last, opened);
-    const { backend, threads, inputs, outputs } = opened;
+    const { backend, threads, version, inputs, outputs } = opened;
     const ms = performance.now() - began;
-    return { session: last, backend, threads, inputs: [...inputs], outputs: [...outputs], ms };
+    return { session: last, backend, threads, version, inputs: [...inputs], outputs: [...outputs], ms };
   },
   async run({ session, inputs }) {
     const began = performance.now(), outputs = await find(session).run(inputs);
