@@ -18,7 +18,7 @@ from pocketvit.runtimes.model import load
 from pocketvit.serve.phone.routes import add_phone
 from pocketvit.serve.served import Served
 from pocketvit.serve.signing import new_key
-from tests.serve.asking import app_of
+from tests.serve.asking import app_of, server
 from tests.serve.phone.app import channel_of
 from tests.serve.updates import World, make_version, sign_by_hand
 from tests.web import browser as web
@@ -151,6 +151,23 @@ def test_foreign_keys_and_names_and_wrong_answers_are_refused(chromium: Any, pub
         check(page)
         assert "failed its golden check before" in web.problem(page, "refused")
         runs(page, "0.1.0")
+
+
+def test_what_a_server_takes_from_its_channel_reaches_the_phone_by_itself(chromium: Any, tmp_path: Path) -> None:
+    """Publisher, server and page, each for real: nobody presses anything."""
+    world = World.make(tmp_path)
+    channel = ("--updates.channel", world.channel, "--updates.key", tmp_path / "key.pub", "--updates.seconds", "0.3")
+    world.publish("0.2.0")
+    with server(tmp_path / "base", "--phone", *channel, "--updates.folder", tmp_path / "state") as one:
+        with web.phone(chromium, one.url, "?poll=1", permissions=["camera"]) as page:
+            web.ready(page)
+            web.start_camera(page)
+            web.until(page, "pocketvit.status().model.version === '0.2.0'")
+            assert runs(page, "0.2.0")["keyId"] == world.key.id
+            world.publish("0.3.0")
+            web.until(page, "pocketvit.status().model.version === '0.3.0'")
+            runs(page, "0.3.0")
+            assert page.query_selector(".problem") is None
 
 
 def test_a_first_model_that_is_not_what_it_says_is_not_run(chromium: Any, tmp_path: Path) -> None:
