@@ -87,6 +87,7 @@ const ENGLISH = {
   reason_unsigned: "It is not signed, and what runs is.",
   reason_checksum: "A file was changed on its way.",
   reason_golden: "It failed its golden check on this device.",
+  reason_failed: "It has failed on this device before.",
   reason_format: "This app cannot run it.",
 };
 
@@ -180,6 +181,7 @@ const SPANISH: Record<Key, string> = {
   reason_unsigned: "No está firmada, y la que funciona sí.",
   reason_checksum: "Un archivo se alteró en el camino.",
   reason_golden: "No pasó la comprobación de referencia en este dispositivo.",
+  reason_failed: "Ya falló antes en este dispositivo.",
   reason_format: "Esta aplicación no puede usarla.",
 };
 
