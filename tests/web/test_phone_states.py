@@ -152,6 +152,7 @@ def test_a_download_shows_how_far_it_is(chromium: Any, url: str) -> None:
     with web.phone(chromium, url, held="**/model.onnx", service_workers="block") as page:
         web.until(page, "document.getElementById('progress').value > 0")
         assert page.is_visible("#progress")
+        assert page.inner_text("#status") == "Downloading tiny-restore 0.1.0…"
         have, _, whole = page.inner_text("#progress-text").partition(" of ")
         assert have.endswith(("kB", "MB"))
         assert whole.endswith(("kB", "MB"))

@@ -84,6 +84,7 @@ export class App {
       engine: () => this.showModel(),
       models: (names, chosen) => this.showChoice(names, chosen),
       progress: (have, all) => this.view.progress(have, all),
+      downloading: ({ name, version }) => this.view.say("downloading", { name, version }),
       proving: () => this.view.say("proving"),
       refused: (error, offer, first) =>
         this.view.problem("refused", {

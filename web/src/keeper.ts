@@ -13,6 +13,7 @@ export interface Shown {
   engine(): void;
   models(names: string[], chosen: string): void;
   progress(have: number | null, all?: number): void;
+  downloading(offer: Offer): void;
   proving(): void;
   refused(error: Refused, offer: Offer, first: boolean): void;
   damaged(detail: string): void;
@@ -103,6 +104,7 @@ export class Keeper {
     const progress = (have: number, all: number) => {
       this.shown.progress(have, all);
       if (have >= all) this.shown.proving();
+      else this.shown.downloading(offer);
     };
     try {
       const update = this.running?.manifest.name === offer.name;

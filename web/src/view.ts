@@ -72,7 +72,7 @@ export class View {
 
   say(key: Key, values: Values = {}): void {
     this.status = { key, values };
-    element("status").textContent = this.t(key, values);
+    this.set("status", this.t(key, values)); // the same words are not announced twice
   }
 
   /** Nothing is going on. */
