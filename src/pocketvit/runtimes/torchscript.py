@@ -32,7 +32,7 @@ class TorchScriptSession:
         self.info, self.inputs, self.outputs = info, inputs, outputs
         self._module, self._device = module, info.device.lower()
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         import torch
 
