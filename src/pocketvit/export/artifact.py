@@ -231,8 +231,7 @@ def create_artifact(
             add_metadata(path, _metadata(changed(trained, levels=tuple(levels)), name, version))
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
-            "settings": settings_of(trained.task),
-            "split": half.split if half is not None else None,
+            "settings": settings_of(trained.task), "split": half.split if half is not None else None,
             "levels": levels, "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),

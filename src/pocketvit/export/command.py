@@ -71,8 +71,8 @@ def export(
 ) -> ExportReport | SplitReport:
     """Export a checkpoint to an artifact and hold every file against the trained model on real images.
 
-    With ``split_at`` they are two artifacts, ``head`` and ``tail`` in the folder ``out``: the head runs where the photo
-    is, and sends features to a server of the tail.
+    With ``split_at`` there are two, ``head`` and ``tail`` in ``out``: the head runs where the photo is, and sends
+    features to a server of the tail.
 
     Args:
         checkpoint: folder of a checkpoint, a run, or the name of a shipped artifact.
@@ -100,11 +100,8 @@ def export(
     from pocketvit.export.split import check_place, halve, write_split
     from pocketvit.tasks.load import at_size, load_checkpoint
 
-    formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    if not formats:
-        raise UsageError("no format is named.", "Take e.g. onnx.")
-    name = name or Path(out).resolve().name
-    _check(size, goldens, name, version)
+    formats, name = (formats,) if isinstance(formats, str) else tuple(formats), name or Path(out).resolve().name
+    _check(formats, size, goldens, name, version)
     writers = [exporter(name) for name in dict.fromkeys(formats)]
     if split_at is not None:
         check_place(Path(out), replace_existing)
@@ -138,8 +135,10 @@ def export(
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
 
 
-def _check(size: Sequence[int] | None, goldens: int | None, name: str, version: str) -> None:
+def _check(formats: Sequence[str], size: Sequence[int] | None, goldens: int | None, name: str, version: str) -> None:
     """Raise ``UsageError`` where a number or a name is none that an artifact can have, before anything is loaded."""
+    if not formats:
+        raise UsageError("no format is named.", "Take e.g. onnx.")
     if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
         raise UsageError(f"size {' '.join(map(str, size))} is no height and width.", "Write e.g. --size 256 256.")
     if goldens is not None and not 1 <= goldens <= MAX_GOLDENS:

@@ -40,6 +40,11 @@ class Served:
         """What it does: a row of the table of tasks."""
         return self.model.manifest.task
 
+    def takes(self, split: str) -> bool:
+        """Whether it is the tail of that split."""
+        own = self.model.manifest.split
+        return own is not None and not own.is_head and own.id == split
+
     @property
     def order(self) -> tuple[int, ...]:
         """Later versions compare larger."""
