@@ -12,6 +12,7 @@ import numpy as np
 from pocketvit.bench.load import quiet
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.timing import Ratio, Timing, interleave, speedup
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import UsageError
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
@@ -157,7 +158,8 @@ def bench(
     seconds: float = 5.0,
     memory: bool = True,
     trust: bool = False,
-) -> BenchReport:
+    split: tuple[str, ...] = (),
+) -> BenchReport | Any:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
 
     Decoding the image file is not part of the times. Two artifacts (or two targets of one) are run A B A B, and their
@@ -173,11 +175,15 @@ def bench(
         seconds: seconds of timing, for all together.
         memory: also measure load time and peak memory in a fresh process.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
+        split: of a run: links (wifi, lte, 4g, 3g or UP/DOWN/RTT in Mbit/s and ms) over which to find the best cut
+            between a client and a server; `pocketvit split` has more options.
 
     Raises:
         UsageError: no such artifact, variant or size.
         DataError: the image cannot be read.
     """
+    if split:  # it needs torch and the server, which are rooms above this one
+        return COMMANDS["split"].resolve()(artifact, links=split, seconds=seconds)
     if image is not None and size is not None:
         raise UsageError("image and size exclude each other.", "Give one of them.")
     if not 0 < seconds <= 3600:

@@ -113,7 +113,7 @@ def export(
     if size is not None:
         trained = at_size(trained, size)
     task = TASKS[trained.task.name]
-    settings = _data_settings(data, layout, task, recipe)
+    settings = data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
     count = goldens or task.golden.count
     condition = main_condition(settings, task.name)
@@ -161,7 +161,8 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
-def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
+def data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
+    """Where real images come from: those named, else the run's validation data. Raises UsageError: there are none."""
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
             todo = "Name a folder of real images with --data."

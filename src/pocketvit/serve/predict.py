@@ -19,11 +19,9 @@ from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.strength import check_strength
 from pocketvit.serve.compare import compare_picture
 from pocketvit.serve.places import COMPARE, plan_beside, plan_outputs, table_path
-from pocketvit.serve.remote import RemoteModel, TailServer
-from pocketvit.serve.transport import read_token
+from pocketvit.serve.remote import RemoteModel, answering
 from pocketvit.spec.images import list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.manifest import Manifest
-from pocketvit.spec.split import check_whole
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Extra, Wishes
 from pocketvit.terminal import cell, shown, table
@@ -181,7 +179,7 @@ def predict(
     """
     model = load(artifact, target, trust=trust, memory_mb=memory_mb)
     task = TASKS[model.manifest.task]
-    answering = _answering(model, server, token_file, timeout, top)
+    answerer = answering(model, server, token_file, timeout, top)
     _check_options(model.manifest, csv, compare, top, strength)
     extras = task.extras(Wishes(npy, ply, fov, intrinsics), model.manifest.config)
     images = _entries(images)
@@ -194,7 +192,7 @@ def predict(
     beside = plan_beside(places, [*([COMPARE] if compare else []), *extras], overwrite)
     answers = table_path(files, out, csv, overwrite) if task.writes == "table" else None
     _make_folders([*places.values(), *([answers] if answers else [])])
-    job = _Job(answering, places, beside, extras, top, overwrite, strength)
+    job = _Job(answerer, places, beside, extras, top, overwrite, strength)
     done, failed = _run_all(job, files, alone)
     if answers is not None:
         _write_table(answers, done, overwrite)
@@ -206,22 +204,6 @@ def predict(
 def _make_folders(files: Sequence[Path]) -> None:
     for folder in {file.parent for file in files}:
         make_folder(folder)
-
-
-def _answering(
-    model: Model, server: str | None, token_file: str | None, timeout: float, top: int
-) -> Model | RemoteModel:
-    """What answers: the model itself, or of a head the server of its tail.
-
-    Raises:
-        UsageError: half a model without the other, or a server for a whole one.
-    """
-    if server is not None:
-        return RemoteModel(model, TailServer(server, read_token(token_file), timeout), top)
-    if token_file is not None:
-        raise UsageError("token_file goes with --server.", "Leave it out, or name the server.")
-    check_whole(model.manifest.name, model.manifest.split)
-    return model
 
 
 def _check_options(manifest: Manifest, csv: bool, compare: bool, top: int, strength: float | None) -> None:

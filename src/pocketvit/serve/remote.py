@@ -19,9 +19,11 @@ from urllib.parse import urlencode, urlsplit
 from pocketvit.errors import PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import Model
 from pocketvit.runtimes.parts import encoded, split_of
+from pocketvit.serve.transport import read_token
 from pocketvit.spec.features import MEDIA
 from pocketvit.spec.images import ImageLike
 from pocketvit.spec.preprocess import Pixels
+from pocketvit.spec.split import check_whole
 from pocketvit.terminal import shown
 
 TRIES = 4
@@ -219,3 +221,19 @@ class RemoteModel:
         ms = document.pop("ms", 0.0)
         self.server.ms = float(ms) if isinstance(ms, int | float) else 0.0
         return RemoteAnswer(document, line, {str(key): str(value) for key, value in cells.items()})
+
+
+def answering(
+    model: Model, server: str | None, token_file: str | None, timeout: float, top: int
+) -> Model | RemoteModel:
+    """What answers: the model itself, or of a head the server of its tail.
+
+    Raises:
+        UsageError: half a model without the other, or a server for a whole one.
+    """
+    if server is not None:
+        return RemoteModel(model, TailServer(server, read_token(token_file), timeout), top)
+    if token_file is not None:
+        raise UsageError("token_file goes with --server.", "Leave it out, or name the server.")
+    check_whole(model.manifest.name, model.manifest.split)
+    return model
