@@ -146,6 +146,7 @@ class TailServer:
             if time.monotonic() > ends:
                 raise TimeoutError("timed out")
             chunks.append(chunk)
+        answer.close()  # of the answer; only then may the connection be used again
         return b"".join(chunks)
 
     def _opened(self) -> http.client.HTTPConnection:
