@@ -62,9 +62,12 @@ def test_bytes_come_whole_and_no_sooner_than_the_link_lets_them(server: int) -> 
 def test_an_end_and_an_absent_server_are_passed_on(server: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
-    with shaped(LINK, "127.0.0.1", nobody) as port, socket.create_connection(("127.0.0.1", port)) as end:
-        with suppress(ConnectionResetError):
-            assert end.recv(1) == b""
+    with (
+        shaped(LINK, "127.0.0.1", nobody) as port,
+        socket.create_connection(("127.0.0.1", port)) as end,
+        suppress(ConnectionResetError),
+    ):
+        assert end.recv(1) == b""
     with shaped(LINK, "127.0.0.1", server) as port:
         end = socket.create_connection(("127.0.0.1", port))
     end.settimeout(10)

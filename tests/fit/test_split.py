@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pocketvit.arguments import Arguments
 from pocketvit.bench.timing import Timing
 from pocketvit.cli import main
 from pocketvit.commands import COMMANDS, Command
@@ -88,3 +90,19 @@ def test_every_cut_is_measured_over_a_slow_link(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "out" / "split.json").read_text())
     assert document["links"][0]["best"] == "here"
     assert Image.open(tmp_path / "out" / "split.png").width > 500
+
+
+def page_lines() -> list[str]:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "split.md").read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.startswith("    pocketvit ")]
+
+
+@pytest.mark.parametrize("line", page_lines())
+def test_commands_of_the_page_are_understood(line: str) -> None:
+    """What they do is run by the tests of export, serve, predict and split."""
+    name, *words = shlex.split(line)[1:]
+    assert Arguments(name, COMMANDS[name].resolve(), COMMANDS[name].sections).parse(words)
+
+
+def test_the_page_shows_all_that_there_is() -> None:
+    assert {shlex.split(line)[1] for line in page_lines()} == {"export", "serve", "predict", "split", "bench"}

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from pocketvit.bench.command import bench
 from pocketvit.errors import UsageError, VerificationError
+from pocketvit.report.command import report
 from pocketvit.verify.command import verify
 from pocketvit.verify.evaluate import eval as evaluate
 
@@ -62,6 +64,11 @@ def test_a_tail_with_the_files_of_another_is_noticed(halves: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("half", ["head", "tail"])
-def test_halves_are_not_scored_alone(halves: Path, tmp_path: Path, half: str) -> None:
-    with pytest.raises(UsageError, match=f"is the {half} of a split model"):
-        evaluate(str(halves / "cut1" / half), str(tmp_path))
+def test_halves_are_not_scored_shown_or_timed_alone(halves: Path, tmp_path: Path, half: str) -> None:
+    for call in (
+        lambda: evaluate(str(halves / "cut1" / half), str(tmp_path)),
+        lambda: report(str(halves / "cut1" / half), out=str(tmp_path)),
+        lambda: bench(str(halves / "cut1" / half), seconds=0.1, memory=False),
+    ):
+        with pytest.raises(UsageError, match=f"is the {half} of a split model"):
+            call()
