@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from pocketvit.errors import UsageError
 from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.parts import Joined, encoded, features_of
+from pocketvit.serve.served import Models, Served
 from pocketvit.serve.services import Ran
 from pocketvit.spec.features import MEDIA, encode
 from tests.serve.asking import app_of, ask, client, png
@@ -151,3 +154,13 @@ def test_a_full_queue_says_when_to_come_again(models: dict[str, Model]) -> None:
     first, second = asyncio.run(two())
     assert (first.status_code, second.status_code) == (200, 429)
     assert int(second.headers["retry-after"]) >= 1
+
+
+def test_a_tail_is_replaced_by_tails_of_its_split_alone(models: dict[str, Model]) -> None:
+    table, served = Models([Served.of(models["cut1/tail"])]), Served.of(models["cut1/tail"])
+    assert table.replace("cut1-tail", served) is not served
+    other = models["cut2/tail"]
+    renamed = replace(other, manifest=other.manifest.model_copy(update={"name": "cut1-tail"}))
+    with pytest.raises(UsageError, match="cannot take the place"):
+        table.replace("cut1-tail", Served(renamed))
+    assert table.current("cut1-tail") is served

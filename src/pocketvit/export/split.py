@@ -31,13 +31,10 @@ from pocketvit.spec.artifact import HALVES, check_replaceable, new_folder
 from pocketvit.spec.features import decode, encode
 from pocketvit.spec.golden import Golden
 from pocketvit.spec.manifest import Licence, Manifest
-from pocketvit.spec.split import FEATURES, HEAD_TOLERANCES, MEANING, Split
+from pocketvit.spec.split import FEATURES, HEAD_TOLERANCES, LOSSY, MEANING, Split
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import TensorSpec
 from pocketvit.tasks import TORCH_TASKS
-
-LOSSY = "int8"
-"""What the joined answers may differ by is what the task allows files of this precision."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _chosen(services: Services, task: str, name: str | None, version: str | None
             raise Refusal(404, f"{name} does {one.task}, not {task}: ask /v1/{one.task}.")
         return one
     if split:
-        found = [one for one in found if one.takes(split)] or found
+        found = [one for one in found if one.half == ("tail", split)] or found
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
         raise Refusal(400, f"several models do {task}: say which with ?model=, one of {names}.")

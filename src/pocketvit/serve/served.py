@@ -40,10 +40,11 @@ class Served:
         """What it does: a row of the table of tasks."""
         return self.model.manifest.task
 
-    def takes(self, split: str) -> bool:
-        """Whether it is the tail of that split."""
-        own = self.model.manifest.split
-        return own is not None and not own.is_head and own.id == split
+    @property
+    def half(self) -> tuple[str, str]:
+        """Of half a model which half and of which split, else nothing twice."""
+        split = self.model.manifest.split
+        return (split.part, split.id) if split is not None else ("", "")
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -120,7 +121,8 @@ class Models:
         """
         with self._writing:
             current, *others = self._table.get(name, (served,))
-            if (served.name, served.task) != (name, current.task) or name not in self._table:
+            same = (served.name, served.task, served.half) == (name, current.task, current.half)
+            if not same or name not in self._table:  # heads out there send what this very tail takes
                 what = f"{served.name} ({served.task}) cannot take the place of {name}."
                 raise UsageError(what, "A model is replaced by another version of itself.")
             kept = (one for one in others if one.version != served.version)

@@ -21,6 +21,8 @@ MAX_VALUES = 1 << 24
 """Of the features of one photo: far above any network here, and still memory that a machine has."""
 HEAD_TOLERANCES = {"fp32": {"max_abs": 0.02, "mean_abs": 1e-3, "min_cosine": 0.9999}}
 """Of a head's features against the trained network's, as shares of their mean absolute value."""
+LOSSY = "int8"
+"""Answers to features that were quantised on their way are held against what a task allows this precision."""
 
 
 class Split(BaseModel):

@@ -11,11 +11,8 @@ from pocketvit.runtimes.model import Model
 from pocketvit.spec import parity
 from pocketvit.spec.features import Features, decode, encode
 from pocketvit.spec.golden import Golden
-from pocketvit.spec.split import Split
+from pocketvit.spec.split import LOSSY, Split
 from pocketvit.spec.tasks import TASKS
-
-LOSSY = "int8"
-"""Answers to features that were quantised on their way are held against the limits of this precision."""
 
 
 def over_the_wire(features: Features, split: Split) -> Features:
