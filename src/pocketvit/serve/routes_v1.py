@@ -110,7 +110,7 @@ async def answer(
             began = time.perf_counter()
             if split is not None:
                 return _of_features(served, asked, body, began)
-            pixels = _decoded(image_in(body, content_type), services.most_pixels)
+            pixels = decoded(image_in(body, content_type), services.most_pixels)
             check()
             result = served.model(pixels, check, strength=strength)
             check()
@@ -197,7 +197,7 @@ def _who(served: Served, began: float) -> dict[str, Any]:
     return {"model": served.name, "version": served.version, "ms": round(1e3 * (time.perf_counter() - began), 3)}
 
 
-def _decoded(content: bytes, most: int) -> Pixels:
+def decoded(content: bytes, most: int) -> Pixels:
     """(H, W, 3) uint8 of an image file; its header's size is looked at first."""
     with open_bytes(content, "the image") as image:
         area = image.width * image.height
