@@ -117,7 +117,7 @@ def serving(folders: Sequence[Path], target: str) -> Iterator[tuple[str, int]]:
         PocketvitError: it does not come up.
     """
     command = [sys.executable, "-P", "-m", "pocketvit.cli", "serve", *map(str, folders)]
-    command += ["--port", "0", "--workers", "1", "--target", target]
+    command += ["--port", "0", "--limits.workers", "1", "--target", target]
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(command, text=True, env=environment, **pipes)
