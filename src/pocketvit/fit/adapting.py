@@ -126,14 +126,11 @@ def _collected(folder: Path, recipe: Recipe, trained: Trained) -> Collection:
 
 
 def _mixed(original: Collection, taught: Collection, rehearsal: float, seed: int) -> Collection:
-    """Corrections several times, and as many original photos as make up the share that is wanted."""
-    repeats, wanted = REPEATS, round(len(taught.items) * REPEATS * rehearsal / (1 - rehearsal))
-    if wanted > len(original.items):
-        wanted = len(original.items)
-        repeats = max(1, round(wanted * (1 - rehearsal) / (rehearsal * len(taught.items))))
-    chosen = np.random.default_rng((seed & 0xFFFFFFFF, 7)).permutation(len(original.items))[:wanted]
-    rehearsed = tuple(original.items[i] for i in sorted(chosen))
-    return replace(original, items=rehearsed + taught.items * repeats, name=f"{original.name}+corrections")
+    """Corrections several times, and as many original photos as make up the share that is wanted; few come again."""
+    wanted = round(len(taught.items) * REPEATS * rehearsal / (1 - rehearsal))
+    order = np.random.default_rng((seed & 0xFFFFFFFF, 7)).permutation(len(original.items))
+    rehearsed = tuple(original.items[i] for i in sorted(np.resize(order, wanted)))
+    return replace(original, items=rehearsed + taught.items * REPEATS, name=f"{original.name}+corrections")
 
 
 def _digest(collected: Collection) -> str:
