@@ -1,6 +1,7 @@
 # make demo: set up and see it work. make test, make check: what CI runs.
-.PHONY: setup demo test check lock schema clean
+.PHONY: setup demo test check lock schema web clean
 BIN := .venv/bin
+WEB := $(wildcard web/*.json web/*.ts web/*.html web/src/* web/public/* web/public/*/*)
 
 setup: .venv/setup.stamp
 
@@ -11,7 +12,7 @@ demo: setup
 	$(BIN)/pocketvit demo
 
 # One process for each core: a file's tests stay together, for the sake of its fixtures.
-test: setup
+test: setup $(if $(shell command -v npm),web)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
@@ -21,6 +22,13 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/export_schema.py --check
 	$(BIN)/python scripts/check_lock.py
+	$(BIN)/python scripts/web_limits.py --check
+
+# The phone app, for serve --phone.
+web: web/build/stamp
+
+web/build/stamp: $(WEB) scripts/web.sh
+	@bash scripts/web.sh
 
 lock: setup
 	$(BIN)/python scripts/check_lock.py --write
@@ -29,4 +37,4 @@ schema: setup
 	$(BIN)/python scripts/export_schema.py
 
 clean:
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf dist build web/dist web/build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

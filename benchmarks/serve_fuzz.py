@@ -88,7 +88,9 @@ def document(rng: random.Random) -> bytes:
     tensor: dict[str, Any] = {"name": "pixels", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": [7] * 3072}
     whole: dict[str, Any] = {"id": "1", "inputs": [tensor], "outputs": [{"name": "probs_fine"}]}
     for _ in range(rng.randint(0, 3)):
-        place = rng.choice((whole, tensor, whole["outputs"][0] if isinstance(whole.get("outputs"), list) else tensor))
+        outputs = whole.get("outputs")
+        rows = [x for x in outputs if isinstance(x, dict)] if isinstance(outputs, list) else []
+        place = rng.choice([whole, tensor, *rows])
         name = rng.choice(("id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "data", "x"))
         if rng.random() < 0.3:
             place.pop(name, None)
@@ -225,7 +227,7 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        limits = ["--body_seconds", "2", "--workers", "2", "--target", "onnxruntime:fp32:1"]
+        limits = ["--limits.body_seconds", "2", "--limits.workers", "2", "--target", "onnxruntime:fp32:1"]
         with serving(["denoise-color", tiny_classifier(folder)], limits, folder) as server:
             before, found = check(server, photos[0]), Counter[int]()
             with ThreadPoolExecutor(options.threads) as pool:

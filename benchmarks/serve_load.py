@@ -147,8 +147,8 @@ def main() -> int:
     parser.add_argument("--workers", default="", help="of the server; the cores by default")
     options = parser.parse_args()
     given = list[str]()
-    for name in ("target", "workers"):
-        given += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
+    for name, option in (("target", "--target"), ("workers", "--limits.workers")):
+        given += [option, getattr(options, name)] if getattr(options, name) else []
     ending, samples, tallies = threading.Event(), list[tuple[float, float]](), list[Tally]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -194,6 +194,7 @@ KINDS = [
     "a token or map operator",
     "a task",
     "a runtime",
+    "a device that is not of this machine",
     "a compression step",
     "a layer that a step puts in the place of another",
     "a data layout",

@@ -1,6 +1,7 @@
 """A command's arguments, derived from its function's signature and docstring; jsonargparse converts and checks them.
 
-Required parameters are positional; so are parameters with a default that stand before a ``*``. All others are options.
+Required parameters are positional; so are parameters with a default that stand before a ``*``. All others are options;
+one whose default is a dataclass becomes an option for each field, ``--limits.queue 8``.
 Sections of the recipe become one option for each field, ``--budget.latency_ms 33``; the function gets those that were
 given and no others, ready for ``load_recipe(source, {"budget": ...})``. By hand is only what jsonargparse has not:
 lists as ``a b`` and ``1,2``, dashes for underscores, ``--target onnxruntime:int8:2``, and the nearest option's name.
@@ -27,6 +28,7 @@ import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from pocketvit.errors import UsageError
+from pocketvit.spec.devices import DEVICES
 from pocketvit.spec.target import Target
 from pocketvit.spec.typed import expected
 
@@ -106,6 +108,8 @@ class Arguments:
         self._positional: list[str] = []
         self._parameters: dict[str, str] = {}
         """Option -> parameter of the function."""
+        self._grouped: dict[str, Any] = {}
+        """Parameter -> its dataclass, for those that are one."""
         self._usage = f"pocketvit {command} "
         self._add_parameters(function, {p.arg_name: p.description or "" for p in doc.params})
         for section in sections:
@@ -130,7 +134,8 @@ class Arguments:
         named = {
             name: value for name, value in given.items() if name not in self._positional or value not in (None, [])
         }
-        return {self._parameters.get(name, name): value for name, value in named.items()}
+        made = {name: kind(**named[name]) for name, kind in self._grouped.items() if name in named}
+        return {self._parameters.get(name, name): value for name, value in (named | made).items()}
 
     def _add_parameters(self, function: Callable[..., Any], texts: dict[str, str]) -> None:
         parameters, hints = inspect.signature(function).parameters.values(), hints_of(function)
@@ -138,6 +143,10 @@ class Arguments:
         for p in parameters:
             kind, text, required = hints.get(p.name, str), texts.get(p.name, ""), p.default is p.empty
             if p.kind is p.VAR_KEYWORD or p.name in EVERYWHERE:
+                continue
+            if dataclasses.is_dataclass(p.default):
+                self._grouped[p.name] = type(p.default)
+                self._add_fields(self._parser.add_argument_group(p.name, _line(text)), p.name, [kind], p.default)
                 continue
             if not required and (p.kind is p.KEYWORD_ONLY or not star):
                 name = p.name.rstrip("_")  # from_: Python keeps the word for itself
@@ -255,6 +264,8 @@ def _line(text: str) -> str:
 def _target(text: str) -> dict[str, Any]:
     """The parts of ``runtime[:precision[:threads]][@device]`` that were written."""
     parts = dataclasses.asdict(Target.parse(text))
+    if text in DEVICES:
+        return {"device": text}
     engine, _, device = text.partition("@")
     written = ("runtime", "precision", "threads")[: engine.count(":") + 1]
     return {part: parts[part] for part in (*written, *(("device",) if device else ()))}

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any
 
 _TRAIN = ("data", "model", "task", "preprocess", "train", "licence_data")
-_COMPRESS = ("data", "model", "task", "preprocess", "compress", "budget", "floor", "target", "search", "licence_data")
+_PLACE = ("target", "contact")
+_COMPRESS = ("data", "model", "task", "preprocess", "compress", "budget", "floor", *_PLACE, "search", "licence_data")
 _FIT = ("train", *_COMPRESS)
 
 

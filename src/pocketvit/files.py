@@ -139,6 +139,18 @@ def make_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def home_folder(below: str, option: str) -> Path:
+    """A folder below the user's own; it is not made yet.
+
+    Raises:
+        UsageError: there is no home; ``option`` is the one that names another folder.
+    """
+    try:
+        return Path.home() / below
+    except RuntimeError as error:
+        raise UsageError("there is no home folder to keep files in.", f"Name a folder with --{option}.") from error
+
+
 @contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a new empty file beside ``path`` with the same suffix; it replaces ``path`` when the block ends well.

@@ -17,7 +17,10 @@ from pocketvit.spec.recipe import load_recipe
         ({"target": {"runtime": "onnxruntime", "precision": "bf16"}}, "onnxruntime has no bf16"),
         ({"target": {"runtime": "torchscript", "precision": "int8"}}, "torchscript has no int8"),
         ({"target": {"runtime": "torchscript", "precision": "bf16"}}, "no step leads to torchscript:bf16"),
-        ({"target": {"runtime": "onnxruntime", "device": "phone"}}, "onnxruntime has no device phone"),
+        ({"target": {"runtime": "onnxruntime", "device": "toaster"}}, "onnxruntime has no device toaster"),
+        ({"target": {"runtime": "openvino", "device": "phone"}}, "phone runs no files of openvino"),
+        ({"target": "phone", "search.runtimes": ["openvino"]}, "phone runs no files of openvino"),
+        ({"target": "onnxruntime:bf16@phone"}, "onnxruntime has no bf16"),
     ],
 )
 def test_targets_that_cannot_be_reached(fields: dict[str, object], words: str) -> None:
@@ -30,3 +33,5 @@ def test_open_targets_take_those_of_the_search() -> None:
     only_precision = load_recipe(None, {"target": {"runtime": "any", "precision": "bf16"}})
     assert wanted_runtimes(only_precision) == ("onnxruntime", "openvino")
     assert wanted_runtimes(load_recipe(None, {"target.runtime": "openvino"})) == ("openvino",)
+    assert wanted_runtimes(load_recipe(None, {"target": "phone"})) == ("onnxruntime",)
+    assert wanted_runtimes(load_recipe(None, {"target": "onnxruntime:int8:4@phone"})) == ("onnxruntime",)

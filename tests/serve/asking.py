@@ -24,8 +24,8 @@ from PIL import Image
 
 from pocketvit.runtimes.model import Model
 from pocketvit.serve.http_app import make_app
+from pocketvit.serve.options import Limits
 from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Limits
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -225,7 +225,7 @@ def test_infer_refuses_pictures_other_sizes_and_too_many_pixels(app: FastAPI) ->
 
 
 def test_pixels_of_tensors_are_counted_too(models: dict[str, Model]) -> None:
-    from pocketvit.serve.services import Limits
+    from pocketvit.serve.options import Limits
 
     app = make_app(Models([Served.of(models["denoise-color"])]), Limits(max_megapixels=0.001))
     entry = {"name": "pixels", "shape": [1, 40, 40, 3], "datatype": "UINT8", "data": [0] * 4800}

@@ -10,8 +10,8 @@ import pytest
 
 from pocketvit.runtimes.model import load
 from pocketvit.serve.http_app import make_app
+from pocketvit.serve.options import Limits
 from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Limits
 from tests.tiny import make_tiny_artifact
 
 schemathesis: Any = pytest.importorskip("schemathesis")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 import pocketvit
 from pocketvit import cli
 from pocketvit.errors import DataError, UsageError
+from pocketvit.serve.options import Limits
 from pocketvit.serve.serve import ServeReport, read_token, serve, url_of
 from pocketvit.serve.server import listen
 from tests.serve.asking import Running, pixels_of, png, server
@@ -34,14 +36,14 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(classifier: Path) -> Iterator[Running]:
-    with server(classifier, "--body_seconds", "1", "--max_body_mb", "1") as one:
+    with server(classifier, "--limits.body_seconds", "1", "--limits.max_body_mb", "1") as one:
         yield one
 
 
 @pytest.mark.slow
 def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
     body = png(noisy(photo(400, 500)))
-    with server("denoise-color", "--target", "onnxruntime:fp32:1", "--workers", "1") as one:
+    with server("denoise-color", "--target", "onnxruntime:fp32:1", "--limits.workers", "1") as one:
         url = f"{one.url}/v1/restore"
         with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=120) as http:
             assert http.get(f"{one.url}/v2/health/ready").json() == {"ready": True}
@@ -71,7 +73,7 @@ def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
 
 @pytest.mark.slow
 def test_grace_has_an_end() -> None:
-    body, options = png(noisy(photo(1500, 1500))), ("--memory_mb", "100", "--grace_seconds", "0")
+    body, options = png(noisy(photo(1500, 1500))), ("--memory_mb", "100", "--limits.grace_seconds", "0")
     with server("denoise-color", "--target", "onnxruntime:fp32:1", *options) as one, ThreadPoolExecutor(1) as pool:
         inside = pool.submit(httpx.post, f"{one.url}/v1/restore", content=body, timeout=120)
         while not _is_inside(one.url):
@@ -189,19 +191,30 @@ def test_a_port_that_is_taken_is_a_usage_error(classifier: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"workers": 0}, "serve.workers"),
-        ({"queue": -1}, "serve.queue"),
-        ({"max_body_mb": 0.0}, "serve.max_body_mb"),
+        ({"workers": 0}, "limits.workers"),
+        ({"queue": -1}, "limits.queue"),
+        ({"max_body_mb": 0.0}, "limits.max_body_mb"),
         ({"max_held_mb": 1.0}, "less than max_body_mb"),
-        ({"request_seconds": float("nan")}, "serve.request_seconds"),
-        ({"grace_seconds": -1.0}, "grace_seconds"),
-        ({"tls_folder": "x"}, "goes with --tls auto"),
-        ({"tls": "yes"}, "auto, or two files"),
+        ({"request_seconds": float("nan")}, "limits.request_seconds"),
+        ({"grace_seconds": -1.0}, "limits.grace_seconds"),
     ],
 )
-def test_impossible_options_are_named(classifier: Path, options: dict[str, object], words: str) -> None:
+def test_impossible_limits_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        serve([str(classifier)], port=0, **options)  # type: ignore[arg-type]
+        Limits(**options)
+
+
+def test_impossible_options_are_named(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, words in (({"tls_folder": "x"}, "goes with --tls auto"), ({"tls": "yes"}, "auto, or two files")):
+        with pytest.raises(UsageError, match=words):
+            serve([str(classifier)], port=0, **options)  # type: ignore[arg-type]
+    for words, said in (
+        ("--limits.workers 0", "limits.workers"),
+        ("--queue 8", "Did you mean --limits.queue?"),
+        ("--updates.seconds soon", "--updates.seconds must be a number"),
+    ):
+        assert cli.main(["serve", str(classifier), *words.split()]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_same_version_twice_and_no_artifact(classifier: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pocketvit.serve.channel import Current
-from pocketvit.serve.signing import opened, read_public
+from pocketvit.serve.signing import opened
 from pocketvit.spec.artifact import sha256
-from tests.serve.updates import World, killed_at, whole
+from tests.serve.asking import server
+from tests.serve.updates import World, answers_with, following, killed_at, whole, without_threads
 
 
 def publish_is_whole(world: World) -> int:
@@ -27,7 +26,11 @@ def publish_is_whole(world: World) -> int:
 
 
 @pytest.mark.slow
-def test_killed_while_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if without_threads(request):
+        return
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     world = World.make(tmp_path)
     world.publish("0.2.0")
@@ -47,7 +50,9 @@ def test_killed_while_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_killed_while_updating_and_rolling_back(tmp_path: Path) -> None:
+def test_killed_while_updating_and_rolling_back(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if without_threads(request):
+        return
     world = World.make(tmp_path)
     state, before = tmp_path / "state", tmp_path / "before"
     with world.open() as channel:
@@ -86,38 +91,19 @@ def test_killed_while_updating_and_rolling_back(tmp_path: Path) -> None:
     assert list(dict.fromkeys(seen)) == [("0.2.0", False), ("0.3.0", False), ("0.2.0", True)]
 
 
-SERVER = """
-import sys
-from pathlib import Path
-from pocketvit.serve.channel import Channel
-from pocketvit.serve.signing import read_public
-folder = Path(sys.argv[1])
-channel = Channel(str(folder / "channel"), [read_public(folder / "key.pub")], folder=folder / "state",
-                  base=str(folder / "base"), switch=lambda current: print(current.version, flush=True))
-print("up", flush=True)
-channel.start(0.05)
-while True:
-    channel._stop.wait(1)
-"""
-
-
 @pytest.mark.slow
 def test_a_server_is_killed_at_any_time_of_a_real_update(tmp_path: Path) -> None:
     """With the golden check in its own process; what a kill leaves is a version that is whole."""
     world = World.make(tmp_path)
     world.publish("0.2.0")
-    for after in (0.0, 0.15, 0.4, 0.8, 1.5):
-        process = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        time.sleep(after)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-        process.stdout.close()
-        with world.open(keys=[read_public(tmp_path / "key.pub")]) as channel:
+    for after in (0.0, 0.4, 0.8, 1.5):
+        with server(*following(world)) as one:
+            time.sleep(after)
+            one.process.send_signal(signal.SIGKILL)
+            assert one.process.wait(10) == -signal.SIGKILL
+        with world.open(folder=tmp_path / "states" / "tiny-restore") as channel:
             current: Current = channel.current
             assert whole(current)
             assert current.version in ("0.1.0", "0.2.0")
-    with world.open(check=None) as channel:
-        channel.poll()
-        assert (channel.current.version, whole(channel.current)) == ("0.2.0", True)
+    with server(*following(world)) as one:
+        assert answers_with(one.url, "0.2.0")

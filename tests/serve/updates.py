@@ -5,13 +5,18 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import httpx
+import pytest
 
 from pocketvit.serve.channel import Channel, Current
 from pocketvit.serve.publish import PublishReport, publish
@@ -76,6 +81,24 @@ def whole(current: Current) -> bool:
     return artifact.manifest.version == current.version
 
 
+def without_threads(request: pytest.FixtureRequest) -> bool:
+    """Run a test that forks in a process of its own, where no thread can hold a lock at that moment.
+
+    Returns whether that was done, and the caller has nothing left to do; False in that process itself.
+    """
+    if os.environ.get(_ALONE):
+        return False
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=-q"]
+    environment = os.environ | {_ALONE: "1"}
+    done = subprocess.run(
+        [*command, f"{request.path}::{request.node.name}"], cwd=request.config.rootpath, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200,
+    )  # fmt: skip
+    assert "1 passed" in done.stdout, done.stdout
+    return True
+
+
+_ALONE = "POCKETVIT_TEST_ALONE"
 _STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.utime"}
 
 
@@ -209,3 +232,19 @@ def sign_by_hand(world: World, key: Path | None = None, **changes: object) -> No
     found = opened(file.read_bytes(), [world.key]).description
     private = read_private(key or world.folder / "key")
     file.write_bytes(sign(found.model_copy(update=changes), [private]))
+
+
+def following(world: World, *more: str) -> list[str | Path]:
+    """Arguments of a server that follows the publisher's channel."""
+    paths = ("--updates.key", world.folder / "key.pub", "--updates.folder", world.folder / "states")
+    return [world.folder / "base", "--updates.channel", str(world.channel), *paths, "--updates.seconds", "0.2", *more]
+
+
+def answers_with(url: str, version: str, seconds: float = 30) -> bool:
+    """Whether a server comes to answer with this version."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if httpx.get(f"{url}/v1/models").json()[0]["version"] == version:
+            return True
+        time.sleep(0.05)
+    return False

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
+"""What a time of an artifact covers."""
 WIDE_SPREAD = 0.15
 """(p75 - p25) / p50 above which a timing is called wide."""
 WIDE_INTERVAL = 0.10

@@ -115,7 +115,7 @@ def _speed(m: Manifest) -> list[str]:
             str(r.runs),
             "x".join(map(str, r.input_shape)),
             r.includes,
-            str(r.environment.get("cpu", "not recorded")),
+            str(r.environment.get("cpu") or r.environment.get("user_agent", "not recorded")),
         )
         for r in m.benchmarks
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,10 +15,11 @@ from pocketvit.files import sweep
 from pocketvit.fit.choose import choose, goodness, nearest_misses, pareto
 from pocketvit.fit.gate import Limits, limits_of, shortfalls, usable_rows
 from pocketvit.fit.handover import OverBudget, hand_over, handed_over
-from pocketvit.fit.measure import Measurer
+from pocketvit.fit.measure import Measurer, time_together
 from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.rows import Row
 from pocketvit.spec.artifact import Artifact
+from pocketvit.spec.devices import device_of
 from pocketvit.spec.recipe import Recipe
 from pocketvit.verify.command import ChecksFailed
 
@@ -31,32 +31,30 @@ Measurers = Mapping[str, Measurer]
 
 def wait_for_quiet(recipe: Recipe, notify: Callable[[str], None]) -> list[str]:
     """Wait for a busy machine; a sentence to report where it stays busy."""
+    if device_of(recipe.target.device) is not None:
+        return []  # what this machine does meanwhile is no matter there
     busy = quiet(recipe.search.quiet_seconds, notify)
     return [f"times were taken on a busy machine: {busy}"] if busy else []
 
 
-def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, notes: list[str]) -> list[Row]:
+def time_finalists(known: Sequence[Row], measurers: Measurers, limits: Limits, notes: list[str]) -> list[Row]:
     """Time the kept files of all engines once more, in turns in one run; wide spreads are noted.
 
     The float files are among them, so that every ratio is of one run.
     """
-    able = usable_rows(rows, limits)
+    able = usable_rows(known, limits)
     usable, front = ({row.name for row in some} for some in (able, pareto(able, limits)))
     ranked = sorted(
-        (r for r in rows if r.kept),
+        (r for r in known if r.kept),
         key=lambda r: (r.name not in usable, bool(r.step), r.name not in front, -goodness(r, limits)),
     )
-    finalists = [row for row in ranked if row.built is not None][:MOST_FINALISTS]
+    rows, ranked = _refused(known, ranked, measurers)
+    finalists = ranked[:MOST_FINALISTS]
     if not finalists:
         return list(rows)
-    calls, photos = {}, 1
-    files = [row.built for row in finalists if row.built is not None]
-    for row in finalists:
-        measurer = measurers[row.origin]
-        assert row.built is not None
-        model, images = measurer.open(row.built), measurer.timed_on(files)
-        calls[row.name], photos = [partial(model, image) for image in images], len(images)
-    timings = next(iter(measurers.values())).interleave(calls, (row.runtime for row in finalists))
+    pairs = [(measurers[row.origin], row.built) for row in finalists if row.built is not None]
+    timings = dict(zip((row.name for row in finalists), time_together(pairs), strict=True))
+    photos = len(pairs[0][0].timed_on([built for _, built in pairs]))
     wide = [name for name, timing in timings.items() if timing.wide]
     if wide:
         notes.append(f"times scatter widely and small differences mean nothing: {', '.join(wide)}")
@@ -71,6 +69,19 @@ def time_finalists(rows: Sequence[Row], measurers: Measurers, limits: Limits, no
         faster = speedup(base, timings[row.name]).p50 if base else row.speedup
         timed.append(replace(row, timing=timings[row.name], speedup=faster, photos=photos))
     return timed
+
+
+def _refused(rows: Sequence[Row], ranked: Sequence[Row], measurers: Measurers) -> tuple[list[Row], list[Row]]:
+    """Rows, and those of ``ranked`` that can be timed: what fails on a device elsewhere is struck out by name."""
+    able, struck = list[Row](), dict[str, Row]()
+    for row in ranked:
+        if row.built is None:
+            continue
+        if refused := measurers[row.origin].refusal(row.built):
+            struck[row.name] = replace(row, kept=False, reason=refused)
+        else:
+            able.append(row)
+    return [struck.get(row.name, row) for row in rows], able
 
 
 def decide(

@@ -135,7 +135,9 @@ def _check_sizes(kept: Sequence[Row], artifact: Artifact, limits: Limits) -> Non
 
 
 def _with_memory(row: Row, artifact: Path, measurer: Measurer, limits: Limits) -> Row:
-    """The row with its peak memory in a fresh process, held against the budget."""
+    """The row with its peak memory in a fresh process, held against the budget; no device elsewhere tells its own."""
+    if measurer.elsewhere is not None:
+        return row
     target = Target(row.runtime, row.precision, measurer.recipe.target.threads, measurer.recipe.target.device)
     peak = peak_rss_mb(artifact, target, measurer.image, trust=True)
     if misses := limits.budget.misses(latency_ms=None, size_mb=0.0, memory_mb=peak):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
 
+from pocketvit.bench.remote import Elsewhere, Rounds, here
 from pocketvit.bench.timing import Call, Timing, interleave
 from pocketvit.data.cases import Case, eval_cases, main_condition, spread
 from pocketvit.data.collections import Collection, Splits
 from pocketvit.data.decode import read_item
+from pocketvit.errors import VerificationError
 from pocketvit.export.artifact import tensor_specs
 from pocketvit.export.built import Built
 from pocketvit.fit.rows import Row
@@ -19,7 +21,7 @@ from pocketvit.models.trained import Trained
 from pocketvit.runtimes.model import Model
 from pocketvit.spec.images import open_image
 from pocketvit.spec.manifest import FileEntry, Manifest, Variant
-from pocketvit.spec.preprocess import Pixels, resize
+from pocketvit.spec.preprocess import Pixels, prepare, resize
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import settings_of, task_of
@@ -30,6 +32,8 @@ ROUNDS = {"p50": 15, "p90": 36}
 """Least rounds that bound the percentile from above at 95 %."""
 PHOTOS = 64
 """Timed in turns where the time of a file depends on the image."""
+PROOFS = 2
+"""Photos whose answers a device elsewhere must get right."""
 PAUSE_MS = 5.0
 """Between engines of different kinds: threads of one may still spin when the next one starts."""
 
@@ -43,6 +47,8 @@ class Measurer:
     splits: Splits
     image: Pixels
     """The image that is timed, decoded: see :func:`budget_image`."""
+    elsewhere: Elsewhere | None = None
+    """The device that times are taken on, where it is not of this machine; all else is measured here."""
 
     @property
     def task(self) -> Task:
@@ -69,8 +75,8 @@ class Measurer:
         return eval_cases(part or self.splits.val, self.recipe.data, limit=limit)
 
     def target(self, built: Built) -> Target:
-        """How a candidate file is run: with the recipe's threads and device."""
-        return Target(built.runtime, built.precision, self.recipe.target.threads, self.recipe.target.device)
+        """How this machine runs a candidate file: with the recipe's threads and device, or on its processor."""
+        return here(Target(built.runtime, built.precision, self.recipe.target.threads, self.recipe.target.device))
 
     def open(self, built: Built) -> Model:
         """Load a candidate file as a callable model."""
@@ -87,28 +93,23 @@ class Measurer:
         """What files are timed on in turns: the image, or where the time of any depends on it all of :attr:`photos`."""
         return self.photos if any(built.varies for built in files) else (self.image,)
 
-    def interleave(self, calls: Mapping[str, Call | Sequence[Call]], engines: Iterable[str]) -> dict[str, Timing]:
-        """Time calls in turns, with as many rounds as an interval of the budget's percentile takes.
+    def refusal(self, built: Built) -> str:
+        """Why a file does not do on the device elsewhere what it does here; empty where it does, or there is none."""
+        return "" if self.elsewhere is None else self.elsewhere.refusal(self.open(built), self.proof_inputs)
 
-        ``engines`` are the runtimes behind the calls.
-        """
-        pause, rounds = PAUSE_MS if len(set(engines)) > 1 else 0.0, ROUNDS[self.recipe.budget.percentile]
-        seconds = self.recipe.search.timing_seconds * len(calls)
-        return interleave(calls, seconds=seconds, pause_ms=pause, min_rounds=rounds)
+    def proof_inputs(self) -> Pixels:
+        """Inputs of a few validation photos, (N, H, W, 3)."""
+        part, spec = self.splits.val, self.trained.preprocess
+        photos = [read_item(part, item)[0] for item in spread(part.items, PROOFS)]
+        return np.stack([resize(x, spec.size) if spec.resize == "tile" else prepare(x, spec) for x in photos])
 
     def score(self, built: Built, part: Collection | None = None) -> tuple[Measure, ...]:
         """All metrics of a file on the validation cases (or on those of ``part``)."""
         return tuple(measure(self.open(built), self.cases(part), self.evaluator())[0])
 
     def time(self, files: Sequence[Built]) -> list[Timing]:
-        """Time files in turns: preprocessing, inference and postprocessing together, decoding left out.
-
-        On the image; or photo by photo on several (:meth:`timed_on`), of which each time is the mean.
-        """
-        models, images = [self.open(built) for built in files], self.timed_on(files)
-        calls = {str(i): [partial(model, image) for image in images] for i, model in enumerate(models)}
-        timings = self.interleave(calls, (built.runtime for built in files))
-        return [timings[str(index)] for index in range(len(files))]
+        """Time files in turns: see :func:`time_together`."""
+        return time_together([(self, built) for built in files])
 
     def trivial(self) -> Measure:
         """The task's main metric of an answer that needs no learning, on the validation cases."""
@@ -131,9 +132,39 @@ class Measurer:
         return f"learned nothing: {figures[0]} ({reached.low:.4g} to {reached.high:.4g}), {figures[1]}"
 
 
-def make_measurer(trained: Trained, splits: Splits, recipe: Recipe) -> Measurer:
+def time_together(files: Sequence[tuple[Measurer, Built]]) -> list[Timing]:
+    """Time files in turns: preprocessing, inference and postprocessing together, decoding left out.
+
+    On the image; or photo by photo on several (:meth:`Measurer.timed_on`), of which each time is the mean. There are as
+    many rounds as an interval of the budget's percentile takes.
+
+    Args:
+        files: each with the measurer of its trained model; all of one recipe.
+
+    Raises:
+        VerificationError: a file does not do on the device elsewhere what it does here.
+    """
+    recipe, elsewhere = files[0][0].recipe, files[0][0].elsewhere
+    seconds, least = recipe.search.timing_seconds * len(files), ROUNDS[recipe.budget.percentile]
+    on = [(measurer, built, measurer.timed_on([each for _, each in files])) for measurer, built in files]
+    if elsewhere is not None:
+        for measurer, built, _ in on:
+            if refused := measurer.refusal(built):
+                raise VerificationError(f"{refused}.", f"Take another file for the {elsewhere.device.name}.")
+        models = [(elsewhere.opened(measurer.open(built)), images) for measurer, built, images in on]
+        return [times.total for times in elsewhere.remote.time(models, Rounds(seconds, least))]
+    pause = PAUSE_MS if len({built.runtime for _, built in files}) > 1 else 0.0
+    calls: dict[str, list[Call]] = {}
+    for index, (measurer, built, images) in enumerate(on):
+        model = measurer.open(built)
+        calls[str(index)] = [partial(model, image) for image in images]
+    return list(interleave(calls, seconds=seconds, pause_ms=pause, min_rounds=least).values())
+
+
+def make_measurer(trained: Trained, splits: Splits, recipe: Recipe, elsewhere: Elsewhere | None = None) -> Measurer:
     """The measurer of a trained model; reads the image that is timed."""
-    return Measurer(trained, replace(recipe, preprocess=trained.preprocess), splits, budget_image(recipe, splits))
+    image = budget_image(recipe, splits)
+    return Measurer(trained, replace(recipe, preprocess=trained.preprocess), splits, image, elsewhere)
 
 
 def budget_image(recipe: Recipe, splits: Splits) -> Pixels:

@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from pocketvit.bench.remote import Elsewhere, here
 from pocketvit.bench.timing import Timing
 from pocketvit.compress.table import Planned, leads_to, plan_slots
 from pocketvit.data.collections import Splits
-from pocketvit.errors import DataError, UsageError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.built import Built
 from pocketvit.export.formats import exporter
@@ -24,6 +25,7 @@ from pocketvit.fit.rows import Row
 from pocketvit.models.build import architecture
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES, check_target
+from pocketvit.spec.devices import check_device, device_of
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.target import ANY, variant_key
 from pocketvit.spec.tasks import task_of
@@ -110,9 +112,14 @@ def wanted_runtimes(recipe: Recipe) -> tuple[str, ...]:
         UsageError: one does not exist or has no such device or precision here, or no step leads to the precision.
         MissingDependencyError: an engine is not installed.
     """
-    target = recipe.target
+    target, device = here(recipe.target), device_of(recipe.target.device)
     chosen = recipe.search.runtimes if target.runtime == ANY else (target.runtime,)
     named = ANY not in (target.runtime, target.precision)
+    if device is not None:
+        able = tuple(name for name in chosen if name in device.runtimes)
+        for name in () if able else chosen:
+            check_device(device, name)
+        chosen = able
     for name in chosen:
         check_target(replace(target, runtime=name, precision=target.precision if named else "fp32"))
     wanted = target.precision
@@ -154,12 +161,13 @@ def export_float(trained: Trained, runtime: str, folder: Path, stem: str = "mode
 
 
 def time_candidates(
-    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None]
+    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], elsewhere: Elsewhere | None = None
 ) -> list[tuple[Candidate, list[Row]]]:
     """Build, export and time every candidate with random weights; ``timing.json`` keeps what is done.
 
     Returns:
-        Each candidate with one row per runtime and float precision.
+        Each candidate with one row per runtime and float precision; of one that does not run on a device elsewhere, one
+        row without a timing.
 
     Raises:
         DataError: ``timing.json`` is damaged.
@@ -171,7 +179,15 @@ def time_candidates(
         if not _is_timed(known.get(candidate.key), size, wanted_runtimes(recipe)):
             notify(f"timing {candidate.key} with random weights")
             own = recipe_for(recipe, candidate)
-            known[candidate.key] = _time_one(own, splits, size, folder / "timing" / candidate.key)
+            try:
+                timed = _time_one(own, splits, size, folder / "timing" / candidate.key, elsewhere)
+            except VerificationError as error:
+                if elsewhere is None:
+                    raise
+                notify(f"{candidate.key}: {error.what}")
+                found.append((candidate, [Row(candidate.key, origin=candidate.key, reason=error.what.rstrip("."))]))
+                continue
+            known[candidate.key] = timed
             write_json(cache, known)
         found.append((candidate, [_timed_row(candidate, entry) for entry in known[candidate.key]]))
     return found
@@ -200,16 +216,19 @@ def _is_timed(entries: list[dict[str, Any]] | None, size: tuple[int, int], runti
     return same and {entry["runtime"] for entry in entries} >= set(runtimes)
 
 
-def _time_one(recipe: Recipe, splits: Splits, size: tuple[int, int], folder: Path) -> list[dict[str, Any]]:
+def _time_one(
+    recipe: Recipe, splits: Splits, size: tuple[int, int], folder: Path, elsewhere: Elsewhere | None
+) -> list[dict[str, Any]]:
     random = replace(recipe, model=replace(recipe.model, weights=None))
     trained = new_model(random, splits.train.levels)
     trained.model.eval()
     files = []
     for name in wanted_runtimes(recipe):
         built, runtime = export_float(trained, name, folder), RUNTIMES[name]
-        able = set(runtime.precisions(recipe.target.device)) & set(recipe.compress.names)
+        able = set(runtime.precisions(here(recipe.target).device)) & set(recipe.compress.names)
         files += [built, *(replace(built, precision=p) for p in runtime.engine_precisions if p in able)]
-    measurer = make_measurer(trained, splits, replace(random, budget=replace(random.budget, image=size)))
+    timed = replace(random, budget=replace(random.budget, image=size))
+    measurer = make_measurer(trained, splits, timed, elsewhere)
     return [
         {
             "runtime": b.runtime,
@@ -243,6 +262,8 @@ def _timed_row(candidate: Candidate, entry: dict[str, Any]) -> Row:
 
 def within_reach(rows: list[Row], recipe: Recipe) -> bool:
     """Whether the fastest timing and the smallest file meet their limits, with what the recipe's steps can bring."""
+    if any(row.timing is None for row in rows):
+        return False
     limit, mb = recipe.budget.latency_ms, recipe.budget.size_mb
     kinds = [step.kind for runtime in wanted_runtimes(recipe) for step in planned_steps(recipe, runtime)]
     hope, shrink = (max((getattr(kind, what) for kind in kinds), default=1.0) for what in ("faster", "smaller"))

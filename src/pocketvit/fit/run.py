@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from pocketvit.bench.remote import Elsewhere, connect
 from pocketvit.data.cases import condition_names, main_condition
 from pocketvit.data.collections import Splits, load_splits
 from pocketvit.errors import UsageError
@@ -30,6 +32,7 @@ from pocketvit.fit.present import write_fit_report
 from pocketvit.fit.result import FitReport
 from pocketvit.fit.rows import Row
 from pocketvit.fit.search import search, stopped
+from pocketvit.spec.devices import device_of
 from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks.load import load_checkpoint
@@ -51,7 +54,19 @@ def run(recipe: Recipe, name: str, runs: str, quiet: bool, said: Sequence[str] =
         for note in notes:  # at once, and not only when all is done
             notify(f"note: {note}")
         check_once(folder, splits, quiet)
-        return run_fit(recipe, splits, folder, notify, quiet, notes)
+        with elsewhere_of(recipe, notify) as elsewhere:
+            return run_fit(recipe, splits, folder, notify, quiet, notes, elsewhere)
+
+
+@contextmanager
+def elsewhere_of(recipe: Recipe, notify: Callable[[str], None]) -> Iterator[Elsewhere | None]:
+    """The connection to the target's device for the whole of the run; ``None`` where it is of this machine."""
+    device = device_of(recipe.target.device)
+    if device is None:
+        yield None
+        return
+    with connect(device, recipe.contact, notify) as remote:
+        yield Elsewhere(device, remote)
 
 
 def check_recipe(recipe: Recipe, splits: Splits) -> None:
@@ -68,11 +83,17 @@ def check_recipe(recipe: Recipe, splits: Splits) -> None:
 
 
 def run_fit(
-    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], quiet: bool, said: Sequence[str] = ()
+    recipe: Recipe,
+    splits: Splits,
+    folder: Path,
+    notify: Callable[[str], None],
+    quiet: bool,
+    said: Sequence[str] = (),
+    elsewhere: Elsewhere | None = None,
 ) -> FitReport:
     """The four steps of DESIGN section 5 in ``folder``; notes begin with what was ``said`` before."""
     notes = [*said, *wait_for_quiet(recipe, notify)]
-    survivors, sure, out = plan(recipe, splits, folder, notify, notes)
+    survivors, sure, out = plan(recipe, splits, folder, notify, notes, elsewhere)
     for line in start_notes(recipe):
         notes.append(line)
         notify(line)
@@ -88,11 +109,14 @@ def run_fit(
     for trial in trials:
         if trial.complete:
             notes += wait_for_quiet(recipe, notify)
-            measurers[trial.key] = make_measurer(load_checkpoint(trial.folder / "best"), splits, recipe)
+            trained = load_checkpoint(trial.folder / "best")
+            measurers[trial.key] = make_measurer(trained, splits, recipe, elsewhere)
             rows += shrink(measurers[trial.key], trial.key, folder / "files" / trial.key, notify, quiet=quiet)
     notes += wait_for_quiet(recipe, notify)
     rows = time_finalists(rows, measurers, limits_of(recipe, metric), notes)
     notes = list(dict.fromkeys(notes))
+    if elsewhere is not None:
+        notes.append(timed_there(elsewhere))
     rows, artifact, why = decide(rows, measurers, recipe, folder, notes, out)
     chosen = next(row for row in rows if row.chosen)
     measurer = measurers[chosen.origin]
@@ -113,18 +137,30 @@ def run_fit(
     return report
 
 
+def timed_there(elsewhere: Elsewhere) -> str:
+    """What a reader of the times must know."""
+    where, name = elsewhere.remote.environment, elsewhere.device.name
+    files = "every file gave there the answers that it gives here"
+    return f"times are of the {name}: {where.get('user_agent', 'unknown')}, {where.get('engine', 'unknown')}; {files}"
+
+
 def plan(
-    recipe: Recipe, splits: Splits, folder: Path, notify: Callable[[str], None], notes: list[str]
+    recipe: Recipe,
+    splits: Splits,
+    folder: Path,
+    notify: Callable[[str], None],
+    notes: list[str],
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[list[Candidate], set[str], list[Row]]:
     """Candidates to train, keys of those that surely meet the latency limit, and rows of those that are left out.
 
     Raises:
         NothingFitsError: none can meet the budget.
     """
-    timed = time_candidates(recipe, splits, folder, notify)
+    timed = time_candidates(recipe, splits, folder, notify, elsewhere)
     reachable = [candidate for candidate, rows in timed if within_reach(rows, recipe)]
     out = [
-        replace(row, reason=f"too slow or too large before training ({row.reason})")
+        replace(row, reason=f"too slow or too large before training ({row.reason})") if row.timing else row
         for candidate, rows in timed
         for row in rows
         if candidate not in reachable

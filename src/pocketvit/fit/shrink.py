@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pocketvit.bench.remote import here
 from pocketvit.bench.timing import speedup
 from pocketvit.compress.step import Context, StepReport
 from pocketvit.compress.table import Planned, attempts
@@ -91,6 +92,10 @@ class Chain:
             built = export_float(self.measurer.trained, self.runtime, place)
             row = self._scored(self._row("fp32", "fp32", built))
             failed = "" if self.limits.floor.value is not None else self.measurer.not_learned(row)
+            if refused := self.measurer.refusal(built):
+                row = replace(row, kept=False, reason=refused, rules=self._rules())
+                save_row(place, row)
+                return State(row, self.measurer.trained)
             (timing,) = self.measurer.time([built])
             row = replace(row, timing=timing, speedup=1.0, gain=1.0, rules=self._rules())
             row = replace(row, photos=len(self.measurer.timed_on([built])))
@@ -137,6 +142,8 @@ class Chain:
             "before": [before.row.name, before.row.rules] if before else [],  # a changed step changes all behind it
             "settings": step.settings if step else {},
         }
+        if self.measurer.elsewhere is not None:
+            rules["timed on"] = self.measurer.elsewhere.device.name
         plain: dict[str, Any] = json.loads(json.dumps(rules))
         return plain
 
@@ -198,7 +205,7 @@ class Chain:
             f"{self.origin} {self.runtime}:{name}",
             self.runtime,
             precision,
-            device=self.measurer.recipe.target.device,
+            device=here(self.measurer.recipe.target).device,
             origin=self.origin,
             before=before.name if before else "",
             step=step.label if step else "",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pocketvit.bench.timing import INCLUDES
 from pocketvit.data.collections import Collection
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
 from pocketvit.report.data import CandidateRow, figure
 from pocketvit.spec.environment import environment
 from pocketvit.spec.manifest import BenchRow, CalibrationSet, LineageStep, MetricRow
+from pocketvit.spec.target import variant_key
 from pocketvit.spec.tasks.base import Measure
-
-INCLUDES = "preprocessing + inference + postprocessing of one decoded image"
 
 
 def metric_rows(rows: Sequence[Row], measurer: Measurer, trivial: Measure | None = None) -> list[MetricRow]:
@@ -55,15 +55,16 @@ def _metric_row(
 
 def bench_rows(rows: Sequence[Row], measurer: Measurer) -> list[BenchRow]:
     """Timings of the files with their intervals and environment."""
-    machine, found = environment(), []
+    away, target, found = measurer.elsewhere, measurer.recipe.target, []
+    machine = environment() if away is None else dict(away.remote.environment)
     for row in rows:
         if row.timing is None:
             continue
         (low, high), (_, slow) = row.timing.interval(50), row.timing.interval(90)
         found.append(
             BenchRow(
-                variant=row.key,
-                threads=measurer.recipe.target.threads,
+                variant=variant_key(row.runtime, row.precision, target.device) if away else row.key,
+                threads=machine.get("threads", target.threads),
                 p50_ms=row.timing.p50,
                 p90_ms=row.timing.p90,
                 p50_low_ms=low,

@@ -110,7 +110,10 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
     manifest, key = artifact.manifest, variant.key
     row = next((row for row in manifest.metrics if (row.variant, row.name) == (key, manifest.main_metric)), None)
     timing = next((row for row in manifest.benchmarks if row.variant == key), None)
-    is_default = key == manifest.default
+    is_default, where = key == manifest.default, ""
+    if timing is None:  # timed on a device that is not of the machine that made it
+        timing = next((row for row in manifest.benchmarks if row.variant.startswith(f"{key}@")), None)
+        where = f" Timed on the {timing.environment.get('device', 'device')}." if timing else ""
     return CandidateRow(
         name=key,
         metric=variant.metrics.get(manifest.main_metric, row.value if row else None),
@@ -119,7 +122,7 @@ def _candidate(artifact: Artifact, variant: Variant) -> CandidateRow:
         size_mb=artifact.variant_bytes(variant) / 1e6,
         memory_mb=None,
         verdict="default" if is_default else "fits",
-        reason="The default: what was chosen when the artifact was made." if is_default else "",
+        reason=("The default: what was chosen when the artifact was made." if is_default else "") + where,
         chosen=is_default,
         metric_interval=(row.low, row.high) if row and row.low is not None and row.high is not None else None,
         count=row.count if row else None,

@@ -35,7 +35,7 @@ from pocketvit.serve.watch import ErrorWatch, Limits
 from pocketvit.spec.artifact import read_artifact, unpack
 
 LONGEST_WAIT_S = 3600.0
-log = logging.getLogger("pocketvit")
+log = logging.getLogger("pocketvit.serve")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Door:
 
     token: str | None = None
     """What clients must send as ``Authorization: Bearer``; None lets everybody in."""
+    public: Callable[[str], bool] = lambda path: False
+    """Of which paths the token is not asked for: a page that people open cannot send it."""
     closing: bool = False
     """Set once, when the server shuts down: what is inside is finished, what is new is refused."""
     inside: int = 0
@@ -120,7 +122,8 @@ class Guard:
             return None
         if self.door.closing:
             return Refusal(503, "the server is shutting down.", {"Retry-After": "5"})
-        if self.door.token is not None and not self.door.knows(headers.get(b"authorization", b"")):
+        known = self.door.token is None or self.door.public(path)
+        if not known and not self.door.knows(headers.get(b"authorization", b"")):
             return Refusal(401, "a bearer token is needed.", {"WWW-Authenticate": "Bearer"})
         return None
 

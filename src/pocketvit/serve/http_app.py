@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 
 from pocketvit import __version__
 from pocketvit.errors import PocketvitError
-from pocketvit.serve import routes_v1, routes_v2
+from pocketvit.serve import routes_updates, routes_v1, routes_v2
 from pocketvit.serve.guard import Guard
+from pocketvit.serve.options import Limits
 from pocketvit.serve.refusal import Refusal, refusal_of
 from pocketvit.serve.served import Models
-from pocketvit.serve.services import Limits, Services
+from pocketvit.serve.services import Services
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:56em;margin:2em auto;padding:0 1em}"
@@ -54,7 +55,7 @@ def make_app(
     app.add_exception_handler(PocketvitError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
-    for router in (*routers, routes_v2.router, routes_v1.router):
+    for router in (*routers, routes_v2.router, routes_v1.router, routes_updates.router):
         app.include_router(router)
     app.add_api_route("/metrics", _metrics, tags=["Operation"], **_TEXT)
     app.add_api_route("/docs", _docs, include_in_schema=False)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.files import plain, read_text
+from pocketvit.files import home_folder, plain, read_text
 from pocketvit.runtimes.model import load
-from pocketvit.spec.environment import available_cores
+from pocketvit.serve.options import Limits, Updates, Watch
 
 if TYPE_CHECKING:
     from pocketvit.serve.services import Services
 
 MIN_TOKEN = 16
 """Characters of a token; fewer could be guessed."""
-PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography")
+PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography", "segno")
 """What the extra ``serve`` brings for this command."""
 TOKEN_BYTES = 4096
+_LIMITS, _UPDATES, _WATCH = Limits(), Updates(), Watch()
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,14 @@ def serve(
     token_file: str | None = None,
     tls: str | None = None,
     tls_folder: str | None = None,
+    phone: bool = False,
+    phone_app: str | None = None,
     target: str | None = None,
     trust: bool = False,
     memory_mb: float | None = None,
-    workers: int | None = None,
-    queue: int = 32,
-    max_body_mb: float = 32.0,
-    max_megapixels: float = 32.0,
-    max_held_mb: float = 512.0,
-    body_seconds: float = 30.0,
-    request_seconds: float = 60.0,
-    grace_seconds: float = 30.0,
-    watch: str | None = None,
-    reference: str | None = None,
-    alert_url: str | None = None,
+    limits: Limits = _LIMITS,
+    updates: Updates = _UPDATES,
+    watch: Watch = _WATCH,
     collect: str | None = None,
 ) -> ServeReport:
     """Answer over HTTP with artifacts, until SIGTERM or Ctrl-C.
@@ -86,20 +82,14 @@ def serve(
         token_file: file with the bearer token that clients must send; without it everybody is let in.
         tls: auto makes a self-signed certificate once and keeps it; or two files, certificate.pem,key.pem.
         tls_folder: where tls auto keeps its files; ~/.config/pocketvit/tls by default.
+        phone: also hand out the phone app, below /phone/; its address is printed as a QR code too.
+        phone_app: folder of the built app, for --phone; a checkout's web/dist by default.
         target: runtime:precision[:threads] for all artifacts; by default each one's own.
         trust: also run files that are programs (TorchScript), which may do anything on this machine.
         memory_mb: MB that a photo may take above the idle process; beyond it, it runs in tiles. 1000 by default.
-        workers: inferences at once; the number of cores by default.
-        queue: inferences that may wait; beyond them clients get 429 and are told when to come again.
-        max_body_mb: MB of a request's body.
-        max_megapixels: of an image, by its header; it is checked before anything is decoded.
-        max_held_mb: MB of all bodies together.
-        body_seconds: seconds for a body to arrive.
-        request_seconds: seconds for an answer, waiting included.
-        grace_seconds: seconds that running and waiting requests get when the server is to end.
-        watch: folder or SQLite file for statistics of requests and answers, which /v1/drift compares over time.
-        reference: folder of photos like those that are expected, to compare with; by default the first requests.
-        alert_url: address that is told by POST when a statistic drifts.
+        limits: what one client, and all together, may ask of the server.
+        updates: channels that new versions are taken from while the server runs, and who must have signed them.
+        watch: statistics of requests and answers, which /v1/drift compares over time.
         collect: folder for the corrections that clients send to /v1/feedback; nothing is kept without it.
 
     Raises:
@@ -110,23 +100,34 @@ def serve(
     _check_packages()
     from pocketvit.serve.drift.start import watching
     from pocketvit.serve.http_app import make_app
+    from pocketvit.serve.phone.start import app_folder, open_phone
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
-    from pocketvit.serve.services import Limits
+    from pocketvit.serve.telemetry import log_to_stderr
+    from pocketvit.serve.updates import close, follow, open_models
 
-    workers = available_cores() if workers is None else workers
-    limits = Limits(workers, queue, max_body_mb, max_megapixels, max_held_mb, body_seconds, request_seconds)
-    if not 0 <= grace_seconds < 1e6:
-        raise UsageError(f"grace_seconds must be at least 0, not {grace_seconds:g}.", "30 is usual.")
+    phone_folder = app_folder(phone, phone_app)
     token = None if token_file is None else read_token(Path(token_file))
     files = _certificate(tls, tls_folder, host)
-    names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
-    models = Models([Served.of(load(name, target, trust=trust, memory_mb=memory_mb)) for name in names])
-    with watching(models, watch, reference, alert_url, collect) as extras, listen(host, port) as listener:
+
+    def loaded(name: str) -> Served:
+        return Served.of(load(name, target, trust=trust, memory_mb=memory_mb))
+
+    log_to_stderr()
+    with ExitStack() as closing:
+        names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
+        served, followers = open_models(names, loaded, updates, target=target, trust=trust)
+        closing.callback(close, followers)
+        models = Models(served)
+        extras = closing.enter_context(watching(models, watch, collect))
+        listener = closing.enter_context(listen(host, port))
         app = make_app(models, limits, token, extras.routers)
         services: Services = app.state.services
         services.watchers += extras.watchers
-        done = run_server(app, listener, files, grace_seconds, url_of(listener, host, files is not None))
+        follow(services, followers, updates)
+        if phone_folder is not None:
+            open_phone(app, phone_folder, listener, host, files is not None)
+        done = run_server(app, listener, files, limits.grace_seconds, url_of(listener, host, files is not None))
     return ServeReport(done.url, done.requests, done.seconds, services.door.cut)
 
 
@@ -167,14 +168,11 @@ def _certificate(tls: str | None, tls_folder: str | None, host: str) -> tuple[Pa
 
 
 def _tls_folder(folder: str | None, tls: str | None) -> Path:
-    if folder is not None:
-        if tls != "auto":
-            raise UsageError("tls_folder goes with --tls auto.", "Leave it out, or add --tls auto.")
-        return Path(folder)
-    try:
-        return Path.home() / ".config" / "pocketvit" / "tls"
-    except RuntimeError as error:
-        raise UsageError("there is no home folder for the certificate.", "Name one with --tls_folder.") from error
+    if folder is None:
+        return home_folder(".config/pocketvit/tls", "tls_folder")
+    if tls != "auto":
+        raise UsageError("tls_folder goes with --tls auto.", "Leave it out, or add --tls auto.")
+    return Path(folder)
 
 
 def url_of(listener: socket.socket, host: str, secure: bool) -> str:

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pocketvit.errors import UsageError
 from pocketvit.serve.guard import Door
 from pocketvit.serve.services import Services
-from pocketvit.serve.telemetry import event, log_to_stderr
+from pocketvit.serve.telemetry import event
 
 CALM_TICKS = 4
 """Of 0.1 s without a request inside, before a closing server ends."""
@@ -122,7 +122,6 @@ def run_server(
     app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None, grace_seconds: float, url: str
 ) -> Done:
     """Serve until a signal comes, and finish what was begun; ``tls`` is a certificate and its key."""
-    log_to_stderr()
     services: Services = app.state.services
     config = uvicorn.Config(
         app,

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
-from pocketvit.errors import UsageError
 from pocketvit.serve.bodies import Bodies, disconnected
+from pocketvit.serve.channel import Channel
 from pocketvit.serve.guard import Door
 from pocketvit.serve.inference_queue import Check, InferenceQueue
+from pocketvit.serve.options import Limits
 from pocketvit.serve.refusal import GONE, refusal_of
 from pocketvit.serve.served import Models, Served
+from pocketvit.serve.signing import PublicKey
 from pocketvit.serve.telemetry import Metrics
-from pocketvit.spec.environment import available_cores
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks.base import Result
-from pocketvit.spec.typed import Range, check_ranges
 
 log = logging.getLogger("pocketvit.serve")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client, and all together, may ask of a server."""
-
-    workers: int = field(default_factory=available_cores)
-    """Inferences at once."""
-    queue: int = 32
-    """Inferences that may wait; beyond them it is 429."""
-    max_body_mb: float = 32.0
-    max_megapixels: float = 32.0
-    """Of an image, by its header: it is checked before anything is decoded."""
-    max_held_mb: float = 512.0
-    """Of all bodies together."""
-    body_seconds: float = 30.0
-    """For a body to arrive."""
-    request_seconds: float = 60.0
-    """For an answer, waiting included, from when the body is there."""
-
-    def __post_init__(self) -> None:
-        above = {name: Range(0, 1e6, above=True) for name in vars(self) if name not in ("workers", "queue")}
-        check_ranges("serve", self, {"workers": Range(1, 256), "queue": Range(0, 100_000), **above})
-        if self.max_held_mb < self.max_body_mb:
-            what = f"serve.max_held_mb {self.max_held_mb:g} is less than max_body_mb {self.max_body_mb:g}."
-            raise UsageError(what, "No body of that size could ever be read: raise the one or lower the other.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +61,10 @@ class Services:
         self.metrics = Metrics(models, self.queue, lambda: self.bodies.held)
         self.watchers: list[Callable[[Ran], None]] = []
         """Called after each run; they must be quick, and what they raise is logged and nothing else."""
+        self.channels: Mapping[str, Channel] = {}
+        """By name of the artifact, where it follows one."""
+        self.update_keys: Sequence[PublicKey] = ()
+        """Those that are pinned."""
 
     @property
     def most_pixels(self) -> int:

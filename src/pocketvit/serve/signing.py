@@ -33,6 +33,8 @@ MAX_DESCRIPTION_BYTES = 32_768
 MAX_COUNTER = 2**53 - 1
 """JavaScript counts so far without error."""
 _MAX_KEY_BYTES = 10_000
+_SPKI = bytes.fromhex("302a300506032b6570032100")
+"""What stands before the 32 bytes of an Ed25519 key in DER."""
 _Kind = TypeVar("_Kind", bound=BaseModel)
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -95,6 +97,12 @@ class PublicKey:
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the raw key."""
         return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    @property
+    def pem(self) -> str:
+        """As a PEM file has it (SubjectPublicKeyInfo, RFC 8410)."""
+        text = base64.b64encode(_SPKI + self.raw).decode()
+        return f"-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n"
 
 
 @dataclass(frozen=True)

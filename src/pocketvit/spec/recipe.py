@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.budget import Budget, Floor
 from pocketvit.spec.degradation import BlurConfig, CameraConfig, CorrelatedConfig, MixtureConfig
+from pocketvit.spec.devices import ContactConfig, device_of
 from pocketvit.spec.manifest import NAME_PATTERN
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.target import THREADS, Target
@@ -302,7 +303,10 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     floor: Floor = field(default_factory=Floor)
     target: Target = field(default_factory=lambda: Target("any", "any"))
-    """``any`` leaves the runtime or the precision to fit, which then tries those of ``search`` and ``compress``."""
+    """``any`` leaves the runtime or the precision to fit, which then tries those of ``search`` and ``compress``. As one
+    text too: ``onnxruntime:int8:2``, ``phone``."""
+    contact: ContactConfig = field(default_factory=ContactConfig)
+    """Where a device that is not of this machine finds it."""
     search: SearchConfig = SearchConfig()
     name: str = "artifact"
     """Name of the artifact."""
@@ -317,6 +321,9 @@ class Recipe:
         if wanted not in ("any", "fp32", *self.compress.names):
             what = f"target.precision {wanted} is not among compress.steps {short(self.compress.names)}."
             raise UsageError(what, f"Add {wanted} to compress.steps, or leave target.precision at any.")
+        if self.budget.memory_mb is not None and device_of(self.target.device) is not None:
+            what = f"budget.memory_mb cannot be held on a {self.target.device}: it does not tell its memory."
+            raise UsageError(what, "Leave it out; budget.size_mb limits the file.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as written to ``recipe.yaml`` in the run folder."""
@@ -347,6 +354,8 @@ def load_recipe(source: str | Path | Recipe | dict[str, Any] | None, overrides: 
             value = {part: value}
         _merge(document, value)
     task = config_of(document.pop("task", None) or {})
+    if isinstance(document.get("target"), str):
+        document["target"] = asdict(Target.parse(document["target"]))
     _check_keys(document, Recipe, "")
     return dataclasses.replace(strict(Recipe, document), task=task)
 

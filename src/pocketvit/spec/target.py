@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pocketvit.errors import UsageError
+from pocketvit.spec.devices import DEVICES
 from pocketvit.spec.environment import available_cores
 from pocketvit.spec.typed import Range, check_range
 
@@ -16,7 +17,7 @@ take few values."""
 JUDGED_AS = dict.fromkeys(("int8-bf16", "int8-dynamic", "weights", "cluster"), "int8")
 """Precisions whose limits are those of another one, where a task does not state their own."""
 ANY = "any"
-"""In a recipe: fit chooses."""
+"""In a recipe: fit chooses. Of an artifact on another device: what that one runs."""
 CPU = "cpu"
 THREADS = Range(1, 1024)
 """Processor threads; each costs memory before it works."""
@@ -47,7 +48,8 @@ class Target:
     threads: int = 2
     """Processor threads of the engine."""
     device: str = CPU
-    """``cpu``, ``cuda``, ``npu`` or whatever else the runtime offers."""
+    """``cpu``, ``cuda``, ``npu`` or whatever else the runtime offers; or ``phone``, one of ``DEVICES``, which are not
+    of this machine."""
 
     def __post_init__(self) -> None:
         for name in ("runtime", "device"):
@@ -59,12 +61,15 @@ class Target:
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """``runtime[:precision[:threads]][@device]``; the inverse of ``str``.
+        """``runtime[:precision[:threads]][@device]``; the inverse of ``str``. ``phone``, or another of ``DEVICES``,
+        alone is any runtime and precision there.
 
         Raises:
             UsageError: too many parts, no thread count or one far above this machine's, an unknown precision, or no
                 plain words.
         """
+        if text in DEVICES:
+            return cls(ANY, ANY, device=text)
         engine, at, device = text.partition("@")
         parts = engine.split(":")
         if len(parts) > 3:
@@ -73,7 +78,7 @@ class Target:
             threads = int(parts[2]) if len(parts) > 2 else cls.threads
         except ValueError:
             raise UsageError(f"target {text!r}: {parts[2][:40]!r} is no thread count.", _FORM) from None
-        if threads > most_threads():
+        if threads > most_threads() and device not in DEVICES:
             what = f"target {text!r}: {threads} threads are too many for {available_cores()} cores."
             raise UsageError(what, f"Take at most {most_threads()}.")
         return cls(parts[0], parts[1] if len(parts) > 1 else cls.precision, threads, device if at else CPU)

@@ -25,7 +25,7 @@ from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.train.lock import locked
 
 RECIPE, FINISHED, DATA, ADVISED, LOG = "recipe.yaml", "finished.json", "data.json", "advised.json", "run.log"
-CHANGEABLE = ("budget", "floor", "licence_data", "name", "search.prefer", "search.quiet_seconds")
+CHANGEABLE = ("budget", "contact", "floor", "licence_data", "name", "search.prefer", "search.quiet_seconds")
 """Sections and fields that a resumed run may change: they judge and label what was trained, and change no training."""
 
 _FIELD = re.compile(r"\b[a-z_]+\.[a-z_.]*[a-z]")

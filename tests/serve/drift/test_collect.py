@@ -20,6 +20,7 @@ from pocketvit.serve.drift.collect import Collection
 from pocketvit.serve.drift.routes import feedback_routes
 from pocketvit.serve.drift.start import watching
 from pocketvit.serve.http_app import make_app
+from pocketvit.serve.options import Watch
 from pocketvit.serve.served import Models, Served
 from pocketvit.serve.services import Limits
 from pocketvit.spec.images import read_image
@@ -35,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture
 def app(models: Models, tmp_path: Path) -> FastAPI:
-    with watching(models, None, None, None, str(tmp_path / "kept")) as extras:
+    with watching(models, Watch(), str(tmp_path / "kept")) as extras:
         return make_app(models, Limits(max_megapixels=0.1), routers=extras.routers)
 
 

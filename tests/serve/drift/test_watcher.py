@@ -21,6 +21,7 @@ from pocketvit.serve.drift.report import report
 from pocketvit.serve.drift.start import watching
 from pocketvit.serve.drift.watcher import Watcher
 from pocketvit.serve.http_app import make_app
+from pocketvit.serve.options import Watch
 from pocketvit.serve.served import Models, Served
 from pocketvit.serve.services import Outcome, Ran
 from tests.serve.asking import ask, png
@@ -175,7 +176,7 @@ def test_the_file_holds_numbers_and_no_photo_and_no_path(models: dict[str, Model
 
 def test_over_http(models: dict[str, Model], tmp_path: Path, few: int) -> None:
     table = Models(map(Served.of, models.values()))
-    with watching(table, str(tmp_path / "watch"), None, None, None) as extras:
+    with watching(table, Watch(str(tmp_path / "watch")), None) as extras:
         app = make_app(table, routers=extras.routers)
         app.state.services.watchers += extras.watchers
         for each in photos(few + 12) + photos(30, dark=0.3):
@@ -210,11 +211,12 @@ def test_the_page_escapes_what_it_shows(models: dict[str, Model], tmp_path: Path
 
 
 def test_options_that_do_not_go_together_and_nothing_without_them(tmp_path: Path) -> None:
-    for options in ((None, "x", None), (None, None, "http://x/")):
-        with pytest.raises(UsageError, match="--watch"), watching(Models([]), *options, None):
-            pass
-    with pytest.raises(UsageError, match="alert_url"), watching(Models([]), str(tmp_path), None, "nowhere", None):
+    for options in ({"reference": "x"}, {"alert_url": "http://x/"}):
+        with pytest.raises(UsageError, match=r"goes with --watch\.folder"):
+            Watch(**options)
+    wrong = Watch(str(tmp_path), alert_url="nowhere")
+    with pytest.raises(UsageError, match="alert_url"), watching(Models([]), wrong, None):
         pass
-    with watching(Models([]), None, None, None, None) as extras:
+    with watching(Models([]), Watch(), None) as extras:
         assert (extras.routers, extras.watchers) == ((), ())
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import MissingDependencyError, UsageError
+from pocketvit.errors import MissingDependencyError
+from pocketvit.serve.options import Watch
 from pocketvit.serve.served import Models
 from pocketvit.serve.telemetry import event as log_event
 
@@ -27,36 +28,29 @@ class Extras:
 
 
 @contextmanager
-def watching(
-    models: Models, watch: str | None, reference: str | None, alert_url: str | None, collect: str | None
-) -> Iterator[Extras]:
+def watching(models: Models, watch: Watch, collect: str | None) -> Iterator[Extras]:
     """Watch and collect as far as was asked for, until the block ends.
 
     Raises:
-        UsageError: options that go with ``watch`` without it, or an address that is none.
+        UsageError: an address that is none.
         DataError: a folder or file cannot be used.
         MissingDependencyError: river is not installed.
     """
-    for name, value in (("reference", reference), ("alert_url", alert_url)):
-        if value is not None and watch is None:
-            raise UsageError(f"{name} goes with --watch.", "Add --watch and a folder, or leave it out.")
     routers: list[APIRouter] = []
     if collect is not None:
         from pocketvit.serve.drift.collect import Collection
         from pocketvit.serve.drift.routes import feedback_routes
 
         routers.append(feedback_routes(Collection(Path(collect))))
-    if watch is None:
+    if watch.folder is None:
         yield Extras(tuple(routers))
         return
-    with _watching(models, Path(watch), reference, alert_url, routers) as extras:
+    with _watching(models, Path(watch.folder), watch, routers) as extras:
         yield extras
 
 
 @contextmanager
-def _watching(
-    models: Models, watch: Path, reference: str | None, alert_url: str | None, routers: list[APIRouter]
-) -> Iterator[Extras]:
+def _watching(models: Models, folder: Path, watch: Watch, routers: list[APIRouter]) -> Iterator[Extras]:
     from pocketvit.serve.drift.alerts import Alerts
     from pocketvit.serve.drift.routes import drift_routes
     from pocketvit.serve.drift.store import place
@@ -66,7 +60,7 @@ def _watching(
         import river.drift  # noqa: F401 - takes seconds, which the first request need not wait for
     except ImportError as error:
         raise MissingDependencyError.of("river", "serve") from error
-    alerts = None if alert_url is None else Alerts(alert_url)
+    alerts = None if watch.alert_url is None else Alerts(watch.alert_url)
 
     def tell(event: dict[str, Any]) -> None:
         log_event("drift", **{("at" if key == "time" else key): value for key, value in event.items()})
@@ -74,7 +68,7 @@ def _watching(
             alerts.tell(event)
 
     try:
-        watcher = Watcher(place(watch), None if reference is None else Path(reference), tell)
+        watcher = Watcher(place(folder), None if watch.reference is None else Path(watch.reference), tell)
         try:
             watcher.begin(models)
             yield Extras((*routers, drift_routes(watcher)), (watcher,))

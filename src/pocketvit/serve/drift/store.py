@@ -100,7 +100,7 @@ class Store:
             self._base.executescript(f"PRAGMA application_id={_MARK};PRAGMA user_version={_VERSION};{_TABLES}")
         except sqlite3.Error as error:
             what = f"{path}: cannot be used to watch ({error})."
-            raise DataError(what, "Name another file or folder with --watch, or delete it.") from error
+            raise DataError(what, "Name another file or folder with --watch.folder, or delete it.") from error
         self._written = 0
 
     def add(self, model: str, time: float, data: Mapping[str, float], changes: Sequence[Any] = ()) -> None:

@@ -180,7 +180,7 @@ class Watcher:
             self._waiting.append(answered)
             self._changed.notify_all()
 
-    def settle(self, seconds: float = 30.0) -> bool:
+    def settle(self, seconds: float = 120.0) -> bool:
         """Wait until all that was handed over is stored; whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._new or self._busy), seconds)

@@ -1,0 +1,243 @@
+// Which model runs: opens what is installed, takes what the server offers once it is proven, keeps the one before.
+//
+// The rules are those of docs/updates.md, "What a receiver does". Keys are pinned at the first contact that names any.
+// A model that came over no channel has no signature: its checksums are checked, and the page says that it is unsigned.
+import { InferenceWorker, WorkerError } from "./client";
+import { hasWebGPU, mostThreads } from "./device";
+import { fileEntry, GOLDEN, MANIFEST, parseManifest, variantKey, variantOf, webVariants } from "./manifest";
+import type { Manifest, Variant } from "./manifest";
+import type { Backend } from "./protocol";
+import { file, type Offer, type Progress } from "./server";
+import { opened, sha256 } from "./signing";
+import type { Installed, ModelState, Store } from "./store";
+
+const MOST_MANIFEST = 16_000_000;
+const MOST_REFUSED = 50;
+
+export type Reason = "signature" | "downgrade" | "foreign" | "unsigned" | "checksum" | "golden" | "failed" | "format";
+
+/** An update that is not taken; what runs goes on running. */
+export class Refused extends Error {
+  constructor(readonly reason: Reason, detail: string) {
+    super(detail);
+  }
+}
+
+/** What is installed is not what it was. */
+export class Damaged extends Error {}
+
+/** A model in a worker of its own. */
+export interface Running {
+  worker: InferenceWorker;
+  session: number;
+  manifest: Manifest;
+  variant: string;
+  installed: Installed;
+  backend: Backend;
+  threads: number;
+  /** Why WebGPU is not used, where the browser has it. */
+  gpuFault: string;
+  /** Changes to WebGPU where that agrees; it may take long, and frames are answered meanwhile. Null once it is done. */
+  tryGpu: (() => Promise<void>) | null;
+}
+
+export interface Trust {
+  signed: { counter: number; keyId: string; payloadSha256: string } | null;
+  manifestSha256: string;
+}
+
+/** Pin the server's keys at the first contact that names any; later ones change nothing. */
+export async function pinnedKeys(store: Store, named: string[]): Promise<string[]> {
+  const pinned = (await store.get<string[]>("keys")) ?? [];
+  if (pinned.length || !named.length) return pinned;
+  await store.set("keys", named);
+  return named;
+}
+
+/** Whether an offer may be taken, before anything of it is fetched. @throws Refused */
+export async function trusted(store: Store, state: ModelState, offer: Offer, keys: string[]): Promise<Trust> {
+  if (offer.description === null) {
+    if (state.current?.keyId && offer.manifest_sha256 !== state.current.manifestSha256) {
+      throw new Refused("unsigned", `${offer.name} ${offer.version} is not signed`);
+    }
+    return { signed: null, manifestSha256: offer.manifest_sha256 };
+  }
+  const { description, payloadSha256, keyId } = await opened(offer.description, keys).catch((error: Error) => {
+    throw new Refused("signature", error.message);
+  });
+  if (description.name !== state.name) throw new Refused("foreign", `it is signed for ${description.name}`);
+  const { counter } = description;
+  if (counter < state.counter) throw new Refused("downgrade", `counter ${counter} after ${state.counter}`);
+  if (counter === state.counter && payloadSha256 !== state.payloadSha256) {
+    throw new Refused("downgrade", `counter ${counter} was already something else`);
+  }
+  if (counter > state.counter) await store.setState(Object.assign(state, { counter, payloadSha256 }));
+  if (description.version !== offer.version) throw new Refused("signature", "another version is signed");
+  return { signed: { counter, keyId, payloadSha256 }, manifestSha256: description.manifest_sha256 };
+}
+
+/** Fetch, prove and install what is offered; it runs in a new worker. Null where it is what runs already. */
+export async function take(
+  store: Store, offer: Offer, keys: string[], progress: (have: number, all: number) => void, gpu: boolean,
+): Promise<Running | null> {
+  const state = await store.state(offer.name), trust = await trusted(store, state, offer, keys);
+  const digest = trust.manifestSha256;
+  if (state.current?.manifestSha256 === digest) return signedNow(store, state, trust);
+  if (state.refused.includes(digest)) throw new Refused("failed", `${offer.version} is not tried again`);
+  const manifestBytes = await file(offer, MANIFEST, MOST_MANIFEST, () => undefined);
+  if ((await sha256(manifestBytes)) !== digest) throw new Refused("checksum", "manifest.json was changed");
+  const manifest = parsedFor(manifestBytes, offer, state);
+  const fetched = await fetchedFiles(offer, manifest, progress);
+  const running = await proven(store, state, manifest, fetched, digest, trust, gpu);
+  const next = { ...state, task: manifest.task, current: running.installed, previous: state.current };
+  await store.install(next, digest, { ...fetched.files, [MANIFEST]: manifestBytes });
+  await store.sweep();
+  return running;
+}
+
+/** What runs is offered again: if by now it is signed, that is noted. */
+async function signedNow(store: Store, state: ModelState, trust: Trust): Promise<null> {
+  if (trust.signed && state.current && state.current.keyId !== trust.signed.keyId) {
+    await store.setState({ ...state, current: { ...state.current, ...trust.signed } });
+  }
+  return null;
+}
+
+function parsedFor(bytes: Uint8Array, offer: Offer, state: ModelState): Manifest {
+  let manifest: Manifest;
+  try {
+    manifest = parseManifest(bytes);
+  } catch (error) {
+    throw new Refused("format", (error as Error).message);
+  }
+  if (manifest.name !== offer.name || manifest.version !== offer.version) {
+    throw new Refused("foreign", `the manifest is of ${manifest.name} ${manifest.version}`);
+  }
+  if (state.task && manifest.task !== state.task) throw new Refused("foreign", `its task is ${manifest.task}`);
+  return manifest;
+}
+
+interface Fetched {
+  files: Record<string, Uint8Array>;
+  /** The rest of the variants, for where the first does not open. */
+  variants: Variant[];
+  more(variant: Variant): Promise<Uint8Array>;
+}
+
+async function fetchedFiles(
+  offer: Offer, manifest: Manifest, progress: (have: number, all: number) => void,
+): Promise<Fetched> {
+  const variants = webVariants(manifest);
+  if (!variants.length) throw new Refused("format", "it has no ONNX file that a browser can run");
+  const first = [GOLDEN, variants[0].path];
+  const all = first.reduce((sum, path) => sum + fileEntry(manifest, path).bytes, 0);
+  let have = 0;
+  const count: Progress = (received) => progress((have += received), all);
+  const files: Record<string, Uint8Array> = {};
+  for (const path of first) files[path] = await checkedFile(offer, manifest, path, count);
+  const more = async (variant: Variant) =>
+    (files[variant.path] ??= await checkedFile(offer, manifest, variant.path, () => undefined));
+  return { files, variants, more };
+}
+
+async function checkedFile(offer: Offer, manifest: Manifest, path: string, progress: Progress): Promise<Uint8Array> {
+  const entry = fileEntry(manifest, path), content = await file(offer, path, entry.bytes, progress).catch((error) => {
+    throw /larger than/.test(String(error)) ? new Refused("checksum", `${path} was changed`) : error;
+  });
+  if (content.length !== entry.bytes || (await sha256(content)) !== entry.sha256) {
+    throw new Refused("checksum", `${path} was changed`);
+  }
+  return content;
+}
+
+/** Open the first variant that opens, and hold it against its goldens. */
+async function proven(
+  store: Store, state: ModelState, manifest: Manifest, fetched: Fetched, digest: string, trust: Trust, gpu: boolean,
+): Promise<Running> {
+  let fault: unknown = new Refused("format", "no file opens");
+  for (const variant of fetched.variants) {
+    const content = await fetched.more(variant), golden = fetched.files[GOLDEN];
+    const bytes = content.length + golden.length, { counter, keyId } = trust.signed ?? { counter: 0, keyId: "" };
+    const installed = {
+      version: manifest.version, manifestSha256: digest, counter, keyId, variant: variantKey(variant), bytes,
+    };
+    try {
+      return await openProven(manifest, variant, content, golden, installed, gpu);
+    } catch (error) {
+      fault = error;
+      if (!(error instanceof WorkerError && error.trouble === "damaged")) break; // another file helps no more
+    }
+  }
+  if (fault instanceof Refused && fault.reason === "golden") {
+    await store.setState({ ...state, refused: [...state.refused, digest].slice(-MOST_REFUSED) });
+  }
+  throw fault;
+}
+
+async function openProven(
+  manifest: Manifest, variant: Variant, content: Uint8Array, golden: Uint8Array, installed: Installed, gpu: boolean,
+): Promise<Running> {
+  const running = await open(manifest, variant, content, installed);
+  try {
+    const { worker, session } = running, { precision } = variant;
+    const proof = await worker.ask("prove", { session, manifest, precision, golden }).catch((error: WorkerError) => {
+      throw error.trouble === "memory" ? error : new Refused("golden", error.message);
+    });
+    if (proof.faults.length) throw new Refused("golden", proof.faults.join("; "));
+    if (gpu) running.tryGpu = () => onGpu(running, content, golden);
+    return running;
+  } catch (error) {
+    running.worker.end();
+    throw error;
+  }
+}
+
+async function open(
+  manifest: Manifest, variant: Variant, bytes: Uint8Array, installed: Installed,
+): Promise<Running> {
+  const worker = new InferenceWorker();
+  try {
+    const options = { threads: mostThreads(), backend: "wasm" as const };
+    const { session, backend, threads } = await worker.ask("open", { bytes, options });
+    return { worker, session, manifest, variant: variantKey(variant), installed, backend, threads, gpuFault: "", tryGpu: null };
+  } catch (error) {
+    worker.end();
+    throw error;
+  }
+}
+
+/** The same file with WebGPU, where it gives WASM's answers to the golden inputs; else WASM goes on. */
+async function onGpu(running: Running, bytes: Uint8Array, golden: Uint8Array): Promise<void> {
+  const { worker, session: first, manifest } = running, { precision } = variantOf(manifest, running.variant);
+  running.tryGpu = null;
+  try {
+    if (!(await hasWebGPU())) return;
+    const options = { threads: running.threads, backend: "webgpu" as const };
+    const { session: second } = await worker.ask("open", { bytes, options });
+    const proof = await worker.ask("agree", { first, second, manifest, precision, golden });
+    running.gpuFault = proof.faults.join("; ");
+    if (!running.gpuFault) Object.assign(running, { session: second, backend: "webgpu" });
+    await worker.ask("release", { session: running.gpuFault ? second : first }); // behind what is asked of it already
+  } catch (error) {
+    running.gpuFault = (error as Error).message;
+  }
+}
+
+/** Open what is installed, after every byte of it was held against its manifest again. @throws Damaged */
+export async function openInstalled(store: Store, state: ModelState, gpu: boolean): Promise<Running> {
+  const installed = state.current;
+  if (!installed) throw new Damaged("nothing is installed");
+  const digest = installed.manifestSha256, manifestBytes = await store.file(digest, MANIFEST);
+  if (!manifestBytes || (await sha256(manifestBytes)) !== digest) throw new Damaged("manifest.json was changed");
+  const manifest = parseManifest(manifestBytes), variant = variantOf(manifest, installed.variant);
+  const [content, golden] = await Promise.all([variant.path, GOLDEN].map(async (path) => {
+    const bytes = await store.file(digest, path), entry = fileEntry(manifest, path);
+    if (!bytes || bytes.length !== entry.bytes || (await sha256(bytes)) !== entry.sha256) {
+      throw new Damaged(`${path} was changed`);
+    }
+    return bytes;
+  }));
+  const running = await open(manifest, variant, content, installed);
+  if (gpu) running.tryGpu = () => onGpu(running, content, golden);
+  return running;
+}

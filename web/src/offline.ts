@@ -1,0 +1,6 @@
+// Registers the service worker that keeps the app; browsers refuse it where they do not trust the certificate.
+
+export function looking(notKept: () => void): void {
+  if (!("serviceWorker" in navigator)) return notKept();
+  navigator.serviceWorker.register("sw.js").catch(notKept);
+}

@@ -1,0 +1,89 @@
+// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth.
+import type { Answer, LabelAnswer, PictureAnswer } from "./tasks";
+import { element, make, type View } from "./view";
+
+export class Stage {
+  private readonly before = element<HTMLCanvasElement>("before");
+  private readonly after = element<HTMLCanvasElement>("after");
+  private readonly pictures = element("pictures");
+  private readonly slider = element<HTMLInputElement>("compare");
+  last: Answer | null = null;
+
+  constructor(private readonly view: View) {
+    this.slider.addEventListener("input", () => this.move());
+    const drag = (event: PointerEvent) => {
+      if (event.buttons === 0 && event.type !== "pointerdown") return;
+      const box = this.pictures.getBoundingClientRect();
+      this.slider.value = String(Math.round((100 * (event.clientX - box.left)) / box.width));
+      this.move();
+    };
+    this.pictures.addEventListener("pointerdown", drag);
+    this.pictures.addEventListener("pointermove", drag);
+    this.move();
+  }
+
+  private move(): void {
+    this.pictures.style.setProperty("--cut", `${this.slider.value}%`);
+    this.slider.setAttribute("aria-valuetext", `${this.slider.value} %`);
+  }
+
+  draw(answer: Answer): void {
+    this.last = answer;
+    element("empty").hidden = true;
+    this.pictures.hidden = false;
+    const { frame } = answer, picture = answer.kind === "picture";
+    element("stage").classList.toggle("single", !picture);
+    element("compare-row").hidden = !picture;
+    if (picture) put(this.before, frame.rgba, frame.width, frame.height);
+    put(this.after, picture ? answer.rgba : frame.rgba, frame.width, frame.height);
+    this.caption();
+  }
+
+  /** Words to the picture, in the language of the page. */
+  caption(): void {
+    const answer = this.last, place = element("answer");
+    const content = answer?.kind === "labels" ? this.labels(answer) : answer?.range ? [this.scale(answer)] : [];
+    place.hidden = content.length === 0;
+    place.replaceChildren(...content);
+  }
+
+  private labels(answer: LabelAnswer): HTMLElement[] {
+    const path = answer.path.map(({ label, score }) => `${label} ${percent(score)}`).join(" › ");
+    const list = document.createElement("ol");
+    for (const { label, score } of answer.top) {
+      const row = make("li"), bar = document.createElement("meter");
+      bar.value = score;
+      bar.setAttribute("aria-hidden", "true");
+      row.append(make("span", "", label), bar, make("span", "", percent(score)));
+      list.append(row);
+    }
+    return [make("p", "path", path), list];
+  }
+
+  private scale({ range }: PictureAnswer): HTMLElement {
+    const row = make("div", "scale"), { low, high, metric } = range!;
+    const end = (value: number) => (metric ? ` ${value.toFixed(2)} m` : "");
+    row.append(make("span", "", this.view.t("near") + end(low)), make("span", "", this.view.t("far") + end(high)));
+    return row;
+  }
+
+  /** What is shown as a PNG; of labels the picture itself. */
+  async save(name: string): Promise<void> {
+    const blob = await new Promise<Blob | null>((resolve) => this.after.toBlob(resolve, "image/png"));
+    if (!blob) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = `${name}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function put(canvas: HTMLCanvasElement, rgba: Uint8ClampedArray<ArrayBuffer>, width: number, height: number): void {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  canvas.getContext("2d")!.putImageData(new ImageData(rgba, width, height), 0, 0);
+}

@@ -1,0 +1,10 @@
+// What tests hold against Python without a browser.
+export { readNpz } from "./npz";
+export { prepare } from "./preprocess";
+export { resize } from "./resample";
+export { runTiled, tileFor } from "./tiles";
+export { adjusted } from "./tasks";
+export { colored, movedRange } from "./depth";
+export { decide, leafPaths } from "./hierarchy";
+export { faultsOf, limitsOf, readGolden } from "./golden";
+export { parseManifest, webVariants } from "./manifest";
