@@ -44,6 +44,7 @@ COMMANDS = {
     "train": Command("pocketvit.train.command:train", "train or fine-tune one model from a recipe", _TRAIN),
     "eval": Command("pocketvit.verify.evaluate:eval", "metrics of an artifact on a data set"),
     "compress": Command("pocketvit.fit.command:compress", "shrink a model in steps behind the gain gate", _COMPRESS),
+    "adapt": Command("pocketvit.fit.adapt:adapt", "train on collected corrections, and prove it is better", _FIT),
     "export": Command("pocketvit.export.command:export", "trained checkpoint to an artifact"),
     "pack": Command("pocketvit.verify.pack:pack", "an artifact as one file to hand on"),
     "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
