@@ -212,6 +212,15 @@ def test_the_page_has_what_threads_need_and_hears_the_end(invited: Callable[...,
     assert there.phone.ended.startswith("410 all is done")
 
 
+def test_with_a_certificate_of_our_own(invited: Callable[..., Invited], tmp_path: Path) -> None:
+    there = invited()
+    there.comes = False
+    with connect(replace(there.contact, tls="auto", tls_folder=str(tmp_path / "tls")), lambda line: None):
+        port = httpx.URL(address_in(there.url)[0]).port
+        assert httpx.get(f"https://127.0.0.1:{port}/phone/", verify=False).status_code == 200
+    assert (tmp_path / "tls" / "key.pem").is_file()
+
+
 def test_the_address_is_printed_with_its_token_behind_the_hash(capsys: pytest.CaptureFixture[str]) -> None:
     with listen("127.0.0.1", 0) as listener:
         invite(listener, "127.0.0.1", "token-of-a-test", secure=True)
