@@ -7,7 +7,9 @@ if ! command -v npm >/dev/null; then
   echo "Install Node.js 20 or later, then run make web again." >&2
   exit 1
 fi
-npm ci --no-audit --no-fund --loglevel=error
+if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
+  npm ci --no-audit --no-fund --loglevel=error
+fi
 npm run --silent build
 touch build/stamp
 echo "web: the phone app is in web/dist"

@@ -20,9 +20,8 @@ from pocketvit.spec.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "pocketvit"
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/LOG.md", "docs/architecture.md", "CHANGELOG.md", "docs/denoising.md"]
-DOCUMENTS += ["docs/depth.md", "docs/depth-data.md", "docs/compression.md", "docs/updates.md", "docs/serving.md"]
-DOCUMENTS += ["docs/phone-bench.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

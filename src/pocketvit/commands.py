@@ -48,6 +48,7 @@ COMMANDS = {
     "pack": Command("pocketvit.verify.pack:pack", "an artifact as one file to hand on"),
     "verify": Command("pocketvit.verify.command:verify", "check an artifact: checksums, goldens, negative controls"),
     "bench": Command("pocketvit.bench.command:bench", "latency, throughput, memory and size of an artifact or of two"),
+    "split": Command("pocketvit.fit.split:split", "where to cut a network between a client and a server, by link"),
     "predict": Command("pocketvit.serve.predict:predict", "run an artifact on images, folders or globs"),
     "serve": Command("pocketvit.serve.serve:serve", "answer over HTTP: Open Inference Protocol, images, metrics"),
     "stream": Command("pocketvit.serve.stream:stream", "run an artifact on a camera, a video or a folder, live"),

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pocketvit.spec.artifact import Artifact, file_entries, new_folder, read_artifact, write_manifest
-from pocketvit.spec.golden import Golden, write_golden
+from pocketvit.spec.golden import Golden, read_golden, write_golden
 from pocketvit.spec.manifest import Manifest, TensorSpec, Variant
 from pocketvit.spec.preprocess import Preprocess, prepare
 from tests.tiny import TILE, make_tiny_artifact, photo, run_onnx
@@ -77,3 +77,44 @@ def make_huge_artifact(folder: Path) -> Artifact:
     _save(folder / "model.onnx", nodes, ports, weights)
     write_manifest(folder, artifact.manifest.model_copy(update={"files": file_entries(folder)}))
     return read_artifact(folder)
+
+
+def make_wild_artifact(folder: Path) -> Artifact:
+    """A restorer with sines of thousands of radians, which graphics processors compute in another way."""
+    artifact = make_tiny_artifact(folder)
+    ports = (
+        helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, *TILE, 3]),
+        helper.make_tensor_value_info("restored", TensorProto.FLOAT, [1, *TILE, 3]),
+    )
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "fast"], ["angle"]),
+        helper.make_node("Sin", ["angle"], ["sine"]),
+        helper.make_node("Mul", ["sine", "high"], ["wave"]),
+        helper.make_node("Add", ["wave", "middle"], ["restored"]),
+    ]
+    weights = {"fast": np.float32(997.0), "high": np.float32(120), "middle": np.float32(128)}
+    _save(folder / "model.onnx", nodes, ports, weights)
+    golden = read_golden(artifact)
+    outputs = run_onnx(folder / "model.onnx", np.asarray(golden.inputs))
+    write_golden(folder, replace(golden, outputs=outputs))
+    write_manifest(folder, artifact.manifest.model_copy(update={"files": file_entries(folder)}))
+    return read_artifact(folder)
+
+
+def break_on_white(artifact: Artifact) -> Artifact:
+    """Let a tiny restorer answer white pictures with NaN, and all others as before."""
+    model = onnx.load(artifact.path / "model.onnx")
+    nodes = [
+        helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=1),
+        helper.make_node("Sub", ["white", "darkest"], ["left"]),
+        helper.make_node("Div", ["left", "left"], ["one"]),
+        helper.make_node("Mul", ["answer", "one"], ["restored"]),
+    ]
+    model.graph.node[-1].output[0] = "answer"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "white"))
+    onnx.checker.check_model(model)
+    onnx.save(model, artifact.path / "model.onnx")
+    write_manifest(artifact.path, artifact.manifest.model_copy(update={"files": file_entries(artifact.path)}))
+    return read_artifact(artifact.path)

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ VIDEO = ROOT.parent / "shared" / "data" / "video" / "car-detection.mp4"
 SHOTS = Path(os.environ.get("POCKETVIT_SHOTS", ROOT / "build" / "screenshots"))
 SIZE = (240, 320)
 FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP phone.test 127.0.0.1"),
 ]
 
@@ -74,11 +74,11 @@ def write_y4m(path: Path, pictures: list[np.ndarray], fps: int = 10) -> Path:
 
 
 @contextmanager
-def chromium(camera: Path | None = None, *, allowed: bool = True) -> Iterator[Any]:
+def chromium(camera: Path | None = None, *, allowed: bool = True, flags: Sequence[str] = ()) -> Iterator[Any]:
     """A browser; without ``camera`` it has none, and where it is not ``allowed`` nobody answers its question."""
     from playwright.sync_api import sync_playwright
 
-    flags = list(FLAGS)
+    flags = [*FLAGS, *flags] if flags else [*FLAGS, "--disable-gpu"]
     if camera is not None:
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}"]
     if allowed:

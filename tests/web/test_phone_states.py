@@ -89,6 +89,10 @@ def test_a_camera_that_is_not_allowed_and_one_that_is_not_there(url: str, tmp_pa
         assert "There is no camera" in web.problem(page, "camera")
         assert page.get_attribute("#problems", "role") == "alert"
         web.shot(page, "no-camera")
+        busy = "Promise.reject(new DOMException('in use', 'NotReadableError'))"
+        page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = () => {busy}; }}")
+        page.click("[data-id=camera] button")
+        web.until(page, "document.querySelector('[data-id=camera]').textContent.includes('cannot be opened')")
         choose_photo(page, web.frames()[0], tmp_path)  # photos work without
         assert web.last_frame(page)[1].shape == (*web.SIZE, 3)
     with (

@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 
 from pocketvit.runtimes.model import load
 from pocketvit.serve.phone.routes import add_phone
 from pocketvit.serve.served import Served
 from pocketvit.serve.signing import new_key
-from tests.serve.asking import app_of
+from tests.serve.asking import app_of, server
 from tests.serve.phone.app import channel_of
 from tests.serve.updates import World, make_version, sign_by_hand
 from tests.web import browser as web
+from tests.web.artifacts import break_on_white
 
 pytestmark = pytest.mark.slow
 
@@ -148,9 +150,46 @@ def test_foreign_keys_and_names_and_wrong_answers_are_refused(chromium: Any, pub
         publisher.publish("0.4.0", blur=0.9)
         refused(page, "It failed its golden check on this device.", keeps="0.1.0")
         assert "max_abs" in page.inner_text("[data-id=refused]")
+        refused(page, "It has failed on this device before.", keeps="0.1.0")
+
+
+def test_what_a_server_takes_from_its_channel_reaches_the_phone_by_itself(chromium: Any, tmp_path: Path) -> None:
+    """Publisher, server and page, each for real: nobody presses anything."""
+    world = World.make(tmp_path)
+    channel = ("--updates.channel", world.channel, "--updates.key", tmp_path / "key.pub", "--updates.seconds", "0.3")
+    channel += ("--updates.folder", tmp_path / "state")
+    with (
+        server(tmp_path / "base", "--phone", *channel) as one,
+        web.phone(chromium, one.url, "?poll=1", permissions=["camera"]) as page,
+    ):
+        web.ready(page)
+        assert web.status(page)["model"]["version"] == "0.1.0"
+        web.start_camera(page)
+        world.publish("0.2.0")
+        web.until(page, "pocketvit.status().model.version === '0.2.0'")
+        assert runs(page, "0.2.0")["keyId"] == world.key.id
+        assert page.query_selector(".problem") is None
+
+
+def test_a_new_version_whose_first_answers_fail_goes_and_the_one_before_comes_back(
+    chromium: Any, publisher: Publisher, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 48), "white").save(tmp_path / "white.png")
+    break_on_white(make_version(tmp_path / "sources" / "0.2.0-0.4-0", "0.2.0"))
+    with web.in_thread(publisher.app) as url, web.phone(chromium, url, permissions=["camera"]) as page:
+        web.ready(page)
+        publisher.publish("0.2.0")
         check(page)
-        assert "failed its golden check before" in web.problem(page, "refused")
-        runs(page, "0.1.0")
+        assert web.status(page)["model"]["version"] == "0.2.0"
+        for _ in range(2):
+            page.set_input_files("#file", tmp_path / "white.png")
+            assert "NaN" in web.problem(page, "failed")
+            web.until(page, "!pocketvit.status().busy")
+        page.set_input_files("#file", tmp_path / "white.png")
+        web.until(page, "pocketvit.status().model.version === '0.1.0'")
+        assert "Version 0.2.0 failed here; 0.1.0 is back." in page.inner_text("#status")
+        web.start_camera(page)
+        refused(page, "It has failed on this device before.", keeps="0.1.0")
 
 
 def test_a_first_model_that_is_not_what_it_says_is_not_run(chromium: Any, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ export class App {
     return {
       running: (running, updated) => this.show(running, updated),
       stopped: () => this.able(false),
+      engine: () => this.showModel(),
       models: (names, chosen) => this.showChoice(names, chosen),
       progress: (have, all) => this.view.progress(have, all),
       proving: () => this.view.say("proving"),

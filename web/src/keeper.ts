@@ -9,6 +9,8 @@ import { Store, type ModelState } from "./store";
 export interface Shown {
   running(running: Running, updated: boolean): void;
   stopped(): void;
+  /** Another engine runs the model. */
+  engine(): void;
   models(names: string[], chosen: string): void;
   progress(have: number | null, all?: number): void;
   proving(): void;
@@ -133,6 +135,9 @@ export class Keeper {
     this.fresh = updated;
     old?.worker.end();
     this.shown.running(running, updated);
+    void running.tryGpu?.().then(() => {
+      if (this.running === running) this.shown.engine();
+    });
   }
 
   /** Tell of an answer of what runs. A new version whose first answers fail goes, and the one before comes back. */

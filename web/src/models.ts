@@ -14,7 +14,7 @@ import type { Installed, ModelState, Store } from "./store";
 const MOST_MANIFEST = 16_000_000;
 const MOST_REFUSED = 50;
 
-export type Reason = "signature" | "downgrade" | "foreign" | "unsigned" | "checksum" | "golden" | "format";
+export type Reason = "signature" | "downgrade" | "foreign" | "unsigned" | "checksum" | "golden" | "failed" | "format";
 
 /** An update that is not taken; what runs goes on running. */
 export class Refused extends Error {
@@ -37,6 +37,8 @@ export interface Running {
   threads: number;
   /** Why WebGPU is not used, where the browser has it. */
   gpuFault: string;
+  /** Changes to WebGPU where that agrees; it may take long, and frames are answered meanwhile. Null once it is done. */
+  tryGpu: (() => Promise<void>) | null;
 }
 
 export interface Trust {
@@ -81,7 +83,7 @@ export async function take(
   const state = await store.state(offer.name), trust = await trusted(store, state, offer, keys);
   const digest = trust.manifestSha256;
   if (state.current?.manifestSha256 === digest) return signedNow(store, state, trust);
-  if (state.refused.includes(digest)) throw new Refused("golden", `${offer.version} failed its golden check before`);
+  if (state.refused.includes(digest)) throw new Refused("failed", `${offer.version} is not tried again`);
   const manifestBytes = await file(offer, MANIFEST, MOST_MANIFEST, () => undefined);
   if ((await sha256(manifestBytes)) !== digest) throw new Refused("checksum", "manifest.json was changed");
   const manifest = parsedFor(manifestBytes, offer, state);
@@ -182,7 +184,8 @@ async function openProven(
       throw error.trouble === "memory" ? error : new Refused("golden", error.message);
     });
     if (proof.faults.length) throw new Refused("golden", proof.faults.join("; "));
-    return gpu ? await onGpu(running, content, golden) : running;
+    if (gpu) running.tryGpu = () => onGpu(running, content, golden);
+    return running;
   } catch (error) {
     running.worker.end();
     throw error;
@@ -196,7 +199,7 @@ async function open(
   try {
     const options = { threads: mostThreads(), backend: "wasm" as const };
     const { session, backend, threads } = await worker.ask("open", { bytes, options });
-    return { worker, session, manifest, variant: variantKey(variant), installed, backend, threads, gpuFault: "" };
+    return { worker, session, manifest, variant: variantKey(variant), installed, backend, threads, gpuFault: "", tryGpu: null };
   } catch (error) {
     worker.end();
     throw error;
@@ -204,19 +207,19 @@ async function open(
 }
 
 /** The same file with WebGPU, where it gives WASM's answers to the golden inputs; else WASM goes on. */
-async function onGpu(running: Running, bytes: Uint8Array, golden: Uint8Array): Promise<Running> {
-  const { worker, session, manifest } = running, { precision } = variantOf(manifest, running.variant);
+async function onGpu(running: Running, bytes: Uint8Array, golden: Uint8Array): Promise<void> {
+  const { worker, session: first, manifest } = running, { precision } = variantOf(manifest, running.variant);
+  running.tryGpu = null;
   try {
-    if (!(await hasWebGPU())) return running;
+    if (!(await hasWebGPU())) return;
     const options = { threads: running.threads, backend: "webgpu" as const };
-    const second = await worker.ask("open", { bytes, options });
-    const proof = await worker.ask("agree", { first: session, second: second.session, manifest, precision, golden });
-    const left = proof.faults.length ? second.session : session;
-    await worker.ask("release", { session: left });
-    if (proof.faults.length) return { ...running, gpuFault: proof.faults.join("; ") };
-    return { ...running, session: second.session, backend: "webgpu" };
+    const { session: second } = await worker.ask("open", { bytes, options });
+    const proof = await worker.ask("agree", { first, second, manifest, precision, golden });
+    running.gpuFault = proof.faults.join("; ");
+    if (!running.gpuFault) Object.assign(running, { session: second, backend: "webgpu" });
+    await worker.ask("release", { session: running.gpuFault ? second : first }); // behind what is asked of it already
   } catch (error) {
-    return { ...running, gpuFault: (error as Error).message };
+    running.gpuFault = (error as Error).message;
   }
 }
 
@@ -235,5 +238,6 @@ export async function openInstalled(store: Store, state: ModelState, gpu: boolea
     return bytes;
   }));
   const running = await open(manifest, variant, content, installed);
-  return gpu ? onGpu(running, content, golden) : running;
+  if (gpu) running.tryGpu = () => onGpu(running, content, golden);
+  return running;
 }

@@ -24,7 +24,7 @@ const ENGLISH = {
   battery: "battery",
   unknown: "not told",
   model: "Model",
-  choose: "Model",
+  choose: "Which one",
   update: "Check for an update",
   size: "Longest side of a camera frame, pixels",
   signed: "Signed by key {key}, publication {counter}; every file verified.",
@@ -87,6 +87,7 @@ const ENGLISH = {
   reason_unsigned: "It is not signed, and what runs is.",
   reason_checksum: "A file was changed on its way.",
   reason_golden: "It failed its golden check on this device.",
+  reason_failed: "It has failed on this device before.",
   reason_format: "This app cannot run it.",
 };
 
@@ -117,7 +118,7 @@ const SPANISH: Record<Key, string> = {
   battery: "batería",
   unknown: "sin dato",
   model: "Modelo",
-  choose: "Modelo",
+  choose: "Cuál",
   update: "Buscar actualización",
   size: "Lado mayor de la imagen de cámara, píxeles",
   signed: "Firmado con la clave {key}, publicación {counter}; todos los archivos verificados.",
@@ -180,6 +181,7 @@ const SPANISH: Record<Key, string> = {
   reason_unsigned: "No está firmada, y la que funciona sí.",
   reason_checksum: "Un archivo se alteró en el camino.",
   reason_golden: "No pasó la comprobación de referencia en este dispositivo.",
+  reason_failed: "Ya falló antes en este dispositivo.",
   reason_format: "Esta aplicación no puede usarla.",
 };
 

@@ -119,6 +119,12 @@ class _Part:
         _, options = parse_options_header(self.headers.get(b"content-disposition", b""))
         return b"filename" in options or options.get(b"name") in (b"image", b"file")
 
+    @property
+    def name(self) -> str:
+        """Of its field."""
+        _, options = parse_options_header(self.headers.get(b"content-disposition", b""))
+        return options.get(b"name", b"").decode("utf-8", "replace")
+
 
 class _Form:
     """Collects the parts of a form; the names of methods are those of the parser's events."""
@@ -153,7 +159,32 @@ class _Form:
 _EVENTS = ("part_begin", "header_field", "header_value", "header_end", "part_data", "end")
 
 
+def files_in(body: bytes, content_type: str) -> dict[str, bytes]:
+    """The files of a form (``multipart/form-data``) by the name of their field.
+
+    Raises:
+        Refusal: 415 another content type, 400 a damaged form, or one with two files in one field or an empty one.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind.lower() != b"multipart/form-data":
+        raise Refusal(415, "send a form (multipart/form-data).")
+    found: dict[str, bytes] = {}
+    for part in (part for part in _parts(body, options.get(b"boundary", b"")) if part.is_file):
+        content = b"".join(part.chunks)
+        if part.name in found or not content:
+            raise Refusal(400, f"the form has {'two files' if content else 'nothing'} in field {part.name[:40]!r}.")
+        found[part.name] = content
+    return found
+
+
 def _file_of(body: bytes, boundary: bytes) -> bytes:
+    files = [part for part in _parts(body, boundary) if part.is_file]
+    if len(files) != 1:
+        raise Refusal(400, f"the form holds {len(files)} files; send one image in a field called image.")
+    return b"".join(files[0].chunks)
+
+
+def _parts(body: bytes, boundary: bytes) -> list[_Part]:
     form = _Form()
     try:
         if not boundary:
@@ -166,10 +197,7 @@ def _file_of(body: bytes, boundary: bytes) -> bytes:
             raise FormParserError("it ends too early")
     except (FormParserError, ValueError) as error:
         raise Refusal(400, f"the form is damaged ({' '.join(str(error).split())[:120]}).") from error
-    files = [part for part in form.parts if part.is_file]
-    if len(files) != 1:
-        raise Refusal(400, f"the form holds {len(files)} files; send one image in a field called image.")
-    return b"".join(files[0].chunks)
+    return form.parts
 
 
 def accepted(header: str, offered: tuple[str, ...]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
@@ -29,13 +30,16 @@ _STYLE = (
 )
 
 
-def make_app(models: Models, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def make_app(
+    models: Models, limits: Limits | None = None, token: str | None = None, routers: Sequence[APIRouter] = ()
+) -> FastAPI:
     """The application that answers with ``models``; ``app.state.services`` is what it works with.
 
     Args:
         models: may be changed (:meth:`Models.replace`) while it runs.
         limits: sizes, times and places.
         token: what clients must send as bearer token; None lets everybody in.
+        routers: more routes, which go before those that all servers have.
     """
     services = Services(models, limits or Limits(), token)
     app = FastAPI(
@@ -51,9 +55,8 @@ def make_app(models: Models, limits: Limits | None = None, token: str | None = N
     app.add_exception_handler(PocketvitError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
-    app.include_router(routes_v2.router)
-    app.include_router(routes_v1.router)
-    app.include_router(routes_updates.router)
+    for router in (*routers, routes_v2.router, routes_v1.router, routes_updates.router):
+        app.include_router(router)
     app.add_api_route("/metrics", _metrics, tags=["Operation"], **_TEXT)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     app.openapi = lambda: _description(app)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What the options of ``serve`` are, in groups: limits, updates. Nothing heavy is imported for ``--help``."""
+"""What the options of ``serve`` are, in groups: limits, updates, watch. Nothing heavy is imported for ``--help``."""
 
 from __future__ import annotations
 
@@ -84,3 +84,20 @@ class Updates:
                 raise UsageError(f"updates.channel: {name} is given two channels.", "An artifact follows one.")
             found[name] = where
         return found
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Statistics of requests and answers, compared over time."""
+
+    folder: str | None = None
+    """Folder or SQLite file that they are kept in; nothing is watched without it."""
+    reference: str | None = None
+    """Folder of photos like those that are expected, to compare with; by default the first requests."""
+    alert_url: str | None = None
+    """Address that is told by POST when a statistic drifts."""
+
+    def __post_init__(self) -> None:
+        for name in ("reference", "alert_url"):
+            if getattr(self, name) is not None and self.folder is None:
+                raise UsageError(f"watch.{name} goes with --watch.folder.", "Add --watch.folder, or leave it out.")

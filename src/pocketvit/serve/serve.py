@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.files import home_folder, plain, read_text
 from pocketvit.runtimes.model import load
-from pocketvit.serve.options import Limits, Updates
+from pocketvit.serve.options import Limits, Updates, Watch
 
 if TYPE_CHECKING:
     from pocketvit.serve.services import Services
@@ -22,7 +22,7 @@ MIN_TOKEN = 16
 PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography", "segno")
 """What the extra ``serve`` brings for this command."""
 TOKEN_BYTES = 4096
-_LIMITS, _UPDATES = Limits(), Updates()
+_LIMITS, _UPDATES, _WATCH = Limits(), Updates(), Watch()
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def serve(
     memory_mb: float | None = None,
     limits: Limits = _LIMITS,
     updates: Updates = _UPDATES,
+    watch: Watch = _WATCH,
+    collect: str | None = None,
 ) -> ServeReport:
     """Answer over HTTP with artifacts, until SIGTERM or Ctrl-C.
 
@@ -87,6 +89,8 @@ def serve(
         memory_mb: MB that a photo may take above the idle process; beyond it, it runs in tiles. 1000 by default.
         limits: what one client, and all together, may ask of the server.
         updates: channels that new versions are taken from while the server runs, and who must have signed them.
+        watch: statistics of requests and answers, which /v1/drift compares over time.
+        collect: folder for the corrections that clients send to /v1/feedback; nothing is kept without it.
 
     Raises:
         UsageError: no such artifact, a version twice, a port that cannot be listened on, or a limit out of range.
@@ -94,18 +98,17 @@ def serve(
         MissingDependencyError: the extra serve is not installed.
     """
     _check_packages()
+    from pocketvit.serve.drift.start import watching
     from pocketvit.serve.http_app import make_app
     from pocketvit.serve.phone.start import app_folder, open_phone
     from pocketvit.serve.served import Models, Served
     from pocketvit.serve.server import listen, run_server
     from pocketvit.serve.telemetry import log_to_stderr
-    from pocketvit.serve.tls import certificate_files
     from pocketvit.serve.updates import close, follow, open_models
 
     phone_folder = app_folder(phone, phone_app)
     token = None if token_file is None else read_token(Path(token_file))
-    folder = _tls_folder(tls_folder, tls)
-    files = None if tls is None else certificate_files(tls, folder, host)
+    files = _certificate(tls, tls_folder, host)
 
     def loaded(name: str) -> Served:
         return Served.of(load(name, target, trust=trust, memory_mb=memory_mb))
@@ -115,9 +118,12 @@ def serve(
         names = [artifacts] if isinstance(artifacts, str) else list(artifacts)
         served, followers = open_models(names, loaded, updates, target=target, trust=trust)
         closing.callback(close, followers)
+        models = Models(served)
+        extras = closing.enter_context(watching(models, watch, collect))
         listener = closing.enter_context(listen(host, port))
-        app = make_app(Models(served), limits, token)
+        app = make_app(models, limits, token, extras.routers)
         services: Services = app.state.services
+        services.watchers += extras.watchers
         follow(services, followers, updates)
         if phone_folder is not None:
             open_phone(app, phone_folder, listener, host, files is not None)
@@ -152,6 +158,13 @@ def read_token(path: Path) -> str:
         what = f"{path}: holds no token of at least {MIN_TOKEN} printable ASCII characters without spaces."
         raise DataError(what, "Make one, e.g.: python -c 'import secrets; print(secrets.token_urlsafe(32))'.")
     return token
+
+
+def _certificate(tls: str | None, tls_folder: str | None, host: str) -> tuple[Path, Path] | None:
+    from pocketvit.serve.tls import certificate_files
+
+    folder = _tls_folder(tls_folder, tls)
+    return None if tls is None else certificate_files(tls, folder, host)
 
 
 def _tls_folder(folder: str | None, tls: str | None) -> Path:

@@ -126,7 +126,10 @@ def test_a_model_of_a_channel_has_its_description(artifact: Path, tmp_path: Path
     key = new_key(tmp_path / "key")
     services.channels, services.update_keys = {name: channel_of(artifact, b'{"payload": "x"}\n')}, [key]
     document = ask(app, "GET", "/phone/config.json").json()
-    assert (document["keys"], document["models"][0]["description"]) == ([(tmp_path / "key.pub").read_text()], '{"payload": "x"}\n')
+    assert (document["keys"], document["models"][0]["description"]) == (
+        [(tmp_path / "key.pub").read_text()],
+        '{"payload": "x"}\n',
+    )
     assert ask(app, "GET", f"/phone/models/{name}/channel.json").content == b'{"payload": "x"}\n'
     for other in (channel_of(artifact, b""), channel_of(tmp_path, b"{}")):
         services.channels = {name: other}

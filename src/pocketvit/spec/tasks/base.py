@@ -271,6 +271,19 @@ def no_extras(wishes: Wishes, config: TaskConfig) -> dict[str, Extra]:
 
 
 @dataclass(frozen=True)
+class Signs:
+    """What is watched of the answers of a served model, so that one notices when its photos change."""
+
+    statistics: Mapping[str, str]
+    """Name of each number to what it is."""
+    embedding: str
+    """What the vector is, for people."""
+    read: Callable[[Any, Pixels], tuple[dict[str, float], NDArray[np.float64]]]
+    """(result, photo) to the numbers and the vector (D,), D the same for all answers of a model; neither may hold a
+    picture."""
+
+
+@dataclass(frozen=True)
 class Task:
     """One task on the device side."""
 
@@ -348,6 +361,8 @@ class Task:
     follow: Callable[[float | None], Follower] | None = None
     """How strongly a stream is smoothed (0 to below 1, None as the task likes) to what does it; None where each answer
     stands alone."""
+    signs: Signs | None = None
+    """What a server watches of its answers."""
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 

@@ -222,6 +222,20 @@ best = int(total.argmax())
 print(list(labels.values())[-1][best], outputs[-1][0][best])
 """
 
+
+def _signs(result: Classification, photo: Pixels) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """The centred logits of all levels: logarithms of probabilities are logits but for a constant."""
+    logs = [np.log(np.maximum(level.scores.astype(np.float64), 1e-6)) for level in result.levels]
+    second, best = np.sort(result.levels[-1].scores)[-2:] if len(result.levels[-1].scores) > 1 else (0.0, 1.0)
+    values = {"confidence": float(best), "margin": float(best - second)}
+    return values, np.concatenate([each - each.mean() for each in logs])
+
+
+SIGNS = base.Signs(
+    {"confidence": "probability of the best class", "margin": "its lead over the second class"},
+    "the model's logits",
+    _signs,
+)
 CLASSIFY = base.Task(
     name="classify",
     purpose="classifies photographs",
@@ -256,6 +270,7 @@ CLASSIFY = base.Task(
     plain=_PLAIN,
     study=ClassifyStudy,
     agreement=_agreement,
+    signs=SIGNS,
     start={
         "model": {"name": "vit_micro_patch16_224"},
         "preprocess": {"size": [128, 128], "resize": "crop"},

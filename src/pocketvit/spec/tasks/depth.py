@@ -302,6 +302,17 @@ def _save_points(path: Path, result: Depth, photo: Pixels, intrinsics: Intrinsic
     return ""
 
 
+def _signs(result: Depth, photo: Pixels) -> tuple[dict[str, float], NDArray[np.float64]]:
+    deciles = np.maximum(np.percentile(result.depth, np.arange(10, 100, 10)).astype(np.float64), 1e-6)
+    values = {"middle": float(deciles[4]), "spread": float(np.log2(deciles[-1] / deciles[0]))}
+    return values, np.log(deciles)
+
+
+SIGNS = base.Signs(
+    {"middle": "median of the map", "spread": "octaves between its nearest and farthest tenth"},
+    "the logarithms of the map's deciles",
+    _signs,
+)
 DEPTH = base.Task(
     name="depth",
     purpose="estimates the depth of every pixel of a photograph",
@@ -340,6 +351,7 @@ DEPTH = base.Task(
     partner=base.Partner("depth map", read_depth, same_view, lambda depth, factor: depth / np.float32(factor)),
     conditions=_conditions,
     follow=DepthStream,
+    signs=SIGNS,
     start={
         "model": {"name": "pocketdepth"},
         "preprocess": {"resize": "stretch", "size": [240, 320]},

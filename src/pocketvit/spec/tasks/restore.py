@@ -16,6 +16,7 @@ from pocketvit.spec.drawing import frame, overview
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.metrics import psnr, ssim
 from pocketvit.spec.preprocess import Pixels, Preprocess
+from pocketvit.spec.regions import luma, octaves, regions
 from pocketvit.spec.tasks import base
 from pocketvit.spec.tasks.strength import Strength, adjusted
 from pocketvit.spec.tiles import to_pixels
@@ -191,6 +192,18 @@ def _fault(truth: NDArray[Any], inputs: Pixels) -> str:
     return f"the ground truth is {truth.dtype} {truth.shape}, not uint8 {inputs.shape} as the inputs"
 
 
+def _signs(result: Restored, photo: Pixels) -> tuple[dict[str, float], NDArray[np.float64]]:
+    before, after = (luma(regions(image)) for image in (photo, result.image))
+    removed = before - after
+    values = {"removed": float(np.sqrt(np.square(removed).mean()))}
+    return values, np.concatenate([octaves(before), octaves(removed)])
+
+
+SIGNS = base.Signs(
+    {"removed": "root mean square of what the model took from the photo's luma, 0 to 255"},
+    "the energy of photo and removed part in four octaves",
+    _signs,
+)
 RESTORE = base.Task(
     name="restore",
     purpose="restores photographs (removes noise or blur)",
@@ -224,6 +237,7 @@ RESTORE = base.Task(
     study=lambda levels: RestoreStudy(),
     strength=Strength(),
     adjust=_adjust,
+    signs=SIGNS,
     plain='Image.fromarray(np.clip(np.rint(answer), 0, 255).astype(np.uint8)).save("restored.png")\n',
     start={
         "model": {"name": "restorer_s", "weights": "denoise-color"},
