@@ -90,13 +90,16 @@ def chromium(camera: Path | None = None, *, allowed: bool = True, flags: Sequenc
 
 
 @contextmanager
-def phone(browser: Any, url: str, query: str = "", **options: Any) -> Iterator[Any]:
-    """The app on a phone's screen; what it throws fails the test."""
+def phone(browser: Any, url: str, query: str = "", held: str = "", **options: Any) -> Iterator[Any]:
+    """The app on a phone's screen; what it throws fails the test. Requests for ``held`` wait in ``page.held``."""
     options = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "locale": "en-US", **options}
     context = browser.new_context(**options)
     page = context.new_page()
     page.thrown = []
     page.on("pageerror", lambda error: page.thrown.append(str(error)))
+    page.held = []
+    if held:
+        page.route(held, lambda route: page.held.append(route))
     page.goto(f"{url}/phone/{query}")
     yield page
     thrown = list(page.thrown)

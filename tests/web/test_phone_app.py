@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import pocketvit
 from pocketvit.spec.metrics import psnr
-from tests.serve.asking import Running, server
+from tests.serve.asking import server
 from tests.web import browser as web
 
 pytestmark = pytest.mark.slow
@@ -23,18 +21,6 @@ NOISE_LEFT = 0.6
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     web.need_browser()
     return web.write_y4m(tmp_path_factory.mktemp("camera") / "noisy.y4m", web.frames())
-
-
-@pytest.fixture(scope="module")
-def running(clip: Path) -> Iterator[Running]:
-    with server("denoise-photo", "--phone") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def chromium(clip: Path) -> Iterator[Any]:
-    with web.chromium(clip) as one:
-        yield one
 
 
 def roughness(picture: np.ndarray) -> float:
@@ -50,7 +36,7 @@ def test_it_denoises_the_camera_as_python_does_and_goes_on_without_a_network(cli
             model = web.ready(page)
             assert (model["name"], model["variant"], model["backend"]) == ("denoise-photo", "onnxruntime:fp32", "wasm")
             assert page.evaluate("crossOriginIsolated")
-            web.start_camera(page, 4)
+            web.start_camera(page, 3)
             before, after = web.last_frame(page)
             assert before.shape == (*web.SIZE, 3)
             expected = pocketvit.load("denoise-photo", "onnxruntime:fp32:1")(before).image

@@ -148,6 +148,21 @@ def test_a_certificate_that_the_browser_does_not_trust(chromium: Any, folder: Pa
         web.shot(page, "not-kept")
 
 
+def test_a_download_shows_how_far_it_is(chromium: Any, url: str) -> None:
+    with web.phone(chromium, url, held="**/model.onnx", service_workers="block") as page:
+        web.until(page, "document.getElementById('progress').value > 0")
+        assert page.is_visible("#progress")
+        have, _, whole = page.inner_text("#progress-text").partition(" of ")
+        assert have.endswith(("kB", "MB"))
+        assert whole.endswith(("kB", "MB"))
+        assert page.is_disabled("#camera")
+        web.shot(page, "download")
+        page.held[0].continue_()
+        web.ready(page)
+        assert not page.is_visible("#progress")
+        assert page.inner_text("#model-version") == "0.1.0"
+
+
 def test_too_little_memory(chromium: Any, tmp_path: Path) -> None:
     make_huge_artifact(tmp_path / "huge")
     with web.in_thread(phone_app(tmp_path / "huge")) as url, web.phone(chromium, url) as page:
