@@ -24,3 +24,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one network three times: ``whole``, ``cut1`` and ``cut2`` (each a head and a tail)."""
+    from tests.halves import write_halves
+
+    return write_halves(tmp_path_factory.mktemp("halves"))

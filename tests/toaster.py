@@ -20,7 +20,7 @@ from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.target import Target
 
-DEVICE = Device("toaster", "tests.toaster:connect", ("onnxruntime",))
+DEVICE = Device("toaster", "tests.toaster:connect", "", ("onnxruntime",))
 
 
 class Session_:

@@ -82,6 +82,18 @@ def test_pairs_are_cut_and_turned_alike(tmp_path: Path) -> None:
         assert np.array_equal(noisy, 255 - clean)
 
 
+def test_a_pair_among_clean_photos_gets_no_noise(tmp_path: Path) -> None:
+    """Corrections of a restorer are trained on beside photos with synthetic noise."""
+    photos = load_collection([str(clean_folder(tmp_path / "p"))], DataConfig(), "restore", "train")
+    first, second, *_ = photos.items
+    mixed = dataclasses.replace(photos, items=(dataclasses.replace(first, clean=first.path), second))
+    spec, train = Preprocess(), TrainConfig()
+    for index, same in ((0, True), (1, False)):
+        noisy, clean = training_sample(mixed, DataConfig(patch=16), spec, train, 0, index)
+        assert noisy.shape == clean.shape == (16, 16, 3)
+        assert np.array_equal(noisy, clean) == same
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (40, 3), (15, 15)])
 def test_small_images_are_padded_by_reflection(tmp_path: Path, size: tuple[int, int]) -> None:
     write(tmp_path / "small.png", height=size[0], width=size[1])

@@ -11,13 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 import pocketvit
+from pocketvit.errors import VerificationError
 from pocketvit.serve.phone import remote
+from pocketvit.serve.phone.remote import connect
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.devices import ContactConfig
-from tests.tiny import make_tiny_artifact
+from pocketvit.spec.target import Target
+from tests.tiny import TILE, make_tiny_artifact, photo
 
 from ..train.helpers import classify_recipe, write_classes
 from .browser import chromium, need_browser, phone, shot, until
@@ -150,6 +155,30 @@ def test_a_wrong_token_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest
         measuring.answer()
 
 
+def test_a_file_that_the_engine_refuses_and_one_behind_it(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = make_tiny_artifact(tmp_path / "a", "restore")
+    model = onnx.load(artifact.path / "model.onnx")
+    next(node for node in model.graph.node if node.op_type == "Conv").op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "bad.onnx")
+    pixels, target = {"pixels": photo(*TILE)[None]}, Target(device="phone")
+
+    def command() -> Any:
+        with connect(HERE, lambda line: None) as there:
+            bad = there.open(tmp_path / "bad.onnx", target, artifact.manifest)
+            with pytest.raises(VerificationError, match="the phone's engine cannot open it") as refused:
+                bad.run(pixels)
+            assert "NoSuchOperator" in refused.value.what
+            return there.open(artifact.path / "model.onnx", target, artifact.manifest).run(pixels)
+
+    measuring = Measuring(monkeypatch, command)
+    with page_of(browser, measuring):
+        answer = measuring.answer()
+    here = pocketvit.load(artifact.path).session.run(pixels)
+    np.testing.assert_allclose(answer["restored"], here["restored"], atol=0.01)
+
+
 def test_fit_times_its_candidates_on_the_phone(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {
         "train.epochs": 2,
@@ -166,6 +195,8 @@ def test_fit_times_its_candidates_on_the_phone(browser: Any, tmp_path: Path, mon
     with page_of(browser, measuring) as page:
         report = measuring.answer(180)
         until(page, "document.querySelector('[role=status]').textContent.startsWith('All is done')", 10)
+    timed = {row.precision: row for row in report.rows if row.timing is not None}
+    assert set(timed) == {"fp32", "int8"}, [(row.name, row.reason) for row in report.rows]
     chosen = next(row for row in report.rows if row.chosen)
     assert chosen.key in ("onnxruntime:fp32", "onnxruntime:int8")
     assert chosen.timing is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pocketvit.bench.remote import connect
 from pocketvit.bench.results import PARTS, BenchReport, Result
 from pocketvit.bench.results import warnings_of as _warnings
 from pocketvit.bench.timing import Timing, interleave, speedup
+from pocketvit.commands import COMMANDS
 from pocketvit.errors import UsageError
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
@@ -62,7 +64,8 @@ def bench(
     sustained_seconds: float | None = None,
     store: bool = True,
     contact: ContactConfig = _CONTACT,
-) -> BenchReport:
+    split: tuple[str, ...] = (),
+) -> BenchReport | Any:
     """Time an artifact, or two of them in turns, and report memory, size and environment.
 
     Decoding the image file is not part of the times. Two artifacts (or two targets of one) are run A B A B, and their
@@ -86,12 +89,16 @@ def bench(
             as it gets warm; 600 by default, 0 leaves it out.
         store: on a phone whether the artifact's manifest gets the rows.
         contact: where a phone finds this machine.
+        split: of a run: links (wifi, lte, 4g, 3g or UP/DOWN/RTT in Mbit/s and ms) over which to find the best cut
+            between a client and a server; `pocketvit split` has more options.
 
     Raises:
         UsageError: no such artifact, variant or size.
         DataError: the image cannot be read.
         VerificationError: a file does not do on the phone what it does here.
     """
+    if split:  # it needs torch and the server, which are rooms above this one
+        return COMMANDS["split"].resolve()(artifact, links=split, seconds=seconds)
     if image is not None and size is not None:
         raise UsageError("image and size exclude each other.", "Give one of them.")
     if not 0 < seconds <= 3600:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pocketvit.bench.timing import INCLUDES, Timing
-from pocketvit.errors import VerificationError
+from pocketvit.errors import MissingDependencyError, VerificationError
 from pocketvit.runtimes.model import Model
 from pocketvit.runtimes.session import Session
 from pocketvit.spec import parity
@@ -89,7 +89,11 @@ def connect(device: Device, contact: ContactConfig, notify: Notify) -> AbstractC
     """
     module, function = device.place.split(":")
     found: Callable[[ContactConfig, Notify], AbstractContextManager[Remote]]
-    found = getattr(importlib.import_module(module), function)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise MissingDependencyError.of(package, device.extra) from error
     return found(contact, notify)
 
 

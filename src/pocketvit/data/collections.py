@@ -99,11 +99,11 @@ def load_splits(data: DataConfig, task: str) -> Splits:
     val = load_collection(data.val, data, task, "val", train.levels) if data.val else None
     test = load_collection(data.test, data, task, "test", train.levels) if data.test else None
     if test:
-        train, val = _without(train, test), val and _without(val, test)
+        train, val = without(train, test), val and without(val, test)
     if val is None:
         splits = split_off(train, data.val_share)
     else:
-        train = _without(train, val)
+        train = without(train, val)
         splits = Splits(train, replace(val, notes=(*val.notes, *_absent(train, val))))
     return replace(splits, test=test)
 
@@ -111,8 +111,8 @@ def load_splits(data: DataConfig, task: str) -> Splits:
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _without(part: Collection, held: Collection) -> Collection:
-    """``part`` without the images of ``held``, unless none were left."""
+def without(part: Collection, held: Collection) -> Collection:
+    """``part`` without the images of ``held`` and copies of them, unless none were left; a note says how many."""
     first = first_of([item.path.resolve() for item in (*held.items, *part.items)])
     theirs = {first[item.path.resolve()] for item in held.items}
     kept = tuple(item for item in part.items if first[item.path.resolve()] not in theirs)

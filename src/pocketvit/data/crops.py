@@ -61,6 +61,7 @@ def training_sample(
     """
     cache, record = cache if cache is not None else CACHE, task_of(collection.task)
     rng, item = _draw(train, SAMPLE, epoch, index), collection.items[index // _per_image(collection, data)]
+    degraded = collection.degraded and item.clean is None  # a pair among clean photos stays as it is
     if record.geometry == "image":
         tag = (preprocess, train.augment, train.crop_scale)
         image, clean = cache.get(collection, item, lambda found: (settle(found[0], preprocess, train), found[1]), tag)
@@ -68,9 +69,9 @@ def training_sample(
     elif record.geometry == "maps":
         image, clean = vary_map(cache.get(collection, item), preprocess, train, record.partner.enlarged, rng)
     else:
-        around = margin(data) if collection.degraded else 0
+        around = margin(data) if degraded else 0
         image, clean = _crop(cache.get(collection, item), data.patch + 2 * around, train, rng)
-    if collection.degraded:
+    if degraded:
         image, clean = degrade(image, data, rng)
     elif record.geometry == "pixels":
         image, clean = packed(image), None if clean is None else packed(clean)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from dataclasses import replace as changed
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ from pocketvit.spec.artifact import CARD, Artifact, check_replaceable, file_entr
 from pocketvit.spec.golden import Golden, write_golden
 from pocketvit.spec.manifest import BenchRow, Licence, LineageStep, Manifest, Memory, MetricRow, TensorSpec, Variant
 from pocketvit.spec.preprocess import PIXELS, Pixels, Preprocess, prepare, resize
+from pocketvit.spec.split import HEAD_TOLERANCES, Split
 from pocketvit.spec.target import Target
 from pocketvit.spec.tasks import TASKS, settings_of
 from pocketvit.spec.tasks.base import Case
@@ -138,14 +140,26 @@ def shrink(image: Pixels, side: int) -> Pixels:
     return image if scale >= 1 else resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
-def complexity(trained: Trained) -> dict[str, int]:
+@dataclass(frozen=True)
+class Half:
+    """One of the two artifacts of a split model."""
+
+    split: Split
+    graph: PixelModel
+    """What its files are made of, on the processor."""
+
+
+def complexity(trained: Trained, half: Half | None = None) -> dict[str, int]:
     """``parameters`` and ``macs`` (multiply-accumulates of matrix products and convolutions) for one model input."""
-    macs = macs_of(pixel_model_of(trained).cpu())
-    return {"parameters": sum(p.numel() for p in trained.model.parameters()), "macs": macs}
+    graph = half.graph if half is not None else pixel_model_of(trained).cpu()
+    return {"parameters": sum(p.numel() for p in graph.model.parameters()), "macs": macs_of(graph)}
 
 
-def tensor_specs(trained: Trained) -> tuple[list[TensorSpec], list[TensorSpec]]:
+def tensor_specs(trained: Trained, half: Half | None = None) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of every file of the artifact."""
+    if half is not None:
+        (inputs, outputs), between = tensor_specs(trained), [half.split.features]
+        return (inputs, between) if half.split.is_head else (between, outputs)
     meaning = "RGB pixels, 0 to 255, channels last"
     inputs = [TensorSpec(name=PIXELS, shape=trained.preprocess.input_shape, dtype="uint8", meaning=meaning)]
     return inputs, TASKS[trained.task.name].outputs(trained.levels, trained.preprocess, trained.task)
@@ -169,6 +183,7 @@ def create_artifact(
     training: Mapping[str, Any] | None = None,
     memory: Mapping[str, Memory] | None = None,
     replace: bool = False,
+    half: Half | None = None,
 ) -> Artifact:
     """Write an artifact folder in one step; on any error nothing is left.
 
@@ -189,6 +204,7 @@ def create_artifact(
         training: how the model was trained.
         memory: from :func:`measure_memory`.
         replace: an artifact that lies at ``destination`` is replaced, nothing else.
+        half: of half a model: which, and its graph.
 
     Raises:
         UsageError: no files, two variants of one name, an unknown default, a bad name, or ``destination`` exists and
@@ -199,21 +215,24 @@ def create_artifact(
     if not keys or len(set(keys)) != len(keys) or (default or keys[0]) not in keys:
         what = f"an artifact cannot be made of variants {keys} with default {default}."
         raise UsageError(what, "Give each variant once and a default among them.")
-    (inputs, outputs), task = tensor_specs(trained), TASKS[trained.task.name]
-    limits = {p: dict(task.tolerances[p]) for p in dict.fromkeys(b.precision for b in built)}
+    (inputs, outputs), task = tensor_specs(trained, half), TASKS[trained.task.name]
+    levels = [] if half is not None and half.split.is_head else list(trained.levels)
+    known = HEAD_TOLERANCES if half is not None and half.split.is_head else task.tolerances
+    limits = {p: dict(known[p]) for p in dict.fromkeys(b.precision for b in built)}
     for precision, values in (tolerances or {}).items():
         limits.setdefault(precision, {}).update(values)
-    architecture = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options), **complexity(trained)}
+    architecture: dict[str, Any] = {"name": trained.model_spec.name, "options": dict(trained.model_spec.options)}
+    architecture |= complexity(trained, half)
     if replace:
         check_replaceable(destination)
     with new_folder(destination, replace=replace) as folder:
         variants = _copy_files(built, folder, metrics, memory or {})
         for path in sorted(folder.glob(f"*{ONNX}")):
-            add_metadata(path, _metadata(trained, name, version))
+            add_metadata(path, _metadata(changed(trained, levels=tuple(levels)), name, version))
         fields: dict[str, Any] = {
             "name": name, "version": version, "task": task.name, "architecture": architecture,
-            "settings": settings_of(trained.task),
-            "levels": list(trained.levels), "preprocess": trained.preprocess,
+            "settings": settings_of(trained.task), "split": half.split if half is not None else None,
+            "levels": levels, "preprocess": trained.preprocess,
             "inputs": inputs, "outputs": outputs, "files": [], "variants": variants, "default": default or keys[0],
             "main_metric": main_metric or (metrics[0].name if metrics else task.main(trained.levels)),
             "tolerances": limits, "strength": task.strength,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketvit.export.plain import plain_code
 from pocketvit.spec.manifest import LineageStep, Manifest, MetricRow
+from pocketvit.spec.split import Split
 from pocketvit.spec.tasks import TASKS
 
 
@@ -35,7 +36,7 @@ def _safe(line: str) -> str:
 
 
 def _without_pocketvit(m: Manifest) -> list[str]:
-    code, about = plain_code(m)
+    code, about = plain_code(m) if m.split is None else ([], [])
     return ["", *map(_safe, about), "", "```python", *code, "```"] if code else []
 
 
@@ -66,9 +67,29 @@ def _number(value: float | None) -> str:
 
 
 def _usage(m: Manifest) -> list[str]:
+    if m.split is not None:
+        return _half(m.split)
     opening = ["import pocketvit", "", 'model = pocketvit.load("THIS_FOLDER")', 'image = "photo.jpg"']
     code = ["```python", *opening, TASKS[m.task].example, "```"]
     return [*code, "", "`pocketvit predict THIS_FOLDER photo.jpg`, `pocketvit verify THIS_FOLDER`"]
+
+
+def _half(split: Split) -> list[str]:
+    """How one half is run, and what it is half of."""
+    where = f"behind block {split.after} of {split.blocks}; split `{split.id}`"
+    if split.is_head:
+        how = ["The head of a split model, which runs where the photo is and sends features:", ""]
+        how += ["`pocketvit predict THIS_FOLDER photo.jpg --server URL`, where URL is a server of its tail."]
+    else:
+        how = ["The tail of a split model, which answers to the features of its head:", ""]
+        how += ["`pocketvit serve THIS_FOLDER`"]
+    tokens, width = split.shape
+    return [
+        *how,
+        "",
+        f"- cut {where}",
+        f"- between the halves: {tokens} x {width} values of {split.bits} bits, deflated",
+    ]
 
 
 def _model(m: Manifest) -> list[str]:
@@ -82,6 +103,8 @@ def _model(m: Manifest) -> list[str]:
     crop = f"centre crop to {size} ({p.interpolation}, {p.crop_pct})"
     lines = _pairs({k: v for k, v in m.architecture.items() if v not in ({}, None)})
     taken = how.get("whole" if p.multiple else p.resize, crop)
+    if m.split is not None and not m.is_head:
+        return lines + [f"- output `{o.name}` {o.shape} {o.dtype}: {o.meaning}" for o in m.outputs]
     lines.append(f"- input: {taken}, {p.color}, mean {_short(p.mean)}, std {_short(p.std)}")
     lines += [f"- output `{o.name}` {o.shape} {o.dtype}: {o.meaning}" for o in m.outputs]
     return lines + [f"- level {level.name}: {len(level.labels)} classes" for level in m.levels]

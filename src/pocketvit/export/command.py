@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocketvit.data.cases import eval_cases, main_condition
 from pocketvit.data.collections import load_collection
@@ -19,6 +19,9 @@ from pocketvit.spec.manifest import NAME_PATTERN, VERSION_PATTERN, Licence
 from pocketvit.spec.recipe import DataConfig, Recipe, load_recipe
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Task
+
+if TYPE_CHECKING:
+    from pocketvit.export.split import SplitReport
 
 MAX_GOLDENS = 1000
 
@@ -63,8 +66,13 @@ def export(
     version: str = "0.1.0",
     licence_data: str | None = None,
     replace_existing: bool = False,
-) -> ExportReport:
+    split_at: int | None = None,
+    split_bits: int = 8,
+) -> ExportReport | SplitReport:
     """Export a checkpoint to an artifact and hold every file against the trained model on real images.
+
+    With ``split_at`` there are two, ``head`` and ``tail`` in ``out``: the head runs where the photo is, and sends
+    features to a server of the tail.
 
     Args:
         checkpoint: folder of a checkpoint, a run, or the name of a shipped artifact.
@@ -78,6 +86,8 @@ def export(
         version: semantic version of the artifact.
         licence_data: terms of the training data, for manifest and card; by default those of the run's recipe.
         replace_existing: replace the artifact ``out``; a folder with anything else in it is left alone.
+        split_at: cut the network in two behind this block, counted from 1 (classifiers on ViTs).
+        split_bits: of each value that goes from head to tail, 2 to 8.
 
     Raises:
         UsageError: no checkpoint, unknown format, no images for goldens, or ``out`` exists or is no artifact.
@@ -87,15 +97,15 @@ def export(
     from pocketvit.export.artifact import create_artifact, make_golden, measure_memory, pixel_model_of
     from pocketvit.export.check import check_parity
     from pocketvit.export.formats import exporter
+    from pocketvit.export.split import check_place, halve, write_split
     from pocketvit.tasks.load import at_size, load_checkpoint
 
-    formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    if not formats:
-        raise UsageError("no format is named.", "Take e.g. onnx.")
-    name = name or Path(out).resolve().name
-    _check(size, goldens, name, version)
+    formats, name = (formats,) if isinstance(formats, str) else tuple(formats), name or Path(out).resolve().name
+    _check(formats, size, goldens, name, version)
     writers = [exporter(name) for name in dict.fromkeys(formats)]
-    if replace_existing:
+    if split_at is not None:
+        check_place(Path(out), replace_existing)
+    elif replace_existing:
         check_replaceable(Path(out))
     elif os.path.lexists(out):
         raise UsageError(f"{out} already exists.", "Choose another folder, or pass --replace_existing.")
@@ -103,34 +113,32 @@ def export(
     if size is not None:
         trained = at_size(trained, size)
     task = TASKS[trained.task.name]
-    settings = _data_settings(data, layout, task, recipe)
+    settings = data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)
     count = goldens or task.golden.count
     condition = main_condition(settings, task.name)
     metric = task.main(trained.levels, condition)
     golden = make_golden(trained, eval_cases(collection, settings, count, only=condition or None), count)
+    licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
+    about: dict[str, Any] = {"name": name, "version": version, "main_metric": metric, "licence": licence}
+    if split_at is not None:
+        cut = halve(trained, split_at, split_bits, golden.inputs)
+        return write_split(trained, Path(out), cut, golden, writers, **about)
     with scratch() as temporary:
         built = [write(pixel_model_of(trained), trained.preprocess.size, temporary, "model") for write in writers]
         found = {b.key: check_parity(b, golden, task.tolerances[b.precision], relative=task.relative) for b in built}
-        licence = Licence(data=licence_data or (recipe.licence_data if recipe else "not stated"))
+        memory = measure_memory(trained, built)
         create_artifact(
-            trained,
-            Path(out),
-            name=name,
-            version=version,
-            golden=golden,
-            built=built,
-            main_metric=metric,
-            licence=licence,
-            memory=measure_memory(trained, built),
-            replace=replace_existing,
+            trained, Path(out), golden=golden, built=built, memory=memory, replace=replace_existing, **about
         )
         variants = {b.key: found[b.key] | {"bytes": float(b.bytes)} for b in built}
     return ExportReport(Path(out), variants, len(golden.inputs), trained.preprocess.size)
 
 
-def _check(size: Sequence[int] | None, goldens: int | None, name: str, version: str) -> None:
+def _check(formats: Sequence[str], size: Sequence[int] | None, goldens: int | None, name: str, version: str) -> None:
     """Raise ``UsageError`` where a number or a name is none that an artifact can have, before anything is loaded."""
+    if not formats:
+        raise UsageError("no format is named.", "Take e.g. onnx.")
     if size is not None and (len(size) != 2 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS):
         raise UsageError(f"size {' '.join(map(str, size))} is no height and width.", "Write e.g. --size 256 256.")
     if goldens is not None and not 1 <= goldens <= MAX_GOLDENS:
@@ -153,7 +161,8 @@ def recipe_of(checkpoint: str) -> Recipe | None:
     return next((load_recipe(file) for file in files if file.is_file()), None)
 
 
-def _data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
+def data_settings(data: str | None, layout: str | None, task: Task, recipe: Recipe | None) -> DataConfig:
+    """Where real images come from: those named, else the run's validation data. Raises UsageError: there are none."""
     if data is None:
         if recipe is None or not (recipe.data.val or recipe.data.train):
             todo = "Name a folder of real images with --data."

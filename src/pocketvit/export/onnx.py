@@ -20,7 +20,7 @@ from pocketvit.errors import VerificationError
 from pocketvit.export.branches import has_choices, nest
 from pocketvit.export.built import Built
 from pocketvit.export.torchlib import kept_table
-from pocketvit.export.wrap import INPUT, PixelModel, example
+from pocketvit.export.wrap import INPUT, PixelModel
 from pocketvit.files import replacing
 
 OPSET = 20
@@ -28,7 +28,7 @@ OPSET = 20
 
 
 def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: str = "model") -> Built:
-    """Write ``<stem>.onnx``: input ``pixels`` uint8 (1, H, W, 3); outputs: :class:`~pocketvit.export.wrap.PixelModel`.
+    """Write ``<stem>.onnx``: input and outputs are those of :class:`~pocketvit.export.wrap.PixelModel`.
 
     What stands behind an early exit is in a branch that runs only where that exit has not answered.
 
@@ -45,9 +45,11 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
     onnx.checker.check_model(graph, full_check=True)
     ports = (*graph.graph.input, *graph.graph.output)
     shapes = {port.name: [d.dim_value or -1 for d in port.type.tensor_type.shape.dim] for port in ports}
-    names, wanted = [INPUT, *pixel_model.output_names], [1, -1, -1, 3] if multiple else [1, *size, 3]
+    names, wanted = [pixel_model.input_name, *pixel_model.output_names], list(pixel_model.input_shape)
+    if pixel_model.input_name == INPUT and not multiple:
+        wanted = [1, *size, 3]
     fixed = multiple or not any(-1 in shape for shape in shapes.values())
-    if shapes.get(INPUT) != wanted or list(shapes) != names or not fixed:
+    if shapes.get(names[0]) != wanted or list(shapes) != names or not fixed:
         what = f"the exported graph has {shapes}, not {names} with the input {wanted}."
         raise VerificationError(what, "Remove data-dependent shapes from the model.")
     save(graph, path)
@@ -84,11 +86,11 @@ def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 pixel_model.float().cpu().eval(),
-                (example(size),),
+                (pixel_model.example(size),),
                 dynamo=True,
                 verbose=False,
                 external_data=False,
-                input_names=[INPUT],
+                input_names=[pixel_model.input_name],
                 output_names=pixel_model.output_names,
                 opset_version=OPSET,
                 dynamic_shapes=free,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pocketvit.export.built import Built
-from pocketvit.export.wrap import PixelModel, example
+from pocketvit.export.wrap import PixelModel
 from pocketvit.files import replacing
 
 
@@ -21,7 +21,7 @@ def write(pixel_model: PixelModel, size: tuple[int, int], folder: Path, stem: st
         warnings.simplefilter("ignore")
         free = bool(pixel_model.preprocess.multiple)  # odd, so that what pads and cuts is in the trace
         odd = (size[0] | 1, size[1] | 1) if free else size
-        traced = trace(pixel_model.float().cpu().eval(), (example(odd),), check_trace=not free)
+        traced = trace(pixel_model.float().cpu().eval(), (pixel_model.example(odd),), check_trace=not free)
         with replacing(path) as partial:
             torch.jit.freeze(traced).save(str(partial))
     return Built("torchscript", "fp32", path)

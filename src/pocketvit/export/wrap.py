@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from pocketvit.errors import UsageError
 from pocketvit.models.pixels import normalise
 from pocketvit.spec.preprocess import PIXELS, Preprocess
+from pocketvit.spec.split import FEATURES
 
 INPUT = PIXELS
 GraphOutput = Callable[[Any, Preprocess], Tensor | tuple[Tensor, ...]]
@@ -38,6 +39,17 @@ class PixelModel(nn.Module):
         self.output_names = list(output_names)
         self.eval()
 
+    input_name = INPUT
+
+    @property
+    def input_shape(self) -> list[int]:
+        """Of the one input; -1 is a free size."""
+        return self.preprocess.input_shape
+
+    def example(self, size: tuple[int, int]) -> Tensor:
+        """An input for images of ``size`` (height, width) to capture the graph with."""
+        return example(size)
+
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Answer for one image.
 
@@ -52,6 +64,30 @@ class PixelModel(nn.Module):
         return answer
 
 
+class FeatureModel(PixelModel):
+    """The tail of a split network: (1, tokens, width) float32 features to the outputs of the whole."""
+
+    input_name = FEATURES
+
+    def __init__(self, shape: Sequence[int], *args: Any, **options: Any) -> None:
+        """``shape``: (1, tokens, width); the rest is :class:`PixelModel`'s."""
+        super().__init__(*args, **options)
+        self._shape = list(shape)
+
+    @property
+    def input_shape(self) -> list[int]:
+        """(1, tokens, width)."""
+        return self._shape
+
+    def example(self, size: tuple[int, int]) -> Tensor:
+        """Features of no image; ``size`` does not matter."""
+        return torch.randn(self._shape, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Answer for the features of one image."""
+        return self.graph_output(self.model(features), self.preprocess)
+
+
 def example(size: tuple[int, int]) -> Tensor:
     """A grey (1, H, W, 3) uint8 input to capture the graph with."""
     return torch.full((1, *size, 3), 128, dtype=torch.uint8)
@@ -63,5 +99,5 @@ def macs_of(model: PixelModel) -> int:
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter = FlopCounterMode(display=False, custom_mapping={fused: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
     with torch.no_grad(), counter:
-        model(example(model.preprocess.size))
+        model(model.example(model.preprocess.size))
     return int(counter.get_total_flops() // 2)

@@ -15,7 +15,7 @@ from pocketvit.fit.choose import pareto
 from pocketvit.fit.gate import Limits, usable_rows
 from pocketvit.fit.measure import Measurer
 from pocketvit.fit.rows import Row
-from pocketvit.fit.tables import bench_rows, lineage, metric_rows, test_rows
+from pocketvit.fit.tables import ADAPTED, bench_rows, lineage, metric_rows, test_rows
 from pocketvit.models.trained import Trained
 from pocketvit.runtimes import RUNTIMES
 from pocketvit.spec.artifact import CANDIDATE, Artifact, read_artifact
@@ -105,19 +105,21 @@ def _write(
 ) -> None:
     """Write and verify the artifact of the rows ``kept``, of which the first is the default."""
     recipe, count = measurer.recipe, measurer.task.golden.count
+    adapted = measurer.trained.info.get(ADAPTED, {})
     create_artifact(
         trained,
         folder,
         name=recipe.name,
+        version=adapted.get("version", "0.1.0"),
         golden=make_golden(trained, golden_cases(measurer, count), count),
         built=[replace(row.built, device=row.device) for row in kept if row.built],
         default=kept[0].key,
         main_metric=measurer.main_metric,
-        lineage=lineage([row for row in rows if row.origin == kept[0].origin]),
+        lineage=lineage([row for row in rows if row.origin == kept[0].origin], adapted),
         metrics=metrics,
         benchmarks=bench_rows(kept, measurer),
         licence=Licence(data=recipe.licence_data),
-        training={"recipe": recipe.name, **trained.info},
+        training={"recipe": recipe.name, **trained.info, **({ADAPTED: adapted} if adapted else {})},
         memory=memory,
         replace=True,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pocketvit.bench.timing import INCLUDES
 from pocketvit.data.collections import Collection
@@ -80,9 +81,22 @@ def bench_rows(rows: Sequence[Row], measurer: Measurer) -> list[BenchRow]:
     return found
 
 
-def lineage(rows: Sequence[Row]) -> list[LineageStep]:
-    """Each step behind the gain gate, kept or rejected, beside the file it started from."""
+ADAPTED = "adapted"
+"""What a model's notes call its training on corrections (:mod:`pocketvit.fit.adapt`)."""
+
+
+def lineage(rows: Sequence[Row], adapted: Mapping[str, Any] | None = None) -> list[LineageStep]:
+    """Each step behind the gain gate, kept or rejected, beside the file it started from.
+
+    ``adapted`` are notes on training on corrections, which then comes first.
+    """
     known, steps = {row.name: row for row in rows}, []
+    if adapted:
+        figures = {key: adapted[key] for key in ("metric_name", "metric_before", "metric_after")}
+        settings = {key: value for key, value in adapted.items() if key not in figures}
+        steps.append(
+            LineageStep(step=ADAPTED, stage="model", kept=True, reason="corrections", settings=settings, **figures)
+        )
     for row in rows:
         before = known.get(row.before)
         if before is None:

@@ -14,6 +14,7 @@ from pocketvit.report.data import REPORT_JSON, CandidateRow, ReportData, load_re
 from pocketvit.spec.artifact import GOLDEN, Artifact, read_artifact
 from pocketvit.spec.golden import Golden, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
+from pocketvit.spec.split import check_whole
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Panel
 
@@ -89,6 +90,7 @@ def artifact_report(artifact: Artifact) -> ReportData:
     Raises:
         VerificationError: the goldens are damaged or do not go with the manifest, or a model file is missing.
     """
+    check_whole(artifact.manifest.name, artifact.manifest.split)
     manifest, golden = artifact.manifest, read_golden(artifact)
     if faults := golden_faults(manifest, golden):
         raise VerificationError(f"{artifact.path / GOLDEN}: {faults[0]}.", "Do not use it: export the artifact again.")

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.runtimes import RUNTIMES, Port, Session, open_session, runtime_of
@@ -19,7 +21,8 @@ from pocketvit.runtimes.whole import check_limit, memory_of, tile_for
 from pocketvit.spec.artifact import Artifact, check_variant_files, read_artifact
 from pocketvit.spec.images import ImageLike, read_image
 from pocketvit.spec.manifest import Manifest, Variant
-from pocketvit.spec.preprocess import PIXELS, Pixels, prepare
+from pocketvit.spec.preprocess import Pixels, prepare
+from pocketvit.spec.split import check_whole
 from pocketvit.spec.target import Target, most_threads
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Raw, Result, TensorSpec
@@ -76,10 +79,11 @@ class Model:
             The typed answer of the manifest's task, e.g. ``Restored`` or ``Classification``.
 
         Raises:
-            UsageError: ``strength`` is out of its range, or the task has none.
+            UsageError: ``strength`` is out of its range, or the task has none; or it is half a model.
             DataError: the image cannot be used, or the answer holds NaN.
             VerificationError: the engine fails on the file, or the answer is not of the manifest's names and shapes.
         """
+        check_whole(self.manifest.name, self.manifest.split)
         check_strength(self.manifest, strength)
 
         def answer(image: ImageLike) -> Result:
@@ -90,12 +94,16 @@ class Model:
 
     def prepare(self, image: ImageLike) -> Pixels:
         """Read and preprocess: (size, 3) uint8 for a fixed-size model, the full (H, W, 3) image for a tiled one."""
+        if not self.manifest.is_head:
+            check_whole(self.manifest.name, self.manifest.split)
         pixels = read_image(image)
         with _enough_memory(pixels):
             return pixels if self.tiled else prepare(pixels, self.manifest.preprocess)
 
-    def infer(self, prepared: Pixels, on_tile: Callable[[], None] | None = None) -> Raw:
+    def infer(self, prepared: NDArray[Any], on_tile: Callable[[], None] | None = None) -> Raw:
         """Raw outputs by name, with a batch dimension of 1: float32; uint8 where a tiled model's tiles were blended.
+
+        Of a head they are its features; a tail takes features (tokens, width) float32 in place of pixels.
 
         Raises:
             DataError: an answer holds NaN or infinity, or there is too little memory for the image.
@@ -109,8 +117,8 @@ class Model:
             tiles = run_tiled(lambda tile: self._run(tile)[name][0], prepared, size, overlap, on_tile)
             return {name: tiles[None]}
 
-    def _run(self, pixels: Pixels) -> Raw:
-        raw = self.session.run({PIXELS: pixels[None]})
+    def _run(self, pixels: NDArray[Any]) -> Raw:
+        raw = self.session.run({self.manifest.inputs[0].name: pixels[None]})
         for spec in self.manifest.outputs:  # files can declare one shape and answer with another
             shape = raw[spec.name].shape if spec.name in raw else "missing"
             want = tuple(got if stated == -1 else stated for got, stated in zip((1, *pixels.shape), spec.shape))
@@ -125,7 +133,10 @@ class Model:
 
         Raises:
             DataError: an output holds NaN or infinity.
+            UsageError: it is a head, which has no answers.
         """
+        if self.manifest.is_head:
+            check_whole(self.manifest.name, self.manifest.split)
         _check_finite(raw)
         return TASKS[self.manifest.task].finish(raw, self.manifest.levels)
 
@@ -148,7 +159,7 @@ class Model:
 
 
 @contextmanager
-def _enough_memory(image: Pixels) -> Iterator[None]:
+def _enough_memory(image: NDArray[Any]) -> Iterator[None]:
     """Too little memory is about this image and not about the run."""
     try:
         yield

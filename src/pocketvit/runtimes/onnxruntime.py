@@ -46,7 +46,7 @@ class OnnxRuntimeSession:
         self._session, self._shrink = session, shrink
         self._shape: tuple[int, ...] | None = None
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
         try:
@@ -55,7 +55,7 @@ class OnnxRuntimeSession:
             raise cannot_run("ONNX Runtime", error) from error
         return dict(zip(self.outputs, answers, strict=True))
 
-    def _options(self, inputs: Mapping[str, NDArray[np.uint8]]) -> Any:
+    def _options(self, inputs: Mapping[str, NDArray[Any]]) -> Any:
         """The engine keeps the memory of a run for the next. Where sizes change it would keep that of the largest one
         and more: a run of a large size, or of another than the last one's, gives it back at its end."""
         shape = next(iter(inputs.values())).shape

@@ -48,7 +48,7 @@ class _Pool:
         for _ in range(_REQUESTS):
             self._idle.put(None)  # made when it is first needed
 
-    def infer(self, feed: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         request = self._idle.get()
         try:
             request = request or self._compiled.create_infer_request()
@@ -73,7 +73,7 @@ class OpenVinoSession:
         self._lock = threading.Lock()
         self._fixed = None if graph.is_dynamic() else _Pool(compile_for(graph))
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         check_inputs(self.inputs, inputs)
         feed = {name: np.ascontiguousarray(array) for name, array in inputs.items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.errors import PocketvitError, VerificationError
 from pocketvit.spec.target import Target
@@ -23,7 +24,7 @@ TIMEOUT_S = 300
 
 
 def probe(path: Path, target: Target, size: tuple[int, int]) -> None:
-    """Open ``path`` and answer one noise image of ``size`` (height, width) in a fresh process.
+    """Open ``path`` and answer one noise image of ``size`` (height, width) in a fresh process; a tail noisy features.
 
     Raises:
         VerificationError: the engine crashed, hung or refused the file; the message names the engine and how it ended.
@@ -56,9 +57,12 @@ def _main(request: str) -> None:
 
     wanted = json.loads(request)
     session = open_session(Path(wanted["path"]), Target.parse(wanted["target"]))
-    noise = np.random.default_rng(0).integers(0, 256, (1, *wanted["size"], 3), dtype=np.uint8)
+    rng, (name, port) = np.random.default_rng(0), next(iter(session.inputs.items()))
+    noise: NDArray[Any] = rng.integers(0, 256, (1, *wanted["size"], 3), dtype=np.uint8)
+    if port.dtype == "float32" and port.shape is not None:
+        noise = rng.standard_normal(port.shape, np.float32)
     for _ in range(2):
-        session.run({"pixels": noise})
+        session.run({name: noise})
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ class Session(Protocol):
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        """Run the model on (1, H, W, 3) uint8 pixels and return its outputs by name; the arrays are the caller's own.
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Run the model on (1, H, W, 3) uint8 pixels, of a tail on (1, tokens, width) float32 features, and return its
+        outputs by name; the arrays are the caller's own.
 
         Raises:
             DataError: an input is missing, unknown, or of another shape or dtype.
@@ -104,7 +105,7 @@ class OneAtATime:
         self.info, self.inputs, self.outputs = session.info, session.inputs, session.outputs
         self._session, self._lock = session, threading.Lock()
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`Session`."""
         with self._lock:
             return self._session.run(inputs)

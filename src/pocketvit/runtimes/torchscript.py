@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.runtimes.session import Port, Runtime, SessionInfo, cannot_open, cannot_run, check_inputs, zero_middles
 from pocketvit.spec.manifest import Manifest
+from pocketvit.spec.preprocess import PIXELS
+from pocketvit.spec.split import FEATURES
 from pocketvit.spec.target import CPU, Target
 
 _PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float64": "fp64"}
@@ -32,7 +34,7 @@ class TorchScriptSession:
         self.info, self.inputs, self.outputs = info, inputs, outputs
         self._module, self._device = module, info.device.lower()
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """See :class:`pocketvit.runtimes.Session`."""
         import torch
 
@@ -84,7 +86,13 @@ def open_file(path: Path, target: Target, manifest: Manifest | None = None) -> T
     stated = (manifest.inputs, manifest.outputs) if manifest else ((), ())
     inputs, outputs = ({x.name: Port(tuple(x.shape), x.dtype) for x in side} for side in stated)
     info = SessionInfo.of(target, torch.__version__.split("+")[0])
-    return TorchScriptSession(module, info, inputs or {"pixels": Port(None, "uint8")}, outputs)
+    return TorchScriptSession(module, info, inputs or _input_of(module), outputs)
+
+
+def _input_of(module: Any) -> dict[str, Port]:
+    """The one input as the trace has it, of any shape: pixels, or of a tail features."""
+    name = next((x.debugName() for x in list(module.graph.inputs())[1:]), "").partition(".")[0]
+    return {FEATURES: Port(None, "float32")} if name == FEATURES else {PIXELS: Port(None, "uint8")}
 
 
 def precision_of(module: Any) -> str | None:

@@ -19,6 +19,7 @@ from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.strength import check_strength
 from pocketvit.serve.compare import compare_picture
 from pocketvit.serve.places import COMPARE, plan_beside, plan_outputs, table_path
+from pocketvit.serve.remote import RemoteModel, answering
 from pocketvit.spec.images import list_images, not_looked_at, read_image, readable_suffixes, write_image
 from pocketvit.spec.manifest import Manifest
 from pocketvit.spec.tasks import TASKS
@@ -135,6 +136,9 @@ def predict(
     ply: bool = False,
     fov: float | None = None,
     intrinsics: tuple[float, float, float, float] | None = None,
+    server: str | None = None,
+    token_file: str | None = None,
+    timeout: float = 30.0,
 ) -> PredictReport:
     """Run an artifact on images.
 
@@ -165,6 +169,9 @@ def predict(
         ply: also write <name>.ply, the points that a depth map stands for, in metres with the photo's colours.
         fov: horizontal field of view of the camera in degrees, for ply; 60 by default.
         intrinsics: of the camera in the photo's pixels, fx fy cx cy, for ply instead of fov.
+        server: of the head of a split model: address of a server of its tail, to which its features are sent.
+        token_file: file with the bearer token of that server.
+        timeout: seconds that the server may take for an answer.
 
     Raises:
         DataError: no image was found, the only image cannot be used, or the output cannot be written.
@@ -172,8 +179,8 @@ def predict(
     """
     model = load(artifact, target, trust=trust, memory_mb=memory_mb)
     task = TASKS[model.manifest.task]
-    _check_options(model.manifest, csv, compare, top)
-    check_strength(model.manifest, strength)
+    answerer = answering(model, server, token_file, timeout, top)
+    _check_options(model.manifest, csv, compare, top, strength)
     extras = task.extras(Wishes(npy, ply, fov, intrinsics), model.manifest.config)
     images = _entries(images)
     files, failures = expand(images)
@@ -181,27 +188,29 @@ def predict(
         raise DataError(failures[0].reason, "Check the path.")
     alone = len(files) == 1 and not failures
     began = time.perf_counter()
-    # Before the work: a wrong name should not cost hours.
-    places = plan_outputs(files, out, overwrite) if task.writes == "picture" else {}
+    places = plan_outputs(files, out, overwrite) if task.writes == "picture" else {}  # now: a wrong name costs hours
     beside = plan_beside(places, [*([COMPARE] if compare else []), *extras], overwrite)
     answers = table_path(files, out, csv, overwrite) if task.writes == "table" else None
-    for folder in {path.parent for path in (*places.values(), *([answers] if answers else []))}:
-        make_folder(folder)
-    job = _Job(model, places, beside, extras, top, overwrite, strength)
+    _make_folders([*places.values(), *([answers] if answers else [])])
+    job = _Job(answerer, places, beside, extras, top, overwrite, strength)
     done, failed = _run_all(job, files, alone)
-    if answers is not None and answers.suffix.lower() == ".csv":
-        write_text(answers, _to_csv(done), overwrite=overwrite)
-    elif answers is not None:
-        write_json(answers, plain(done), overwrite=overwrite)
+    if answers is not None:
+        _write_table(answers, done, overwrite)
     notes = tuple(_notes(job, images, done))
     who, seconds = (model.manifest.name, model.target.key, task.name), time.perf_counter() - began
     return PredictReport(*who, tuple(done), (*failures, *failed), answers, seconds, notes, strength)
 
 
-def _check_options(manifest: Manifest, csv: bool, compare: bool, top: int) -> None:
+def _make_folders(files: Sequence[Path]) -> None:
+    for folder in {file.parent for file in files}:
+        make_folder(folder)
+
+
+def _check_options(manifest: Manifest, csv: bool, compare: bool, top: int, strength: float | None) -> None:
     """Raise ``UsageError`` for options that do not go with the answers of this artifact."""
+    check_strength(manifest, strength)
     most, task = max((len(level.labels) for level in manifest.levels), default=0), TASKS[manifest.task]
-    if not 1 <= top <= max(most, 5):
+    if not 1 <= top <= (1000 if manifest.is_head else max(most, 5)):
         raise UsageError(f"top must be at least 1 and at most {max(most, 5)}, not {top}.", "5 is usual.")
     if csv and task.writes == "picture":
         raise UsageError(f"csv goes with answers in a table; this artifact {task.purpose}.", "Leave it out.")
@@ -222,7 +231,7 @@ def _notes(job: _Job, images: Sequence[str], done: Sequence[Prediction]) -> Iter
         yield f"strength {job.strength:g}: the model ran {how}"
 
 
-def _compiling(model: Model) -> tuple[str, ...]:
+def _compiling(model: Model | RemoteModel) -> tuple[str, ...]:
     """How long an engine that compiles for each size took to, where that is worth saying."""
     times = getattr(model.session, "compiled", ())
     said = len(times) > 1 or sum(times) > 1
@@ -299,7 +308,7 @@ def _not_looked_at(entry: str) -> list[str]:
 class _Job:
     """How every file is answered, and where the pictures go."""
 
-    model: Model
+    model: Model | RemoteModel
     places: Mapping[Path, Path]
     beside: Mapping[Path, Mapping[str, Path]]
     """Where else something of an image's answer goes, by the end of the name."""
@@ -354,6 +363,13 @@ def _answer(job: _Job, path: Path, on_tile: Callable[[], None] | None) -> Predic
         raise type(error)(error.what if known else f"{path}: {error.what}", error.todo) from error
     answer, cells = result.to_dict(job.top), result.cells(job.top)
     return Prediction(path, answer, place, ms, result.line, cells, beside, tuple(others.values()), tuple(notes))
+
+
+def _write_table(place: Path, done: Sequence[Prediction], overwrite: bool) -> None:
+    if place.suffix.lower() == ".csv":
+        write_text(place, _to_csv(done), overwrite=overwrite)
+    else:
+        write_json(place, plain(done), overwrite=overwrite)
 
 
 def _to_csv(predictions: Sequence[Prediction]) -> str:

@@ -1,4 +1,7 @@
-"""Images in, answers for people out: ``POST /v1/{task}`` with a photo gives JSON or a picture."""
+"""Images in, answers for people out: ``POST /v1/{task}`` with a photo gives JSON or a picture.
+
+Where the tail of a split model is served, features of its head come in place of photos.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from pocketvit.files import plain, scratch
+from pocketvit.runtimes import parts
 from pocketvit.runtimes.strength import check_strength
 from pocketvit.serve.bodies import accepted, image_in
 from pocketvit.serve.inference_queue import Check
@@ -22,6 +26,7 @@ from pocketvit.serve.refusal import Refusal
 from pocketvit.serve.routes_v2 import ERRORS, services_of, too_many
 from pocketvit.serve.served import Served
 from pocketvit.serve.services import Outcome, Services
+from pocketvit.spec.features import MEDIA, decode
 from pocketvit.spec.images import open_bytes, read_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS
@@ -34,7 +39,7 @@ _BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {"image": _FILE}}},
-        **{kind: {"schema": _FILE} for kind in ("image/jpeg", "image/png", "application/octet-stream")},
+        **{kind: {"schema": _FILE} for kind in ("image/jpeg", "image/png", "application/octet-stream", MEDIA)},
     },
 }
 _FORMS = {kind: {"schema": _FILE} for kind in (PNG, NPY)}
@@ -89,17 +94,22 @@ async def answer(
 ) -> Response:
     """Answer for one image file, as JSON or as a picture (PNG).
 
-    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG.
+    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG. The tail of a
+    split model takes what its head has encoded (`application/x-pocketvit-features`), and answers as JSON.
     """
     services = services_of(request)
-    served = _chosen(services, task, model, version)
-    check_strength(served.model.manifest, strength)
-    asked = _asked(served, request.headers.get("accept", ""), format, top, strength)
     content_type = request.headers.get("content-type", "")
+    served = _chosen(services, task, model, version, _split_asked(content_type))
+    check_strength(served.model.manifest, strength)
+    split = served.model.manifest.split
+    asked = _asked(served, request.headers.get("accept", ""), format, top, strength)
+    _check_kind(served, content_type)
     async with services.bodies.read(request.headers, request.receive) as body:
 
         def work(check: Check) -> Outcome:
             began = time.perf_counter()
+            if split is not None:
+                return _of_features(served, asked, body, began)
             pixels = decoded(image_in(body, content_type), services.most_pixels)
             check()
             result = served.model(pixels, check, strength=strength)
@@ -111,8 +121,16 @@ async def answer(
     return Response(outcome.content, headers=outcome.headers)
 
 
-def _chosen(services: Services, task: str, name: str | None, version: str | None) -> Served:
-    """The model of a request.
+def _split_asked(content_type: str) -> str:
+    """Which split features say that they are of; empty where they do not, and of photos."""
+    kind, _, rest = content_type.partition(";")
+    name, _, value = rest.strip().partition("=")
+    asked = kind.strip().lower() == MEDIA and name.lower() == "split"
+    return value.strip().strip('"').lower() if asked else ""
+
+
+def _chosen(services: Services, task: str, name: str | None, version: str | None, split: str = "") -> Served:
+    """The model of a request; of several tails the one that takes features of ``split``.
 
     Raises:
         Refusal: 404 where there is none, 400 where it is not said which of several.
@@ -126,6 +144,8 @@ def _chosen(services: Services, task: str, name: str | None, version: str | None
         if one.task != task:
             raise Refusal(404, f"{name} does {one.task}, not {task}: ask /v1/{one.task}.")
         return one
+    if split:
+        found = [one for one in found if one.half == ("tail", split)] or found
     if len(found) > 1:
         names = ", ".join(one.name for one in found)
         raise Refusal(400, f"several models do {task}: say which with ?model=, one of {names}.")
@@ -135,7 +155,11 @@ def _chosen(services: Services, task: str, name: str | None, version: str | None
 def _asked(served: Served, accept: str, form: Form | None, top: int, strength: float | None) -> _Asked:
     """What the answer is to be; known before the body is read."""
     task = TASKS[served.task]
-    offered = (PNG, JSON) if task.writes == "picture" else (JSON, PNG)
+    offered: tuple[str, ...] = (PNG, JSON) if task.writes == "picture" else (JSON, PNG)
+    if served.model.manifest.split is not None:
+        if form not in (None, "json"):
+            raise Refusal(400, f"{served.name} gets features and no photo to draw on; take json.")
+        offered = (JSON,)
     if form != "values":
         media = {"png": PNG, "json": JSON}[form] if form else accepted(accept, offered)
         return _Asked(media, top, strength, None)
@@ -144,6 +168,33 @@ def _asked(served: Served, accept: str, form: Form | None, top: int, strength: f
         raise Refusal(400, f"answers of {served.name} have no values to write; take json or png.")
     suffix, write = next(iter(extras.items()))
     return _Asked(PNG if suffix.endswith(".png") else NPY, top, strength, (suffix, write))
+
+
+def _check_kind(served: Served, content_type: str) -> None:
+    """Raise a ``Refusal`` where features come to what takes photos, or photos to what takes features."""
+    split, features = served.model.manifest.split, content_type.partition(";")[0].strip().lower() == MEDIA
+    if split is None and features:
+        raise Refusal(415, f"{served.name} is a whole model and takes photos, not features.")
+    if split is not None and split.is_head:
+        text = (
+            f"{served.name} is the head of a split model; post its features to a server of its tail (split {split.id})."
+        )
+        raise Refusal(400, text)
+    if split is not None and not features:
+        text = f"{served.name} is the tail of a split model and takes the features of its head ({MEDIA}), not photos."
+        raise Refusal(415, text)
+
+
+def _of_features(served: Served, asked: _Asked, body: bytes, began: float) -> Outcome:
+    """The answer of a tail; beside it, for those who have no labels, how it is shown in a line and a table."""
+    result = parts.answer(served.model, decode(body, parts.split_of(served.model, "tail")))
+    shown = {"line": result.line, "cells": result.cells(asked.top)}
+    headers = {"Content-Type": JSON, "X-Model": served.name, "X-Model-Version": served.version}
+    return Outcome(_json({**_who(served, began), **result.to_dict(asked.top), **shown}), headers, None, result)
+
+
+def _who(served: Served, began: float) -> dict[str, Any]:
+    return {"model": served.name, "version": served.version, "ms": round(1e3 * (time.perf_counter() - began), 3)}
 
 
 def decoded(content: bytes, most: int) -> Pixels:
@@ -168,8 +219,7 @@ def _written(
             return (folder / f"answer{suffix}").read_bytes(), headers
     if asked.media == PNG:
         return _png(result.draw(pixels)), headers
-    who = {"model": served.name, "version": served.version, "ms": round(1e3 * (time.perf_counter() - began), 3)}
-    return _json({**who, **result.to_dict(asked.top)}), headers
+    return _json({**_who(served, began), **result.to_dict(asked.top)}), headers
 
 
 def _json(document: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from pocketvit import __version__
@@ -213,10 +214,11 @@ async def _infer(request: Request, served: Served) -> Response:
 
         def work(check: Check) -> Outcome:
             question = read_request(body, length, manifest.inputs, manifest.outputs)
-            pixels = question.inputs[PIXELS][0]
-            if (area := pixels.shape[0] * pixels.shape[1]) > services.most_pixels:
+            given = question.inputs[manifest.inputs[0].name][0]
+            pixels: Pixels | None = given if PIXELS in question.inputs else None
+            if pixels is not None and (area := pixels.shape[0] * pixels.shape[1]) > services.most_pixels:
                 raise too_many(area, services.most_pixels)
-            answers = _outputs(served.model, pixels, check)
+            answers = _outputs(served.model, given, check)
             check()
             return Outcome(*write_response(question, served.name, served.version, answers, manifest.outputs), pixels)
 
@@ -229,11 +231,11 @@ def too_many(area: int, most: int) -> Refusal:
     return Refusal(413, f"{area / 1e6:.1f} megapixels are above the limit of {most / 1e6:g}.")
 
 
-def _outputs(model: Model, pixels: Pixels, check: Check) -> Raw:
+def _outputs(model: Model, given: NDArray[Any], check: Check) -> Raw:
     """What the file answers, not rounded to pixels as a tile's answer is; but a large image still runs in tiles."""
     if model.manifest.preprocess.multiple:
-        return model.infer(pixels, check)
-    answers = model.session.run({PIXELS: np.ascontiguousarray(pixels[None])})
+        return model.infer(given, check)
+    answers = model.session.run({model.manifest.inputs[0].name: np.ascontiguousarray(given[None])})
     for name, value in answers.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise DataError(f"output {name} holds NaN or infinity.", "Take another precision.")

@@ -41,6 +41,12 @@ class Served:
         return self.model.manifest.task
 
     @property
+    def half(self) -> tuple[str, str]:
+        """Of half a model which half and of which split, else nothing twice."""
+        split = self.model.manifest.split
+        return (split.part, split.id) if split is not None else ("", "")
+
+    @property
     def order(self) -> tuple[int, ...]:
         """Later versions compare larger."""
         return tuple(map(int, self.version.split(".")))
@@ -115,7 +121,8 @@ class Models:
         """
         with self._writing:
             current, *others = self._table.get(name, (served,))
-            if (served.name, served.task) != (name, current.task) or name not in self._table:
+            same = (served.name, served.task, served.half) == (name, current.task, current.half)
+            if not same or name not in self._table:  # heads out there send what this very tail takes
                 what = f"{served.name} ({served.task}) cannot take the place of {name}."
                 raise UsageError(what, "A model is replaced by another version of itself.")
             kept = (one for one in others if one.version != served.version)

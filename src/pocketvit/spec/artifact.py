@@ -27,6 +27,8 @@ from pocketvit.spec.manifest import FileEntry, Manifest, Variant
 from pocketvit.spec.parsing import MAX_BYTES, parse_manifest, plain_name
 
 MANIFEST, GOLDEN, CARD = "manifest.json", "golden.npz", "card.md"
+HALVES = ("head", "tail")
+"""Folders of the two artifacts that a split model is exported to."""
 MAX_ARCHIVE_BYTES, MAX_ARCHIVE_FILES = 4_000_000_000, 100
 MAX_RATIO, FREE_BYTES = 100, 10_000_000
 """An archive may unpack to so many times its size and these bytes: weights and goldens hardly pack."""
@@ -101,6 +103,9 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     for folder in (path, path / "artifact"):
         if os.path.isfile(folder / MANIFEST):
             return folder
+    if all(os.path.isfile(path / half / MANIFEST) for half in HALVES):
+        what = f"{str(path_or_name)[:200]}: holds the two halves of a split model."
+        raise UsageError(what, f"Name one of them: {path / HALVES[0]} or {path / HALVES[1]}.")
     if str(path_or_name) in shipped_names():  # also where a folder of that name holds something else
         return shipped_root() / str(path_or_name)
     if os.path.isdir(path / "best") or os.path.isdir(path / "trials"):

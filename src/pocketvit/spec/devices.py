@@ -20,11 +20,13 @@ class Device:
     place: str
     """``module:function`` of ``connect(contact, notify)``, which gives a :class:`pocketvit.bench.remote.Remote` to be
     used in a ``with`` block; a text, since it lies above, and imported only when the device is asked for."""
+    extra: str
+    """Extra of pocketvit that installs what it needs; empty where the base install does."""
     runtimes: tuple[str, ...]
     """Whose files run there. They are proven on this machine's processor too, and in the same precision."""
 
 
-DEVICES = {"phone": Device("phone", "pocketvit.serve.phone.remote:connect", ("onnxruntime",))}
+DEVICES = {"phone": Device("phone", "pocketvit.serve.phone.remote:connect", "serve", ("onnxruntime",))}
 
 
 @dataclass(frozen=True)

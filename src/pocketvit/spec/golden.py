@@ -31,8 +31,8 @@ MAX_GOLDEN_BYTES = 1_000_000_000
 class Golden:
     """Real inputs with the trained float model's outputs, and what they were made with."""
 
-    inputs: NDArray[np.uint8]
-    """(N, H, W, 3) uint8: model inputs after preprocessing."""
+    inputs: NDArray[Any]
+    """(N, H, W, 3) uint8: model inputs after preprocessing; of a tail (N, tokens, width) float32."""
     outputs: Mapping[str, NDArray[np.float32]]
     """Output name to (N, ...) float32 of the trained float model (PyTorch)."""
     sources: tuple[NDArray[np.uint8], ...]
@@ -102,9 +102,11 @@ def golden_faults(manifest: Manifest, golden: Golden) -> list[str]:
 
 
 def _input_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
-    have, (_, *wanted) = golden.inputs, manifest.preprocess.input_shape
-    if have.ndim != 4 or 0 in have.shape or have.dtype != np.uint8 or not _fits(have.shape[1:], wanted):
-        yield f"the golden inputs are {have.dtype} {have.shape}, not uint8 (N, {', '.join(map(str, wanted))})"
+    have, (_, (_, *wanted), dtype) = golden.inputs, manifest.takes
+    if have.ndim != len(wanted) + 1 or 0 in have.shape or have.dtype != dtype or not _fits(have.shape[1:], wanted):
+        yield f"the golden inputs are {have.dtype} {have.shape}, not {dtype} (N, {', '.join(map(str, wanted))})"
+    elif not np.isfinite(have).all():
+        yield "the golden inputs hold NaN or infinity"
     elif len(golden.sources) > len(have):
         yield f"{len(golden.sources)} sources for {len(have)} golden inputs"
     for index, source in enumerate(golden.sources):

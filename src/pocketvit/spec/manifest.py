@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, 
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.hierarchy import LevelSpec as LevelSpec
-from pocketvit.spec.preprocess import Preprocess
+from pocketvit.spec.preprocess import PIXELS, Preprocess
+from pocketvit.spec.split import Split
 from pocketvit.spec.target import CPU, variant_key
 from pocketvit.spec.tasks import TASKS, config_of
 from pocketvit.spec.tasks.base import TaskConfig
@@ -170,6 +171,7 @@ class Manifest(_Strict):
         default={}, description="The recipe's `task` section: what differs from the task's defaults."
     )
     architecture: dict[str, Any] = Field(default={}, description="Name and keyword arguments the model was built with.")
+    split: Split | None = Field(default=None, description="Of half a model: which, and how it goes with the other.")
     levels: list[LevelSpec] = Field(default=[], validate_default=True)
     preprocess: Preprocess
     inputs: list[TensorSpec]
@@ -198,6 +200,18 @@ class Manifest(_Strict):
     )
 
     @property
+    def is_head(self) -> bool:
+        """Whether it is the head of a split model, which gives features and no answers."""
+        return self.split is not None and self.split.is_head
+
+    @property
+    def takes(self) -> tuple[str, list[int], str]:
+        """Name, shape and dtype of the one input of every file: pixels, or of a tail features."""
+        if self.split is not None and not self.split.is_head:
+            return self.split.features.name, self.split.features.shape, self.split.features.dtype
+        return PIXELS, self.preprocess.input_shape, "uint8"
+
+    @property
     def config(self) -> TaskConfig:
         """The task's section of the recipe that the model was trained with."""
         return config_of({**self.settings, "name": self.task})
@@ -215,7 +229,8 @@ class Manifest(_Strict):
 
         ``golden.npz`` keeps it, so that ``verify`` notices where any of it was changed in the manifest.
         """
-        fields = self.model_dump(mode="json", include={"task", "levels", "inputs", "outputs"})
+        parts = {"split"} if self.split is not None else set[str]()
+        fields = self.model_dump(mode="json", include={"task", "levels", "inputs", "outputs"} | parts)
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
     def gain(self, row: MetricRow) -> str:
@@ -260,8 +275,11 @@ class Manifest(_Strict):
     @field_validator("levels")
     @classmethod
     def _levels_are_a_tree(cls, levels: list[LevelSpec], info: ValidationInfo) -> list[LevelSpec]:
-        task = TASKS.get(info.data.get("task", ""))
-        if task is not None and task.labelled != bool(levels):
+        task, split = TASKS.get(info.data.get("task", "")), info.data.get("split")
+        if split is not None and split.is_head:
+            if levels:
+                raise ValueError("a head has no levels: labels are its tail's")
+        elif task is not None and task.labelled != bool(levels):
             raise ValueError(f"{task.name} needs at least one level" if task.labelled else f"{task.name} has no levels")
         for level in levels:
             if not level.labels:
@@ -283,8 +301,13 @@ class Manifest(_Strict):
     @field_validator("outputs")
     @classmethod
     def _outputs_are_the_tasks(cls, outputs: list[TensorSpec], info: ValidationInfo) -> list[TensorSpec]:
-        if not {"task", "settings", "levels", "preprocess"} <= set(info.data):
+        if not {"task", "settings", "split", "levels", "preprocess"} <= set(info.data):
             return outputs  # one of them is wrong, and that is what the error is about
+        split = info.data["split"]
+        if split is not None and split.is_head:
+            if outputs != [split.features]:
+                raise ValueError("the outputs of a head are its features and no others")
+            return outputs
         config = config_of({**info.data["settings"], "name": info.data["task"]})
         specs = TASKS[info.data["task"]].outputs(info.data["levels"], info.data["preprocess"], config)
         wanted = {x.name: x for x in specs}

@@ -16,7 +16,8 @@ from pocketvit.errors import VerificationError
 from pocketvit.spec.golden import Golden
 from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.manifest import Manifest
-from pocketvit.spec.preprocess import PIXELS, Pixels
+from pocketvit.spec.preprocess import PIXELS
+from pocketvit.spec.split import HEAD_TOLERANCES
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Raw, Task
 
@@ -41,10 +42,12 @@ def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
             a limit that does not exist, which would be a limit nobody checks, or one that is looser than the task's,
             which would let another model pass.
     """
-    stated, table = manifest.tolerances.get(precision, {}), TASKS[manifest.task].tolerances.get(precision, {})
+    known = HEAD_TOLERANCES if manifest.is_head else TASKS[manifest.task].tolerances
+    stated, table = manifest.tolerances.get(precision, {}), known.get(precision, {})
     if not table:
-        what = f"the task {manifest.task} has no limits for the precision {precision}."
-        raise VerificationError(what, f"It has them for {', '.join(TASKS[manifest.task].tolerances)}.")
+        whose = "a head" if manifest.is_head else f"the task {manifest.task}"
+        what = f"{whose} has no limits for the precision {precision}."
+        raise VerificationError(what, f"It has them for {', '.join(known)}.")
     unknown = sorted(set(stated) - {*UPPER, *LOWER})
     if unknown:
         what = f"tolerances.{precision}.{unknown[0]} in the manifest is no known limit."
@@ -56,13 +59,20 @@ def tolerances(manifest: Manifest, precision: str) -> Mapping[str, float]:
     return {**table, **stated}
 
 
-def run_goldens(session: Runs, inputs: Pixels) -> dict[str, NDArray[np.float32]]:
+def relative(manifest: Manifest) -> bool:
+    """Whether differences are shares of the goldens' mean: as the task says, and always of features."""
+    return manifest.is_head or TASKS[manifest.task].relative
+
+
+def run_goldens(session: Runs, inputs: NDArray[Any], name: str = PIXELS) -> dict[str, NDArray[np.float32]]:
     """Answers to (N, H, W, 3) uint8, one image at a time, joined along the first axis.
+
+    ``name`` is that of the file's input: a tail's takes (N, tokens, width) float32.
 
     Raises:
         VerificationError: the engine fails on the file, or answers differ in shape.
     """
-    rows = [session.run({PIXELS: image[None]}) for image in inputs]
+    rows = [session.run({name: image[None]}) for image in inputs]
     if len({tuple((name, value.shape) for name, value in row.items()) for row in rows}) > 1:
         raise VerificationError("the answers change their shape from image to image.", "Export the artifact again.")
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -107,8 +117,11 @@ def golden_metric(task: Task, levels: Sequence[LevelSpec], outputs: Raw, truth: 
 
 
 def task_figures(manifest: Manifest, outputs: Raw, golden: Golden) -> dict[str, float]:
-    """The metric on the goldens, its loss against the trained model, and of decisions the share of equal ones."""
+    """The metric on the goldens, its loss against the trained model, and of decisions the share of equal ones; nothing
+    of a head, which does not answer."""
     task, levels = TASKS[manifest.task], manifest.levels
+    if manifest.is_head:
+        return {}
     if not all(np.isfinite(value).all() for value in outputs.values()):
         return {"metric": float("nan"), "metric_drop": float("nan"), "min_agreement": float("nan")}
     name, reference = golden_metric(task, levels, golden.outputs, golden.truth)
@@ -133,8 +146,8 @@ def violations(figures: Mapping[str, float], limits: Mapping[str, float], names:
 
 def parity_violations(manifest: Manifest, outputs: Raw, golden: Golden, limits: Mapping[str, float]) -> list[str]:
     """Everything that keeps ``outputs`` from being the golden ones."""
-    found, relative = [], TASKS[manifest.task].relative
+    found, shares = [], relative(manifest)
     for name, reference in golden.outputs.items():
-        figures = compare(outputs[name], reference, relative)
+        figures = compare(outputs[name], reference, shares)
         found += [f"{name}: {text}" for text in violations(figures, limits, PER_OUTPUT)]
     return found + violations(task_figures(manifest, outputs, golden), limits, PER_TASK)

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from pocketvit.errors import UsageError
 from pocketvit.spec.manifest import Manifest
-from pocketvit.spec.preprocess import PIXELS
 from pocketvit.spec.target import PRECISIONS, Target
 from pocketvit.spec.tasks import TASKS
 
@@ -117,7 +116,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     task, resize = TASKS[manifest.task], manifest.preprocess.resize
     if (task.geometry == "pixels") != (resize == "tile"):
         yield f"preprocess.resize: {resize} does not go with the task {task.name}"
-    wanted = (PIXELS, manifest.preprocess.input_shape, "uint8")
+    wanted = manifest.takes
     if [(x.name, x.shape, x.dtype) for x in manifest.inputs] != [wanted]:
         have = ", ".join(f"{x.name} {x.dtype} {x.shape}" for x in manifest.inputs) or "none"
-        yield f"the inputs are {have}, not {PIXELS} uint8 {wanted[1]}"
+        yield f"the inputs are {have}, not {wanted[0]} {wanted[2]} {wanted[1]}"

@@ -46,5 +46,10 @@ class TorchTask:
     state: Callable[[Any, Collection], Any] = lambda config, collection: None
     """(the recipe's ``task``, training data) to what the loss needs to know of the data, e.g. class weights;
     ``UsageError`` where it cannot use them."""
+    halves: Callable[[nn.Module, int], tuple[nn.Module, nn.Module]] | None = None
+    """(the whole network, blocks in its head) to a head, from normalised (B, 3, H, W) to features (B, N, D) float32,
+    and the tail from there to what ``graph_output`` takes; ``UsageError`` where this network cannot be cut there."""
+    uncut: str = ""
+    """Why networks of this task are not cut in two, where ``halves`` is ``None``."""
     check: Callable[[Recipe], None] = check_recipe
     """Raise ``UsageError`` for a recipe that cannot be trained; called before anything is built or written."""

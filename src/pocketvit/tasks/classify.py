@@ -5,6 +5,7 @@ The decision that is consistent from level to level is made on the probabilities
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from pocketvit.data.collections import Collection
 from pocketvit.errors import UsageError
 from pocketvit.models.layers.blocks import init_linear
 from pocketvit.models.layers.exits import EarlyExits
+from pocketvit.models.vit import ViT
 from pocketvit.spec.manifest import LevelSpec
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.tasks.base import TorchTask
@@ -56,6 +58,65 @@ class Classifier(nn.Module):
         if not isinstance(self.exits, EarlyExits):
             return torch.ones(len(image))
         return self.exits.margin(self.exits.answers(self.on_the_way(image, self.exits)[0]))
+
+
+class ClassifierHead(nn.Module):
+    """The first blocks of a ViT, which holds no others: (B, 3, H, W) -> tokens (B, N, D).
+
+    Of a network that is complete but for the final norm and reads its class token (``class_only``) that token alone.
+    """
+
+    def __init__(self, vit: ViT, class_only: bool) -> None:
+        super().__init__()
+        self.backbone, self.class_only = vit, class_only
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The tokens. Raises UsageError: some were merged, and how many each stands for would have to go along."""
+        vit: Any = self.backbone
+        *_, (x, sizes) = vit.through(vit.embed(image))
+        if sizes is not None:
+            what = "split_at: tokens are merged in front of this cut, and their sizes would have to go along."
+            raise UsageError(what, "Cut in front of the first block that merges, or export a network that does not.")
+        return x[:, :1] if self.class_only else x
+
+
+class ClassifierTail(nn.Module):
+    """The other blocks, norm and heads: tokens (B, N, D) -> logits of every level."""
+
+    def __init__(self, vit: ViT, heads: nn.ModuleList) -> None:
+        super().__init__()
+        self.backbone, self.heads = vit, heads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits of every level."""
+        vit: Any = self.backbone
+        sizes: Tensor | None = None
+        for state in vit.through(x):
+            x, sizes = state
+        features = vit.pooled(vit.norm(x), sizes)
+        return tuple(head(features) for head in self.heads)
+
+
+def halves(model: nn.Module, after: int) -> tuple[ClassifierHead, ClassifierTail]:
+    """Copies of what stands in front of and behind the cut, neither with weights that it does not need.
+
+    Raises UsageError: no classifier on one of our own ViTs, one with early exits, or one with fewer blocks.
+    """
+    todo = "Export it whole, without --split_at."
+    if not isinstance(model, Classifier) or not isinstance(model.backbone, ViT):
+        raise UsageError("only classifiers on one of our own ViTs can be cut in two behind a block.", todo)
+    if isinstance(model.exits, EarlyExits):
+        raise UsageError("a network with early exits is not cut in two: either half would have answers.", todo)
+    count = model.backbone.block_count
+    if not 1 <= after <= count:
+        raise UsageError(f"split_at {after}: the network has {count} blocks.", f"Take a number from 1 to {count}.")
+    front, back = copy.deepcopy(model.backbone), copy.deepcopy(model.backbone)
+    front.cut((), (after - 1,))
+    del back.blocks[:after], back.patch_embed, back.pos_embed
+    if back.num_prefix:
+        del back.cls_token
+    class_only = after == count and bool(back.num_prefix) and back.attn_pool is None
+    return ClassifierHead(front, class_only), ClassifierTail(back, copy.deepcopy(model.heads))
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> Classifier:
@@ -132,5 +193,11 @@ def graph_output(answer: tuple[Tensor, ...], preprocess: Preprocess) -> tuple[Te
 
 
 CLASSIFY = TorchTask(
-    build=build, loss=loss, distil=distil, distil_hard=distil_hard, graph_output=graph_output, state=state
+    build=build,
+    loss=loss,
+    distil=distil,
+    distil_hard=distil_hard,
+    graph_output=graph_output,
+    state=state,
+    halves=halves,
 )

@@ -182,5 +182,12 @@ def state(config: Any, collection: Collection) -> None:
 
 
 DEPTH = TorchTask(
-    build=build, loss=loss, distil=distil, graph_output=graph_output, takes=("depth",), state=state, check=check
+    build=build,
+    loss=loss,
+    distil=distil,
+    graph_output=graph_output,
+    takes=("depth",),
+    state=state,
+    check=check,
+    uncut="its decoder reads what lies behind several blocks, and all of that would have to be sent",
 )

@@ -101,5 +101,11 @@ def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 RESTORE = TorchTask(
-    build=build, loss=loss, distil=distil, graph_output=graph_output, targets=targets, takes=("image", "features")
+    build=build,
+    loss=loss,
+    distil=distil,
+    graph_output=graph_output,
+    targets=targets,
+    takes=("image", "features"),
+    uncut="it joins what it found at full size to what it makes at the end, so more than the photo would be sent",
 )

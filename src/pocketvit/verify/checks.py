@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, VerificationError
 from pocketvit.files import plain, scratch
@@ -17,10 +18,9 @@ from pocketvit.spec import parity
 from pocketvit.spec.artifact import GOLDEN, Artifact, file_fault
 from pocketvit.spec.golden import Golden, contract_difference, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest, Variant
-from pocketvit.spec.preprocess import Pixels, Preprocess, prepare
+from pocketvit.spec.preprocess import Preprocess, prepare
 from pocketvit.spec.target import Target
-from pocketvit.spec.tasks import TASKS
-from pocketvit.verify import perturb
+from pocketvit.verify import parts, perturb
 
 TELLING = 2.0
 """By how much wrong inputs must move the answers away from the goldens to be told from the file's own rounding."""
@@ -213,7 +213,7 @@ def _open(artifact: Artifact, target: Target, trust: bool) -> Model:
 
 def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key: str) -> Iterator[Check]:
     """Outputs are finite and those of the trained model within the limits; the metric on the goldens holds."""
-    outputs = parity.run_goldens(model.session, golden.inputs)
+    outputs = parity.run_goldens(model.session, golden.inputs, model.manifest.inputs[0].name)
     shapes = [
         f"{name} is {outputs[name].shape}, the golden {value.shape}"
         for name, value in golden.outputs.items()
@@ -222,20 +222,25 @@ def check_answers(model: Model, golden: Golden, limits: Mapping[str, float], key
     if shapes:
         yield Check("parity", False, "; ".join(shapes), key)
         return
-    broken = ", ".join(name for name, value in outputs.items() if not np.isfinite(value).all())
-    found = f"output {broken} holds NaN or infinity" if broken else f"no NaN in {len(golden.inputs)} answers"
-    yield Check("finite", not broken, found, key)
+    unsound = ", ".join(name for name, value in outputs.items() if not np.isfinite(value).all())
+    found = f"output {unsound} holds NaN or infinity" if unsound else f"no NaN in {len(golden.inputs)} answers"
+    yield Check("finite", not unsound, found, key)
     for name, reference in golden.outputs.items():
-        figures = parity.compare(outputs[name], reference, TASKS[model.manifest.task].relative)
+        figures = parity.compare(outputs[name], reference, parity.relative(model.manifest))
         found = f"max {figures['max_abs']:.3g}, mean {figures['mean_abs']:.3g}, cosine {figures['min_cosine']:.6f}"
         if wrong := "; ".join(parity.violations(figures, limits, parity.PER_OUTPUT)):
             found = f"{name} differs from the trained model: {wrong}"
         yield Check(f"parity {name}", not wrong, found, key, figures)
-    figures = parity.task_figures(model.manifest, outputs, golden)
+    if not (figures := parity.task_figures(model.manifest, outputs, golden)):
+        return
     found = f"{figures['metric']:.2f} on the goldens, {figures['metric_drop']:+.3f} lost against the trained model"
     if wrong := "; ".join(parity.violations(figures, limits, parity.PER_TASK)):
         found = f"the metric on the goldens fell: {wrong}"
     yield Check("metric", not wrong, found, key, figures)
+    if model.manifest.split is not None:
+        figures, broken = parts.wire_figures(model, golden)
+        found = f"features of {model.manifest.split.bits} bits change answers by {figures['max_abs']:.3g} at most"
+        yield Check("wire", not broken, "; ".join(broken) or found, key, figures)
 
 
 def check_controls(
@@ -248,6 +253,10 @@ def check_controls(
         return Check(f"control: {what}", bool(outcome), detail, key)
 
     yield control("damaged weights", _damaged_outcome(artifact, artifact.variant(key), model.target, golden, limits))
+    if model.manifest.split is not None and not model.manifest.is_head:
+        wrong = parts.strangers(golden.inputs)
+        yield control("another network's features", _wrong_input_outcome(model, golden, limits, wrong))
+        return
     if perturb.is_grey(golden.inputs):
         yield Check("control: channels swapped", True, "the goldens are grey", key, skipped=True)
     else:
@@ -265,22 +274,23 @@ def _damaged_outcome(
     with scratch() as temporary:
         copy = perturb.damaged_copy(variant.runtime, files, temporary)
         try:
-            outputs = parity.run_goldens(open_session(copy, target, artifact.manifest), golden.inputs)
+            session, name = open_session(copy, target, artifact.manifest), artifact.manifest.inputs[0].name
+            outputs = parity.run_goldens(session, golden.inputs, name)
         except VerificationError as error:
             return f"it does not run: {error.what.rstrip('.')}"
     return next(iter(parity.parity_violations(artifact.manifest, outputs, golden, limits)), "")
 
 
-def _wrong_input_outcome(model: Model, golden: Golden, limits: Mapping[str, float], inputs: Pixels) -> str:
+def _wrong_input_outcome(model: Model, golden: Golden, limits: Mapping[str, float], inputs: NDArray[Any]) -> str:
     """How answers to wrongly prepared inputs give themselves away; empty if they do not.
 
     They violate a limit, or, where the limits are loose (int8 is judged by its metric, easy tasks survive much), they
     are at least ``TELLING`` times as far from the goldens as the answers to the right inputs.
     """
-    wrong = parity.run_goldens(model.session, inputs)
+    wrong = parity.run_goldens(model.session, inputs, model.manifest.inputs[0].name)
     if found := parity.parity_violations(model.manifest, wrong, golden, limits):
         return found[0]
-    right = parity.run_goldens(model.session, golden.inputs)
+    right = parity.run_goldens(model.session, golden.inputs, model.manifest.inputs[0].name)
     for name, reference in golden.outputs.items():
         near, far = (parity.compare(outputs[name], reference)["mean_abs"] for outputs in (right, wrong))
         if far >= TELLING * near and far > 0:

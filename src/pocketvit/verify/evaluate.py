@@ -16,6 +16,7 @@ from pocketvit.progress import track
 from pocketvit.runtimes.model import load
 from pocketvit.spec.degradation import BlurConfig
 from pocketvit.spec.recipe import DataConfig
+from pocketvit.spec.split import check_whole
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Case, Evaluator, Measure, Study
 from pocketvit.terminal import cell, shown, table
@@ -157,6 +158,7 @@ def eval(
     """
     check_limit(limit)
     model = load(artifact, target, trust=trust)
+    check_whole(model.manifest.name, model.manifest.split)
     task = TASKS[model.manifest.task]
     section = DataConfig(
         layout=layout or task.layouts[0],

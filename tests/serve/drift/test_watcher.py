@@ -193,7 +193,9 @@ def test_over_http(models: dict[str, Model], tmp_path: Path, few: int) -> None:
     root = ElementTree.fromstring(answer.text)
     svg = "{http://www.w3.org/2000/svg}"
     assert len(root.findall(f".//{svg}polyline")) == 8
-    assert root.findall(f".//{svg}line")
+    (brightness,) = (plot for plot in root.iter(f"{svg}svg") if "brightness" in str(plot[0].text))
+    (mark,) = brightness.findall(f"{svg}line")
+    assert few + 12 < float(mark.attrib["x1"]) / 640 * (few + 42) < few + 42  # at the request, in the dark part
     assert not root.findall(".//script")
     assert "prefers-color-scheme" in answer.text
 

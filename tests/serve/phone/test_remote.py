@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pocketvit.bench.remote import Rounds, Times, prove, sustained_of
 from pocketvit.bench.timing import Timing
 from pocketvit.cli import main
 from pocketvit.commands import COMMANDS
-from pocketvit.errors import PocketvitError, UsageError, VerificationError
+from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import load
 from pocketvit.serve.phone import jobs as desk_jobs
 from pocketvit.serve.phone import remote
@@ -210,6 +211,24 @@ def test_the_page_has_what_threads_need_and_hears_the_end(invited: Callable[...,
     while not there.phone.ended and time.monotonic() < end:
         time.sleep(0.01)
     assert there.phone.ended.startswith("410 all is done")
+
+
+def test_without_the_extra_it_is_named(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pocketvit.serve.phone.remote", raising=False)
+    monkeypatch.delitem(sys.modules, "pocketvit.serve.phone.desk", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingDependencyError, match="uvicorn is not installed") as missing:
+        pocketvit.bench(str(artifact.path), target="phone")
+    assert 'pip install "pocketvit[serve]"' in missing.value.todo
+
+
+def test_with_a_certificate_of_our_own(invited: Callable[..., Invited], tmp_path: Path) -> None:
+    there = invited()
+    there.comes = False
+    with connect(replace(there.contact, tls="auto", tls_folder=str(tmp_path / "tls")), lambda line: None):
+        port = httpx.URL(address_in(there.url)[0]).port
+        assert httpx.get(f"https://127.0.0.1:{port}/phone/", verify=False).status_code == 200
+    assert (tmp_path / "tls" / "key.pem").is_file()
 
 
 def test_the_address_is_printed_with_its_token_behind_the_hash(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pocketvit.serve.drift.report import when
 from pocketvit.serve.drift.statistics import Statistic
 from pocketvit.serve.drift.store import Reader
 from pocketvit.serve.drift.watcher import Watched, Watcher
@@ -51,14 +50,17 @@ def page(watcher: Watcher, document: dict[str, Any]) -> str:
 
 def _model(model: dict[str, Any], watched: Watched, reader: Reader) -> list[str]:
     rows = reader.requests(watched.key, MOST_POINTS)
-    times = [at for at, _ in rows]
+    places = {at: i for i, (at, _) in enumerate(rows)}
+    changes = reader.changes(watched.key, MOST_POINTS)
     parts = [f"<h2>{html.escape(model['model'])} {html.escape(model['version'])}: {_status(model['status'])}</h2>"]
     parts.append(f'<p class="soft">{model["requests"]} requests kept; plots show the last {len(rows)}.</p>')
     for row, statistic in zip(model["statistics"], watched.statistics, strict=True):
         values = [values.get(statistic.name) for _, values in rows]
-        begins = [event["time"] for event in model["events"] if event["statistic"] == statistic.name]
+        marks = [
+            places[each["time"]] for each in changes if each["statistic"] == statistic.name and each["time"] in places
+        ]
         parts += [f"<h3>{statistic.name}: {_status(row['status'])}</h3>", _said(row)]
-        parts.append(_plot(statistic, values, watched, _places(times, begins)))
+        parts.append(_plot(statistic, values, watched, sorted(marks)))
     return parts + _events(model["events"])
 
 
@@ -78,12 +80,6 @@ def _said(row: dict[str, Any]) -> str:
 def _span(summary: dict[str, Any], unit: str) -> str:
     text = f"{summary['p50']:.3g} ({summary['p10']:.3g} to {summary['p90']:.3g})"
     return html.escape(f"{text} {unit}".strip())
-
-
-def _places(times: list[float], begins: list[str]) -> list[int]:
-    """Positions of the requests at which something changed."""
-    texts = [when(at) for at in times]
-    return sorted({texts.index(begin) for begin in begins if begin in texts})
 
 
 def _plot(statistic: Statistic, values: list[float | None], watched: Watched, changes: list[int]) -> str:
