@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def test_a_certificate_that_the_browser_does_not_trust(chromium: Any, folder: Pa
         assert page.evaluate("crossOriginIsolated")
         assert "Not kept for offline use" in web.problem(page, "not_kept")
         web.shot(page, "not-kept")
+
+
+def test_a_server_that_is_silent_keeps_nobody_waiting(chromium: Any, folder: Path) -> None:
+    """As in another network, where nobody answers and nobody refuses."""
+    with server(folder / "restore", "--phone") as one, web.phone(chromium, one.url) as page:
+        web.ready(page)
+        web.until(page, "navigator.serviceWorker.controller !== null")
+        one.process.send_signal(signal.SIGSTOP)
+        page.reload()
+        web.ready(page)
+        assert "Offline" in web.problem(page, "offline", seconds=20)
+        one.process.send_signal(signal.SIGCONT)
+        page.click("#update")
+        web.until(page, "document.querySelector('[data-id=offline]') === null")
 
 
 def test_a_download_shows_how_far_it_is(chromium: Any, url: str) -> None:

@@ -66,14 +66,16 @@ export async function trusted(store: Store, state: ModelState, offer: Offer, key
     throw new Refused("signature", error.message);
   });
   if (description.name !== state.name) throw new Refused("foreign", `it is signed for ${description.name}`);
-  const { counter } = description;
+  const { counter, manifest_sha256: manifestSha256 } = description, signed = { counter, keyId, payloadSha256 };
+  if (description.version !== offer.version) throw new Refused("signature", "another version is signed");
+  // A server that went back to what runs here offers nothing new.
+  if (manifestSha256 === state.current?.manifestSha256) return { signed, manifestSha256 };
   if (counter < state.counter) throw new Refused("downgrade", `counter ${counter} after ${state.counter}`);
   if (counter === state.counter && payloadSha256 !== state.payloadSha256) {
     throw new Refused("downgrade", `counter ${counter} was already something else`);
   }
   if (counter > state.counter) await store.setState(Object.assign(state, { counter, payloadSha256 }));
-  if (description.version !== offer.version) throw new Refused("signature", "another version is signed");
-  return { signed: { counter, keyId, payloadSha256 }, manifestSha256: description.manifest_sha256 };
+  return { signed, manifestSha256 };
 }
 
 /** Fetch, prove and install what is offered; it runs in a new worker. Null where it is what runs already. */
@@ -95,10 +97,13 @@ export async function take(
   return running;
 }
 
-/** What runs is offered again: if by now it is signed, that is noted. */
+/** What runs is offered again: if by now it is signed, or published anew, that is noted. */
 async function signedNow(store: Store, state: ModelState, trust: Trust): Promise<null> {
-  if (trust.signed && state.current && state.current.keyId !== trust.signed.keyId) {
-    await store.setState({ ...state, current: { ...state.current, ...trust.signed } });
+  if (!trust.signed || !state.current) return null;
+  const { counter, keyId, payloadSha256 } = trust.signed, newer = counter > state.counter;
+  if (newer || keyId !== state.current.keyId) {
+    const current = { ...state.current, counter, keyId };
+    await store.setState({ ...state, ...(newer ? { counter, payloadSha256 } : {}), current });
   }
   return null;
 }

@@ -41,39 +41,55 @@ export function authorization(): HeadersInit {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
-async function ask(path: string): Promise<Response> {
+/** A server that is out of reach often does not refuse but is silent, for minutes. */
+const CONFIG_MS = 8_000, STALL_MS = 30_000;
+
+async function ask(path: string, signal: AbortSignal): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(path, { headers: authorization(), cache: "no-store" });
+    response = await fetch(path, { headers: authorization(), cache: "no-store", signal });
   } catch (error) {
     throw new Unreachable(String(error));
   }
   if (response.status === 401) throw new TokenNeeded("the server wants its token");
-  if (response.status === 503) throw new Unreachable("the server is shutting down");
-  if (!response.ok) throw new Error(`the server answered ${response.status} for ${path}`);
+  // It shuts down, or has another version by now: the next look is another try.
+  if (!response.ok) throw new Unreachable(`the server answered ${response.status} for ${path}`);
   return response;
 }
 
 export async function config(): Promise<Config> {
-  return (await (await ask("config.json")).json()) as Config;
+  const response = await ask("config.json", AbortSignal.timeout(CONFIG_MS));
+  try {
+    return (await response.json()) as Config;
+  } catch (error) {
+    throw new Unreachable(String(error)); // it broke off, or something else answers there
+  }
 }
 
 /** A file of at most `most` bytes; more is refused while it comes. */
 export async function file(offer: Offer, path: string, most: number, progress: Progress): Promise<Uint8Array> {
   const [name, version, last] = [offer.name, offer.version, path].map(encodeURIComponent);
-  const response = await ask(`models/${name}/${version}/files/${last}`);
+  const stall = new AbortController();
+  let timer = setTimeout(() => stall.abort(), STALL_MS);
+  const response = await ask(`models/${name}/${version}/files/${last}`, stall.signal).finally(() => clearTimeout(timer));
   const reader = response.body!.getReader(), parts: Uint8Array[] = [];
   let have = 0;
   for (;;) {
     let part;
+    timer = setTimeout(() => stall.abort(), STALL_MS);
     try {
       part = await reader.read();
     } catch (error) {
-      throw new Unreachable(String(error)); // it broke off
+      throw new Unreachable(String(error)); // it broke off, or hangs
+    } finally {
+      clearTimeout(timer);
     }
     if (part.done) break;
     have += part.value.length;
-    if (have > most) throw new Error(`${path} is larger than it should be`);
+    if (have > most) {
+      stall.abort();
+      throw new Error(`${path} is larger than it should be`);
+    }
     parts.push(part.value);
     progress(part.value.length);
   }

@@ -4,6 +4,8 @@ const worker = self as unknown as ServiceWorkerGlobalScope;
 const ASSETS = JSON.parse("__ASSETS__") as string[];
 const NAME = `pocketvit-app-${hash(ASSETS.join())}`;
 const SHELL = "./";
+/** In another network the server's address is often silent, for minutes. */
+const PATIENCE_MS = 2500;
 
 function hash(text: string): string {
   let value = 5381;
@@ -45,14 +47,12 @@ async function fromCache(request: Request): Promise<Response> {
   return fresh;
 }
 
-/** The page itself: the newest where there is a network, else what is kept. */
+/** The page itself: the newest where the server answers soon, else what is kept. */
 async function fromNetwork(request: Request): Promise<Response> {
-  try {
-    return await fetch(request);
-  } catch (error) {
-    const cache = await caches.open(NAME);
-    const kept = await cache.match(request.mode === "navigate" ? SHELL : request, { ignoreSearch: true });
-    if (kept) return kept;
-    throw error;
-  }
+  const cache = await caches.open(NAME);
+  const kept = await cache.match(request.mode === "navigate" ? SHELL : request, { ignoreSearch: true });
+  if (!kept) return fetch(request);
+  const late = new Promise<Response>((resolve) => setTimeout(resolve, PATIENCE_MS, kept));
+  const fresh = fetch(request).then((answer) => (answer.ok ? answer : kept)).catch(() => kept);
+  return Promise.race([fresh, late]);
 }
