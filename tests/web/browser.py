@@ -132,7 +132,9 @@ def problem(page: Any, name: str, seconds: float = 60) -> str:
     return page.inner_text(f"[data-id={name}]")
 
 
-def start_camera(page: Any, answers: int = 2) -> None:
+def start_camera(page: Any, answers: int = 2, side: int = 160) -> None:
+    """Frames with at most ``side`` pixels a side, until some are answered: small ones leave the machine to others."""
+    page.select_option("#size", str(side))
     page.click("#camera")
     until(page, f"pocketvit.status().answered >= {answers}")
 

@@ -36,7 +36,7 @@ def test_it_denoises_the_camera_as_python_does_and_goes_on_without_a_network(cli
             model = web.ready(page)
             assert (model["name"], model["variant"], model["backend"]) == ("denoise-photo", "onnxruntime:fp32", "wasm")
             assert page.evaluate("crossOriginIsolated")
-            web.start_camera(page, 3)
+            web.start_camera(page, 3, side=320)
             before, after = web.last_frame(page)
             assert before.shape == (*web.SIZE, 3)
             expected = pocketvit.load("denoise-photo", "onnxruntime:fp32:1")(before).image

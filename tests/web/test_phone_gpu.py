@@ -44,7 +44,6 @@ def test_it_is_taken_where_it_agrees(chromium: Any, tmp_path: Path) -> None:
         opened(page)
         assert web.status(page)["model"]["backend"] == "webgpu"
         assert "agrees with WebAssembly" in page.inner_text("#engine")
-        page.select_option("#size", "160")
         web.start_camera(page, 1)
         before, after = web.last_frame(page)
         apart = np.abs(after.astype(int) - pocketvit.load(tmp_path / "model")(before).image)
@@ -62,7 +61,6 @@ def test_it_is_not_taken_where_it_answers_otherwise(chromium: Any, tmp_path: Pat
         assert web.status(page)["model"]["backend"] == "wasm"
         assert "WebGPU is not used" in page.inner_text("#engine")
         assert "max_abs" in page.inner_text("#engine")
-        page.select_option("#size", "160")
         web.start_camera(page, 1)
         before, after = web.last_frame(page)
         apart = np.abs(after.astype(int) - pocketvit.load(tmp_path / "model")(before).image)
