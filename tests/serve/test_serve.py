@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
+from packaging.requirements import Requirement
 
 import pocketvit
 from pocketvit import cli
@@ -69,6 +72,26 @@ def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
     assert one.lines[0]["models"] == ["denoise-color 1.0.0"]
     assert one.lines[-1] == {**one.lines[-1], "event": "ended", "unfinished": 0}
     assert one.other == []
+
+
+@pytest.mark.slow
+def test_an_idle_server_of_the_denoiser_is_small_and_its_extras_bring_no_torch() -> None:
+    with server("denoise-photo") as one:
+        assert httpx.get(f"{one.url}/v2/health/ready").json() == {"ready": True}
+        assert psutil.Process(one.process.pid).memory_info().rss < 200e6
+    wanted, found = ["pocketvit[serve,stream]"], set[str]()
+    while wanted:
+        requirement = Requirement(wanted.pop())
+        for text in distribution(requirement.name).requires or []:
+            needed = Requirement(text)
+            extras = requirement.extras or {""}
+            applies = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
+            if applies and str(needed) not in found:
+                found.add(str(needed))
+                wanted.append(text)
+    names = {Requirement(text).name.lower() for text in found}
+    assert {"fastapi", "uvicorn", "av", "onnxruntime", "river"} <= names
+    assert not names & {"torch", "torchvision", "lightning", "timm", "openvino"}
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_a_truncated_file_gives_what_it_has_and_exits_3(restorer: str, video: st
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"output": "window"}, "windows are not opened"),
+        ({"output": "windows"}, "is no .mp4 file"),
         ({"output": "a.avi"}, "is no .mp4 file"),
         ({"output": "in.mp4"}, "is the source itself"),
         ({"smooth": 0.5}, "smooth goes with depth"),

@@ -23,13 +23,14 @@ from pocketvit.serve.pipeline import Answered, Counts, Plan, run
 from pocketvit.serve.sources import Source, open_source
 from pocketvit.serve.stream_report import StreamReport, ending, faults_of, notes_of
 from pocketvit.serve.video_file import VideoFile, encoder
+from pocketvit.serve.window import Window
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Follower, Result
 from pocketvit.spec.typed import Range, check_range
 from pocketvit.terminal import shown
 
-NONE, SUFFIX = "none", ".mp4"
+NONE, WINDOW, SUFFIX = "none", "window", ".mp4"
 
 
 def stream(
@@ -62,7 +63,8 @@ def stream(
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
         source: number of a camera (Linux), an address such as rtsp://..., a video file, or a folder of images.
-        output: file to write, ending in .mp4; none writes nothing.
+        output: file to write, ending in .mp4; window shows the frames on the screen (Esc, q or closing it ends the
+            stream); none does neither.
         frames: newest drops frames that come while the model works, every waits for it (not with live sources). By
             default every for folders, and for files that are written to a video; else newest.
         view: both shows each frame beside its answer, answer only the answer.
@@ -91,6 +93,7 @@ def stream(
     opened = open_source(source, fps=fps, retries=retries)
     newest = _newest(opened, frames, place)
     job = _Job(model, opened, newest, place, strength, seconds, follower, view == "both", overwrite)
+    job.window = output == WINDOW
     return job.run()
 
 
@@ -104,12 +107,11 @@ def _follower(model: Model, smooth: float | None) -> Follower | None:
 
 def _place(output: str, source: str, overwrite: bool) -> Path | None:
     """The file to write, found to be free and writable before any work."""
-    if output == NONE:
+    if output in (NONE, WINDOW):
         return None
     path = Path(output)
     if path.suffix.lower() != SUFFIX:
-        what = f"output {output}: " + ("windows are not opened." if output == "window" else "is no .mp4 file.")
-        raise UsageError(what, "Name a file that ends in .mp4, or none.")
+        raise UsageError(f"output {output}: is no .mp4 file.", "Name a file that ends in .mp4, window or none.")
     if os.path.realpath(path) == os.path.realpath(source):
         raise UsageError(f"output {output} is the source itself.", "Name another file; inputs are never overwritten.")
     if os.path.lexists(path) and not overwrite:
@@ -142,21 +144,25 @@ class _Job:
     follower: Follower | None
     both: bool
     overwrite: bool
+    window: bool = False
     last: Result | None = None
     """The newest answer."""
 
     def run(self) -> StreamReport:
         """Stream, and say what came of it."""
-        health, stop, sink = Health(), threading.Event(), None
+        health, stop = Health(), threading.Event()
+        sink: VideoFile | Window | None = None
         with ExitStack() as stack:
             if self.place is not None:
                 endless, rate = self.source.live, self.source.rate
                 sink = stack.enter_context(VideoFile(self.place, rate, endless=endless, overwrite=self.overwrite))
+            elif self.window:
+                sink = stack.enter_context(Window(f"{self.model.manifest.name} - {self.source.name}"))
             feed = self.source.play(stop, health, self.newest)
             answer, deliver = self._answer(health), self._deliver(sink)
             counts = Counts()
             with suppress(Interrupted), track(f"stream {self.source.name}", self.source.count) as advance:
-                tick = self._tick(advance)
+                tick = self._tick(advance, sink if isinstance(sink, Window) else None, stop)
                 plan = Plan(answer, deliver, self.newest, self.source.live, self.seconds, tick)
                 with deferred() as check:  # raises again at its end what stands in the counts
                     counts = run(feed, plan, stop, health, check)
@@ -179,7 +185,7 @@ class _Job:
 
         return answer
 
-    def _deliver(self, sink: VideoFile | None) -> Callable[[Answered], float]:
+    def _deliver(self, sink: VideoFile | Window | None) -> Callable[[Answered], float]:
         paint: Painter | None = None
         if sink is not None:
             paint = painter(TASKS[self.model.manifest.task], self.follower, self.both)
@@ -191,15 +197,21 @@ class _Job:
             picture = paint(answered.result, answered.pixels)
             seen = time.perf_counter()
             sink.write(picture, answered.frame.time)
-            return seen
+            return time.perf_counter() if isinstance(sink, Window) else seen
 
         return deliver
 
-    def _tick(self, advance: Callable[..., None]) -> Callable[[Counts], None]:
+    def _tick(
+        self, advance: Callable[..., None], window: Window | None, stop: threading.Event
+    ) -> Callable[[Counts], None]:
         before, shown_at = 0, -1.0
 
         def tick(counts: Counts) -> None:
             nonlocal before, shown_at
+            if window is not None:
+                window.poll()
+                if window.closed:
+                    stop.set()
             if counts.seconds - shown_at < 0.25:  # answers in words cost time
                 return
             shown_at = counts.seconds
@@ -223,9 +235,9 @@ class _Job:
             named = what if self.source.name in what else f"{self.source.name}: {what}"
             raise DataError(named, "Look whether another program plays it, and copy it again or take another.")
 
-    def _report(self, counts: Counts, health: Health, sink: VideoFile | None) -> StreamReport:
+    def _report(self, counts: Counts, health: Health, sink: VideoFile | Window | None) -> StreamReport:
         manifest, output, video = self.model.manifest, None, None
-        if sink is not None and sink.size is not None:
+        if isinstance(sink, VideoFile) and sink.size is not None:
             height, width = sink.size
             output, video = self.place, {"codec": sink.codec, "width": width, "height": height, "frames": sink.frames}
         return StreamReport(
@@ -237,7 +249,7 @@ class _Job:
             frames="newest" if self.newest else "every",
             counts=counts,
             health=health,
-            ended=ending(counts, health),
+            ended="window" if isinstance(sink, Window) and sink.closed else ending(counts, health),
             output=output,
             video=video,
             answer=self.last.to_dict(1) if self.last is not None else None,

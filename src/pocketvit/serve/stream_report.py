@@ -17,7 +17,7 @@ from pocketvit.terminal import cell, shown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Ended = Literal["source", "seconds", "signal", "lost"]
+Ended = Literal["source", "seconds", "signal", "lost", "window"]
 SLIPPED = 1.0
 """Seconds that decoding may be late before it is worth saying."""
 
@@ -35,7 +35,8 @@ class StreamReport:
     counts: Counts
     health: Health
     ended: Ended
-    """What ended it: the source was over, the time was, a signal came, or the source was lost."""
+    """What ended it: the source was over, the time was, a signal came, the source was lost, or its window
+    was closed."""
     output: Path | None
     video: dict[str, Any] | None
     """Codec, size and number of frames of the file that was written."""

@@ -53,7 +53,7 @@ def invited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., In
 
 
 def run_bench(artifact: Artifact, invited: Invited, **options: Any) -> Any:
-    waits = {key: options.pop(key) for key in ("wait_seconds", "tls") if key in options}
+    waits = {key: options.pop(key) for key in ("wait_seconds", "tls", "app") if key in options}
     fixed = {"target": "phone", "contact": replace(invited.contact, **waits)}
     fixed |= {"sustained_seconds": 0.0, "size": "48x64", "seconds": 0.1}
     return pocketvit.bench(str(artifact.path), **fixed | options)
@@ -251,6 +251,7 @@ def test_the_address_is_printed_with_its_token_behind_the_hash(capsys: pytest.Ca
         ({"target": None}, "is about a device that is not of this machine"),
         ({"wait_seconds": 0.0}, "contact.wait_seconds"),
         ({"tls": "cert.pem"}, "tls must be auto"),
+        ({"app": "/nowhere"}, r"/nowhere: holds no built phone app[\s\S]*--contact\.app"),
     ],
 )
 def test_wrong_options(

@@ -190,7 +190,12 @@ def _times(model: Model, pre: list[float], infer: list[float], post: list[float]
 def connect(contact: ContactConfig, notify: Notify) -> Iterator[Phone]:
     """Listen for a phone while the block runs; see :func:`pocketvit.bench.remote.connect`."""
     jobs, token = Jobs(contact.wait_seconds, notify), secrets.token_urlsafe(24)
-    app = make_desk(Desk(jobs, token), find_app(contact.app))
+    try:
+        folder = find_app(contact.app)
+    except UsageError as error:
+        todo = "Run `make web` in a checkout (it needs Node.js), and name its web/dist with --contact.app elsewhere."
+        raise UsageError(error.what, todo) from error
+    app = make_desk(Desk(jobs, token), folder)
     with listening(contact) as (listener, tls), served(app, listener, tls):
         invite(listener, contact.host, token, secure=tls is not None)
         try:
