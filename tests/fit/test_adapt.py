@@ -18,8 +18,8 @@ from PIL import Image
 
 import pocketvit
 from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
+from pocketvit.serve.channels.signing import opened, read_public
 from pocketvit.serve.publish import publish
-from pocketvit.serve.signing import opened, read_public
 from pocketvit.spec.artifact import read_artifact, sha256
 
 NAMES = ("red", "green", "blue")

@@ -23,9 +23,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from pocketvit.runtimes.model import Model
-from pocketvit.serve.http_app import make_app
+from pocketvit.serve.http.http_app import make_app
+from pocketvit.serve.http.served import Models, Served
 from pocketvit.serve.options import Limits
-from pocketvit.serve.served import Models, Served
 
 
 def png(pixels: np.ndarray) -> bytes:

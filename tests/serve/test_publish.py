@@ -11,8 +11,8 @@ import pytest
 import pocketvit
 from pocketvit.cli import main
 from pocketvit.errors import DataError, UsageError, VerificationError
-from pocketvit.serve.signing import new_key, opened, read_private, read_public, sign
-from pocketvit.serve.store import hold
+from pocketvit.serve.channels.signing import new_key, opened, read_private, read_public, sign
+from pocketvit.serve.channels.store import hold
 from pocketvit.spec.artifact import sha256
 from tests.serve.updates import World, make_version, serving
 
@@ -202,7 +202,7 @@ def test_a_server_that_takes_no_files_is_named(world: World) -> None:
 
 
 def test_publish_imports_no_engine_and_no_torch() -> None:
-    code = "import sys; import pocketvit.serve.publish, pocketvit.serve.channel; "
+    code = "import sys; import pocketvit.serve.publish, pocketvit.serve.channels.channel; "
     code += "print([m for m in ('torch', 'onnxruntime', 'openvino', 'cryptography') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.strip() == "[]"

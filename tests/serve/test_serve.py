@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 import pocketvit
 from pocketvit import cli
 from pocketvit.errors import DataError, UsageError
+from pocketvit.serve.http.server import listen
 from pocketvit.serve.options import Limits
 from pocketvit.serve.serve import ServeReport, read_token, serve, url_of
-from pocketvit.serve.server import listen
 from tests.serve.asking import Running, pixels_of, png, server
 from tests.tiny import make_tiny_artifact, noisy, photo
 
@@ -184,7 +184,7 @@ def test_many_clients_at_once(running: Running) -> None:
 
 @pytest.mark.slow
 def test_idle_and_slow_connections_are_closed(monkeypatch: pytest.MonkeyPatch, classifier: Path) -> None:
-    code = "import pocketvit.serve.server as s; s.HEAD_SECONDS = 0.5; from pocketvit.cli import main; "
+    code = "import pocketvit.serve.http.server as s; s.HEAD_SECONDS = 0.5; from pocketvit.cli import main; "
     code += f"import sys; sys.exit(main(['serve', {str(classifier)!r}, '--port', '0']))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
@@ -266,7 +266,9 @@ def test_without_the_extra_it_exits_6(classifier: Path) -> None:
 
 
 def test_serving_imports_no_torch(classifier: Path) -> None:
-    code = "import sys, pocketvit.serve.http_app, pocketvit.serve.server, pocketvit.serve.tls, pocketvit; "
+    code = (
+        "import sys, pocketvit.serve.http.http_app, pocketvit.serve.http.server, pocketvit.serve.http.tls, pocketvit; "
+    )
     code += f"pocketvit.load({str(classifier)!r}); print(*{'torch', 'openvino', 'timm'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)

@@ -16,9 +16,9 @@ import pocketvit
 from pocketvit.cli import main
 from pocketvit.errors import DataError, MissingDependencyError, UsageError
 from pocketvit.runtimes.model import load
-from pocketvit.serve import feeds
 from pocketvit.serve import stream as module
 from pocketvit.serve.stream import stream
+from pocketvit.serve.streaming import feeds
 from pocketvit.spec.images import write_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks.depth import Depth

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from pocketvit.serve.channel import Channel, Current
+from pocketvit.serve.channels.channel import Channel, Current
+from pocketvit.serve.channels.signing import PublicKey, new_key, opened, read_private, sign
 from pocketvit.serve.publish import PublishReport, publish
-from pocketvit.serve.signing import PublicKey, new_key, opened, read_private, sign
 from pocketvit.spec.artifact import Artifact, check_variant_files, file_entries, read_artifact, write_manifest
 from tests.tiny import make_tiny_artifact, restore_onnx
 

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from pocketvit.serve.server import listen
+from pocketvit.serve.http.server import listen
 from tests.tiny import noisy, photo
 
 ROOT = Path(__file__).resolve().parents[2]

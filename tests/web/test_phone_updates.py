@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from PIL import Image
 
 from pocketvit.runtimes.model import load
+from pocketvit.serve.channels.signing import new_key
+from pocketvit.serve.http.served import Served
 from pocketvit.serve.phone.routes import add_phone
-from pocketvit.serve.served import Served
-from pocketvit.serve.signing import new_key
 from tests.serve.asking import app_of, server
 from tests.serve.phone.app import channel_of
 from tests.serve.updates import World, make_version, sign_by_hand

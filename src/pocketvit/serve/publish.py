@@ -16,8 +16,8 @@ from typing import Any
 
 from pocketvit.errors import UsageError, VerificationError
 from pocketvit.files import make_folder, scratch
-from pocketvit.serve.golden import check_golden
-from pocketvit.serve.signing import (
+from pocketvit.serve.channels.golden import check_golden
+from pocketvit.serve.channels.signing import (
     DESCRIPTION,
     MAX_COUNTER,
     MAX_DESCRIPTION_BYTES,
@@ -30,9 +30,9 @@ from pocketvit.serve.signing import (
     read_private,
     sign,
 )
-from pocketvit.serve.signing import new_key as make_pair
-from pocketvit.serve.store import hold
-from pocketvit.serve.transport import Place, place_of, read_token
+from pocketvit.serve.channels.signing import new_key as make_pair
+from pocketvit.serve.channels.store import hold
+from pocketvit.serve.channels.transport import Place, place_of, read_token
 from pocketvit.spec.artifact import MANIFEST, Artifact, pack, read_artifact, sha256
 from pocketvit.verify.pack import check_complete
 

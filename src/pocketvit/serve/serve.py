@@ -15,7 +15,7 @@ from pocketvit.runtimes.model import load
 from pocketvit.serve.options import Limits, Updates, Watch
 
 if TYPE_CHECKING:
-    from pocketvit.serve.services import Services
+    from pocketvit.serve.http.services import Services
 
 MIN_TOKEN = 16
 """Characters of a token; fewer could be guessed."""
@@ -99,12 +99,12 @@ def serve(
     """
     _check_packages()
     from pocketvit.serve.drift.start import watching
-    from pocketvit.serve.http_app import make_app
+    from pocketvit.serve.http.http_app import make_app
+    from pocketvit.serve.http.served import Models, Served
+    from pocketvit.serve.http.server import listen, run_server
+    from pocketvit.serve.http.telemetry import log_to_stderr
+    from pocketvit.serve.http.updates import close, follow, open_models
     from pocketvit.serve.phone.start import app_folder, open_phone
-    from pocketvit.serve.served import Models, Served
-    from pocketvit.serve.server import listen, run_server
-    from pocketvit.serve.telemetry import log_to_stderr
-    from pocketvit.serve.updates import close, follow, open_models
 
     phone_folder = app_folder(phone, phone_app)
     token = None if token_file is None else read_token(Path(token_file))
@@ -161,7 +161,7 @@ def read_token(path: Path) -> str:
 
 
 def _certificate(tls: str | None, tls_folder: str | None, host: str) -> tuple[Path, Path] | None:
-    from pocketvit.serve.tls import certificate_files
+    from pocketvit.serve.http.tls import certificate_files
 
     folder = _tls_folder(tls_folder, tls)
     return None if tls is None else certificate_files(tls, folder, host)

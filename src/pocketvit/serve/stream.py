@@ -17,13 +17,13 @@ from pocketvit.interrupts import Interrupted, deferred
 from pocketvit.progress import track
 from pocketvit.runtimes.model import Model, load
 from pocketvit.runtimes.strength import check_strength
-from pocketvit.serve.drawing import Painter, painter
-from pocketvit.serve.feeds import RETRIES, Health
-from pocketvit.serve.pipeline import Answered, Counts, Plan, run
-from pocketvit.serve.sources import Source, open_source
-from pocketvit.serve.stream_report import StreamReport, ending, faults_of, notes_of
-from pocketvit.serve.video_file import VideoFile, encoder
-from pocketvit.serve.window import Window
+from pocketvit.serve.streaming.drawing import Painter, painter
+from pocketvit.serve.streaming.feeds import RETRIES, Health
+from pocketvit.serve.streaming.pipeline import Answered, Counts, Plan, run
+from pocketvit.serve.streaming.sources import Source, open_source
+from pocketvit.serve.streaming.stream_report import StreamReport, ending, faults_of, notes_of
+from pocketvit.serve.streaming.video_file import VideoFile, encoder
+from pocketvit.serve.streaming.window import Window
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.base import Follower, Result

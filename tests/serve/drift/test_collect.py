@@ -19,10 +19,10 @@ from pocketvit.serve.drift import collect
 from pocketvit.serve.drift.collect import Collection
 from pocketvit.serve.drift.routes import feedback_routes
 from pocketvit.serve.drift.start import watching
-from pocketvit.serve.http_app import make_app
+from pocketvit.serve.http.http_app import make_app
+from pocketvit.serve.http.served import Models, Served
+from pocketvit.serve.http.services import Limits
 from pocketvit.serve.options import Watch
-from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Limits
 from pocketvit.spec.images import read_image
 from tests.serve.asking import ask, png
 from tests.tiny import coloured, make_tiny_artifact, noisy, photo

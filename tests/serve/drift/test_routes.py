@@ -9,11 +9,11 @@ import pytest
 
 from pocketvit.runtimes.model import load
 from pocketvit.serve.drift.start import watching
-from pocketvit.serve.http_app import make_app
+from pocketvit.serve.http.http_app import make_app
+from pocketvit.serve.http.served import Models, Served
+from pocketvit.serve.http.services import Limits
 from pocketvit.serve.options import Watch
-from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Limits
-from tests.serve.test_openapi import ask_often
+from tests.serve.http.test_openapi import ask_often
 from tests.tiny import make_tiny_artifact
 
 schemathesis: Any = pytest.importorskip("schemathesis")

@@ -20,10 +20,10 @@ from pocketvit.serve.drift.page import page
 from pocketvit.serve.drift.report import report
 from pocketvit.serve.drift.start import watching
 from pocketvit.serve.drift.watcher import Watcher
-from pocketvit.serve.http_app import make_app
+from pocketvit.serve.http.http_app import make_app
+from pocketvit.serve.http.served import Models, Served
+from pocketvit.serve.http.services import Outcome, Ran
 from pocketvit.serve.options import Watch
-from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Outcome, Ran
 from tests.serve.asking import ask, png
 from tests.tiny import coloured, make_tiny_artifact, photo
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pocketvit.errors import PocketvitError, VerificationError
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.phone.jobs import LEASE_S, MOST_TRIES, STALL_S, Job, Jobs
 from pocketvit.serve.phone.messages import Failed, Hello, Progress
-from pocketvit.serve.refusal import Refusal
 
 
 def hello(phone: str = "phone-one", **fields: Any) -> Hello:

@@ -25,11 +25,11 @@ from pocketvit.cli import main
 from pocketvit.commands import COMMANDS
 from pocketvit.errors import MissingDependencyError, PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import load
+from pocketvit.serve.http.server import listen
 from pocketvit.serve.phone import jobs as desk_jobs
 from pocketvit.serve.phone import remote
 from pocketvit.serve.phone.desk import invite
 from pocketvit.serve.phone.remote import connect, content_of
-from pocketvit.serve.server import listen
 from pocketvit.spec.artifact import Artifact, read_artifact
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.spec.target import Target

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+from pocketvit.serve.channels.signing import new_key
 from pocketvit.serve.phone.routes import is_public
-from pocketvit.serve.signing import new_key
 from tests.serve.asking import ask
 from tests.serve.phone.app import FILES, channel_of, phone_app
 from tests.tiny import make_tiny_artifact

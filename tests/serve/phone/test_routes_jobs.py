@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.phone import routes_jobs
 from pocketvit.serve.phone.desk import make_desk
 from pocketvit.serve.phone.jobs import Job, Jobs
 from pocketvit.serve.phone.messages import Engine, Rows, check_rows, framed, unframed
 from pocketvit.serve.phone.routes_jobs import Desk
-from pocketvit.serve.refusal import Refusal
 from pocketvit.spec.manifest import Manifest
 from tests.tiny import make_tiny_artifact
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from pocketvit.errors import DataError
 from pocketvit.files import make_folder, writing
-from pocketvit.serve.refusal import Refusal
-from pocketvit.serve.served import Served
+from pocketvit.serve.http.refusal import Refusal
+from pocketvit.serve.http.served import Served
 from pocketvit.spec.artifact import new_folder
 from pocketvit.spec.hierarchy import leaf_paths
 from pocketvit.spec.images import write_image

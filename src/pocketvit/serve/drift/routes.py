@@ -8,15 +8,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
-from pocketvit.serve.bodies import disconnected, files_in
 from pocketvit.serve.drift.collect import Collection
 from pocketvit.serve.drift.page import page
 from pocketvit.serve.drift.report import report
 from pocketvit.serve.drift.watcher import Watcher
-from pocketvit.serve.inference_queue import Check
-from pocketvit.serve.refusal import Refusal, refusal_of
-from pocketvit.serve.routes_v1 import decoded
-from pocketvit.serve.routes_v2 import ERRORS, services_of
+from pocketvit.serve.http.bodies import disconnected, files_in
+from pocketvit.serve.http.inference_queue import Check
+from pocketvit.serve.http.refusal import Refusal, refusal_of
+from pocketvit.serve.http.routes_v1 import decoded
+from pocketvit.serve.http.routes_v2 import ERRORS, services_of
 
 _POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "Cache-Control": "no-store"}
 _FILE = {"type": "string", "format": "binary"}

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvit.errors import MissingDependencyError
+from pocketvit.serve.http.served import Models
+from pocketvit.serve.http.telemetry import event as log_event
 from pocketvit.serve.options import Watch
-from pocketvit.serve.served import Models
-from pocketvit.serve.telemetry import event as log_event
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from pocketvit.serve.services import Ran
+    from pocketvit.serve.http.services import Ran
 
 
 @dataclass(frozen=True)

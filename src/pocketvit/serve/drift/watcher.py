@@ -33,8 +33,8 @@ from pocketvit.serve.drift.statistics import (
     statistics_of,
 )
 from pocketvit.serve.drift.store import Reader, Reference, Store
-from pocketvit.serve.served import Models, Served
-from pocketvit.serve.services import Ran
+from pocketvit.serve.http.served import Models, Served
+from pocketvit.serve.http.services import Ran
 from pocketvit.spec.images import list_images, read_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS

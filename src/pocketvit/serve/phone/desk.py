@@ -23,14 +23,14 @@ from starlette.exceptions import HTTPException
 
 from pocketvit.errors import PocketvitError, UsageError
 from pocketvit.files import home_folder
+from pocketvit.serve.http.refusal import Refusal, refusal_of
+from pocketvit.serve.http.server import PatientProtocol, listen
+from pocketvit.serve.http.tls import certificate_files
 from pocketvit.serve.phone.address import LOCAL, phone_urls, qr
 from pocketvit.serve.phone.app_files import TYPES, app_files, headers_of
 from pocketvit.serve.phone.jobs import Jobs
 from pocketvit.serve.phone.routes import PREFIX
 from pocketvit.serve.phone.routes_jobs import Desk, router
-from pocketvit.serve.refusal import Refusal, refusal_of
-from pocketvit.serve.server import PatientProtocol, listen
-from pocketvit.serve.tls import certificate_files
 from pocketvit.spec.devices import ContactConfig
 
 FAREWELL_S, START_S = 3.0, 15.0

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pocketvit.errors import PocketvitError, VerificationError
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.phone.messages import Failed, Hello, Progress
-from pocketvit.serve.refusal import Refusal
 
 LEASE_S = 20.0
 """A phone that says nothing for so long is gone; pages say something every two seconds."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from pocketvit.serve.refusal import Refusal
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.spec.manifest import Manifest
 
 MOST_FILES, MOST_ROUNDS = 16, 400_000

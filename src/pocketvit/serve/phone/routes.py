@@ -13,10 +13,10 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from pocketvit import __version__
+from pocketvit.serve.http.refusal import Refusal
+from pocketvit.serve.http.served import Served
+from pocketvit.serve.http.services import Services
 from pocketvit.serve.phone.app_files import HEADERS, TYPES, app_files, headers_of
-from pocketvit.serve.refusal import Refusal
-from pocketvit.serve.served import Served
-from pocketvit.serve.services import Services
 from pocketvit.spec.artifact import MANIFEST, sha256
 
 PREFIX = "/phone"

@@ -16,10 +16,10 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from pocketvit.serve.bodies import Bodies
+from pocketvit.serve.http.bodies import Bodies
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.phone.jobs import Job, Jobs
 from pocketvit.serve.phone.messages import Failed, Hello, Progress, Rows, parsed
-from pocketvit.serve.refusal import Refusal
 
 MOST_BODY, MOST_HELD = 160_000_000, 400_000_000
 """Bytes of a body: the answer to a photo of 12 megapixels; and of all that are read at once."""

@@ -1,0 +1,1 @@
+"""Signed updates: how they are described, fetched, kept and proven, and who falls back when they fail."""

@@ -1,0 +1,1 @@
+"""The HTTP server: application, routes, queue, limits, logs; models that change while it runs."""
