@@ -68,6 +68,11 @@ def test_an_artifact_is_given_once_and_the_key_is_public(world: World, tmp_path:
         open_models([base, base], loaded, Updates(("/a",), (str(tmp_path / "key.pub"),), **options))
     with pytest.raises(UsageError, match="private key"):
         open_models([base], loaded, Updates(("/a",), (str(tmp_path / "key"),), **options))
+    channels = ("tiny-restore=https://a.test/x", "tiny-classify=https://b.test/x")
+    other = str(make_tiny_artifact(tmp_path / "other", "classify").path)
+    secret = {**options, "token_file": str(tmp_path / "token")}
+    with pytest.raises(UsageError, match="would be sent to 2 servers"):
+        open_models([base, other], loaded, Updates(channels, (str(tmp_path / "key.pub"),), **secret))
     command = ["serve", base, "--updates.channel", "/a", "--updates.folder", str(tmp_path), "--port", "0"]
     assert cli.main([*command, "--updates.key", str(tmp_path / "no.pub")]) == UsageError.exit_code
 

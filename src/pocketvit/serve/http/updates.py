@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pocketvit.errors import UsageError
 from pocketvit.files import home_folder
@@ -107,6 +108,10 @@ def open_models(
         return [load(artifact) for artifact in artifacts], {}
     names = [read_artifact(artifact).manifest.name for artifact in artifacts]
     channels = updates.channel_of(list(dict.fromkeys(names)))
+    origins = {urlsplit(where)[:2] for where in channels.values() if "://" in where}
+    if updates.token_file is not None and len(origins) > 1:
+        what = f"updates.token_file: would be sent to {len(origins)} servers."
+        raise UsageError(what, "Follow channels of one server, or run a server for each.")
     for name in channels:
         if names.count(name) > 1:
             raise UsageError(f"{name}: has a channel and is given {names.count(name)} times.", "Give it once.")
