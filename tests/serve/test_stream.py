@@ -341,3 +341,8 @@ def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
         assert answered == count
         peaks.append(peak)
     assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_a_file_that_is_played_for_nobody_is_told(restorer: str, video: str) -> None:
+    assert "--output window" in stream(restorer, source=video, seconds=0.2).notes[-1]
+    assert stream(restorer, source=video, seconds=0.2, output="a.mp4").notes == ()

@@ -54,6 +54,9 @@ def test_found_as_folder_run_and_archive(tiny: Artifact, tmp_path: Path) -> None
 
 
 def test_nothing_there_names_what_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no artifact there") as near:
+        find_artifact("denoise-foto")
+    assert near.value.todo == "Did you mean denoise-photo?"
     with pytest.raises(UsageError, match="no artifact there") as caught:
         read_artifact(tmp_path / "none")
     assert "manifest.json" in caught.value.todo

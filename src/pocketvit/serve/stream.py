@@ -261,4 +261,9 @@ class _Job:
 
     def _measured(self) -> tuple[str, ...]:
         line = self.follower.line if self.follower is not None else ""
-        return (f"Depth: {line}.",) if line else ()
+        depth = (f"Depth: {line}.",) if line else ()
+        nowhere = self.place is None and not self.window and not self.source.live
+        return (
+            *depth,
+            *(("Nothing was written or shown: --output out.mp4 or --output window does.",) if nowhere else ()),
+        )

@@ -6,6 +6,7 @@ the folder, archives may not unpack to more than they should, and NumPy files ar
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import lzma
 import os
@@ -111,8 +112,10 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     if os.path.isdir(path / "best") or os.path.isdir(path / "trials"):
         todo = f"Make one of what was trained: pocketvit export {path} {path / 'artifact'} --data PHOTOS"
         raise UsageError(f"{str(path_or_name)[:200]}: a run without an artifact.", todo)
+    near = difflib.get_close_matches(str(path_or_name)[:200], shipped_names(), n=1, cutoff=0.7)
     names = ", ".join(shipped_names()) or "none shipped"
-    todo = f"Give a folder with a {MANIFEST}, a .pvit file or one of: {names}."
+    todo = f"Give a folder with a {MANIFEST}, a run that has one, a .pvit file or one of: {names}."
+    todo = f"Did you mean {near[0]}?" if near else todo
     raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)
 
 

@@ -170,6 +170,8 @@ def test_a_key_pair_is_made_once_and_the_private_one_is_for_its_owner(
     private, public = tmp_path / "k", tmp_path / "k.pub"
     assert private.stat().st_mode & 0o777 == 0o600
     assert read_private(private).public == read_public(public)
+    with pytest.raises(UsageError, match="is a public key, which cannot sign"):
+        read_private(public)
     assert read_public(public).id in capsys.readouterr().out
     before = private.read_bytes(), public.read_bytes()
     assert main(["publish", "--new-key", str(private)]) == 2

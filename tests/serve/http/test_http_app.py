@@ -289,3 +289,19 @@ def test_odd_images_that_are_images(app: FastAPI) -> None:
         assert ask(app, "POST", "/v1/restore", content=buffer.getvalue()).status_code == 200, mode
     tiny = ask(app, "POST", "/v1/restore", content=png(photo(1, 1)))
     assert pixels_of(tiny.content).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "option"),
+    [
+        ("GET", "/v1/drift", "--watch.folder"),
+        ("POST", "/v1/feedback", "--collect"),
+        ("GET", "/phone/", "--phone"),
+        ("GET", "/phone", "--phone"),
+    ],
+)
+def test_what_an_option_brings_names_the_option(restorer: Model, method: str, path: str, option: str) -> None:
+    answer = ask(app_of(restorer), method, path)
+    assert answer.status_code == 404
+    assert option in answer.json()["error"]
+    assert "there is nothing here" in ask(app_of(restorer), "GET", "/phones").json()["error"]

@@ -162,6 +162,8 @@ def read_private(path: Path) -> PrivateKey:
     ed25519, serialization = _library()
     todo = "Name the private key that `pocketvit publish --new-key FILE` made."
     content = _key_text(path, todo)
+    if b"PUBLIC KEY" in content:
+        raise UsageError(f"{path}: is a public key, which cannot sign.", todo)
     if os.name == "posix" and os.stat(path).st_mode & 0o077:
         raise UsageError(f"{path}: other users may read this private key.", f"Run: chmod 600 {path}")
     try:

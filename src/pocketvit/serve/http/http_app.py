@@ -30,6 +30,14 @@ _STYLE = (
 )
 
 
+_NOTHING = {
+    "/v1/drift": "nothing is watched here; start the server with --watch.folder FOLDER.",
+    "/v1/feedback": "no corrections are taken here; start the server with --collect FOLDER.",
+    "/phone": "the phone app is not handed out here; start the server with --phone.",
+}
+"""What is said of addresses that an option brings, where it is not given."""
+
+
 def make_app(
     models: Models, limits: Limits | None = None, token: str | None = None, routers: Sequence[APIRouter] = ()
 ) -> FastAPI:
@@ -55,7 +63,13 @@ def make_app(
     app.add_exception_handler(PocketvitError, _refuse)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_routed)
-    for router in (*routers, routes_v2.router, routes_v1.router, routes_updates.router):
+    for router in routers:
+        app.include_router(router)
+    there = {getattr(route, "path", "") for route in app.routes}
+    for path in ("/v1/drift", "/v1/feedback"):  # before the routes of tasks, which would take them for a task's name
+        if path not in there:
+            app.add_api_route(path, _off, methods=["GET", "POST"], include_in_schema=False)
+    for router in (routes_v2.router, routes_v1.router, routes_updates.router):
         app.include_router(router)
     app.add_api_route("/metrics", _metrics, tags=["Operation"], **_TEXT)
     app.add_api_route("/docs", _docs, include_in_schema=False)
@@ -89,9 +103,16 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return await _refuse(request, Refusal(400, "; ".join(wrong)))
 
 
+async def _off(request: Request) -> Response:
+    return await _refuse(request, Refusal(404, _NOTHING[request.url.path]))
+
+
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = {404: "there is nothing here; /docs lists what there is."}.get(error.status_code, str(error.detail))
+    text = str(error.detail)
+    if error.status_code == 404:  # the phone app, where it is on, answers for all below it
+        phone = f"{request.url.path}/".startswith("/phone/")
+        text = _NOTHING["/phone"] if phone else "there is nothing here; /docs lists what there is."
     return await _refuse(request, Refusal(error.status_code, text, error.headers))
 
 
