@@ -1,7 +1,7 @@
 // Keeps a model running: what is installed first, then what the server offers, now and again in the background.
 import { WorkerError } from "./client";
 import type { Manifest } from "./manifest";
-import { Damaged, openInstalled, pinnedKeys, Refused, take, type Running } from "./models";
+import { Damaged, openInstalled, pinnedKeys, Refused, take, Tried, type Running } from "./models";
 import { config, TokenNeeded, Unreachable, type Config, type Offer } from "./server";
 import { Store, type ModelState } from "./store";
 
@@ -35,6 +35,7 @@ export class Keeper {
   private busy: Promise<void> = Promise.resolve();
   private failures = 0;
   private fresh = false;
+  private readonly tried = new Set<string>();
 
   private constructor(private readonly store: Store, private readonly shown: Shown, private readonly gpu: boolean) {}
 
@@ -58,6 +59,7 @@ export class Keeper {
   }
 
   private async look(again: boolean): Promise<void> {
+    if (again) this.tried.clear();
     const states = (await this.store.states()).filter((state) => state.current);
     if (again || !this.running) await this.openKept(states);
     try {
@@ -108,16 +110,25 @@ export class Keeper {
     };
     try {
       const update = this.running?.manifest.name === offer.name;
-      const taken = await take(this.store, offer, keys, progress, this.gpu);
+      const taken = await take(this.store, offer, { keys, progress, gpu: this.gpu, tried: this.tried });
       if (taken) this.use(taken, update);
       else await this.opened(offer);
     } catch (error) {
-      if (error instanceof Refused) this.shown.refused(error, offer, this.running?.manifest.name !== offer.name);
-      else if (error instanceof Unreachable) this.shown.offline(this.running !== null);
-      else this.shown.failed(error as Error);
+      this.notTaken(error as Error, offer);
     } finally {
       this.shown.progress(null);
     }
+  }
+
+  /** What runs goes on running, whatever is wrong with what is offered. */
+  private notTaken(error: Error, offer: Offer): void {
+    if (error instanceof Unreachable) return this.shown.offline(this.running !== null);
+    if (error instanceof TokenNeeded) return this.shown.token();
+    if (error instanceof Tried && !this.running) return; // why it does not run is on the page already
+    if (!(error instanceof Refused) && !this.running) return this.shown.failed(error);
+    const memory = error instanceof WorkerError && error.trouble === "memory";
+    const refused = error instanceof Refused ? error : new Refused(memory ? "memory" : "engine", error.message);
+    this.shown.refused(refused, offer, this.running?.manifest.name !== offer.name);
   }
 
   private async opened(offer: Offer): Promise<void> {

@@ -8,3 +8,5 @@ export { colored, movedRange } from "./depth";
 export { decide, leafPaths } from "./hierarchy";
 export { faultsOf, limitsOf, readGolden } from "./golden";
 export { parseManifest, webVariants } from "./manifest";
+export { Keeper } from "./keeper";
+export { openInstalled, take, trusted } from "./models";
