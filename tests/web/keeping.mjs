@@ -133,6 +133,91 @@ const stories = {
     }
     return looks;
   },
+  /** A version whose answers fail while the next one comes down. */
+  async rollBack({ next }) {
+    const one = page();
+    for (const number of ["1.0.0", "2.0.0"]) {
+      one.serve(await version(number, ["good"]));
+      await one.keeper.check();
+    }
+    let release;
+    one.hold(new Promise((resolve) => (release = resolve)));
+    one.serve(await version("3.0.0", next));
+    one.take();
+    const looking = one.keeper.check();
+    while (!one.fetched.length) await new Promise((resolve) => setTimeout(resolve, 1));
+    await one.keeper.report(false);
+    await one.keeper.report(false);
+    const reported = one.keeper.report(false);
+    release();
+    await Promise.all([looking, reported]);
+    const { current, refused } = await one.store.state("m");
+    return { runs: one.runs(), current: current.version, refused: refused.length, alive: alive.size, ...one.take() };
+  },
+  /** What people do while the browser asks for the camera; which of its streams are on in the end. */
+  async camera({ acts, answers }) {
+    const asked = [], video = { play: async () => undefined };
+    globalThis.document = { createElement: () => ({}) };
+    navigator.mediaDevices = { getUserMedia: () => new Promise((resolve) => asked.push({ resolve })) };
+    const camera = new app.Camera(video), starts = [];
+    for (const act of acts) {
+      if (act === "start") starts.push(camera.start(640));
+      else camera[act]();
+    }
+    const tracks = asked.map(() => ({ on: true, stop() { this.on = false; }, addEventListener() {} }));
+    for (const i of answers) {
+      const stream = { getTracks: () => [tracks[i]], getVideoTracks: () => [tracks[i]] };
+      asked[i].resolve(stream);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    const before = tracks.map((track) => track.on), started = await Promise.all(starts), on = camera.on;
+    camera.stop();
+    return { started, before, on, after: tracks.some((track) => track.on) };
+  },
+  /** A server that goes silent before its answer or amid the file; time is the test's. */
+  async silent({ amid }) {
+    const { mock } = await import("node:test");
+    mock.timers.enable({ apis: ["setTimeout"] });
+    globalThis.fetch = (path, { signal }) => new Promise((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(signal.reason));
+      const start = (control) => {
+        control.enqueue(new Uint8Array(3));
+        signal.addEventListener("abort", () => control.error(signal.reason));
+      };
+      if (amid) resolve(new Response(new ReadableStream({ start })));
+    });
+    const offer = { name: "m", version: "1.0.0" }, came = [];
+    const found = app.file(offer, "x.onnx", 9, (bytes) => came.push(bytes))
+      .then(() => "whole", (error) => (error instanceof app.Unreachable ? "unreachable" : String(error)));
+    const answers = [];
+    for (const ms of [29_000, 2_000]) {
+      for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+      mock.timers.tick(ms);
+      answers.push(await Promise.race([found, new Promise((resolve) => setImmediate(resolve, "waits"))]));
+    }
+    mock.timers.reset();
+    return { answers, came };
+  },
+  /** What the service worker gives for the page and for another file where the server answers with `status`. */
+  async shell({ worker, status, kept }) {
+    const listeners = {}, pages = new Map(kept ? [["./", "kept"], ["icon.png", "kept"]] : []);
+    const scope = "https://phone.test/phone/";
+    const cache = { match: async (asked) => {
+      const found = pages.get(typeof asked === "string" ? asked : asked.url.slice(scope.length));
+      return found && new Response(found);
+    } };
+    globalThis.self = { registration: { scope }, addEventListener: (kind, run) => (listeners[kind] = run) };
+    globalThis.caches = { open: async () => cache };
+    globalThis.fetch = async () => (status ? new Response("new", { status }) : Promise.reject(new TypeError("gone")));
+    await import(`${worker}?${status}${kept}`);
+    const answer = async (name, mode) => {
+      let given;
+      const request = { method: "GET", url: scope + name, mode };
+      listeners.fetch({ request, respondWith: (response) => (given = response) });
+      return (await given).text();
+    };
+    return [await answer("", "navigate"), await answer("icon.png", "no-cors")];
+  },
   /** A connection that is lost before the second variant is there, and comes back. */
   async lost() {
     const one = page(), whole = await version("1.0.0", ["lacks", "good"]), { "fp32.onnx": _, ...files } = whole.files;

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.browser import UNITS, need
+from tests.web.browser import DIST, UNITS, need
 
 
 def told(*stories: dict[str, Any]) -> list[Any]:
@@ -69,3 +69,43 @@ def test_nothing_unsigned_is_taken_once_something_signed_was_seen() -> None:
     cases = [(0, None, "new"), (7, None, "evil"), (7, "good", "evil"), (7, "good", "good")]
     stories = [{"story": "unsigned", "counter": n, "runs": runs, "offered": offered} for n, runs, offered in cases]
     assert told(*stories) == ["new", "refused unsigned", "refused unsigned", "good"]
+
+
+def test_a_version_that_is_taken_back_while_an_update_comes_stays_back() -> None:
+    bad, good = told({"story": "rollBack", "next": ["wrong"]}, {"story": "rollBack", "next": ["good"]})
+    assert (bad["runs"], bad["current"], bad["alive"]) == ("1.0.0 onnxruntime:int8", "1.0.0", 1)
+    assert bad["refused"] == 2  # what was taken back, and what came meanwhile
+    assert bad["seen"] == ["refused golden", "running", "rolledBack"]
+    assert (good["runs"], good["current"], good["alive"]) == ("3.0.0 onnxruntime:int8", "3.0.0", 1)
+    assert good["seen"] == ["running"]
+
+
+@pytest.mark.parametrize(
+    ("acts", "answers", "started", "before"),
+    [
+        (["start"], [0], [True], [True]),
+        (["start", "start"], [0, 1], [False, True], [False, True]),
+        (["start", "turn", "start"], [1, 0], [False, True], [False, True]),
+        (["start", "stop"], [0], [False], [False]),  # as where a photo is chosen
+    ],
+)
+def test_no_camera_stays_on_that_nobody_can_stop(
+    acts: list[str], answers: list[int], started: list[bool], before: list[bool]
+) -> None:
+    [seen] = told({"story": "camera", "acts": acts, "answers": answers})
+    assert (seen["started"], seen["before"]) == (started, before)
+    assert (seen["on"], seen["after"]) == (before[-1], False)
+
+
+def test_a_server_that_goes_silent_is_out_of_reach_after_half_a_minute() -> None:
+    for amid in (False, True):
+        [seen] = told({"story": "silent", "amid": amid})
+        assert seen == {"answers": ["waits", "unreachable"], "came": [3] if amid else []}
+
+
+def test_the_kept_page_opens_where_the_server_answers_with_an_error() -> None:
+    need(("web/dist/sw.js", (DIST / "sw.js").is_file()))
+    worker = (DIST / "sw.js").as_uri()
+    statuses = (502, 503, 404, 0, 200)
+    seen = told(*({"story": "shell", "worker": worker, "status": status, "kept": True} for status in statuses))
+    assert seen == [["kept", "kept"]] * 4 + [["new", "new"]]

@@ -1,6 +1,5 @@
 // Keeps a model running: what is installed first, then what the server offers, now and again in the background.
 import { WorkerError } from "./client";
-import type { Manifest } from "./manifest";
 import { Damaged, openInstalled, pinnedKeys, Refused, take, Tried, type Running } from "./models";
 import { config, TokenNeeded, Unreachable, type Config, type Offer } from "./server";
 import { Store, type ModelState } from "./store";
@@ -54,7 +53,12 @@ export class Keeper {
 
   /** Look at what is installed and at what the server has, one after the other; `again` also opens anew. */
   check(again = false): Promise<void> {
-    this.busy = this.busy.then(() => this.look(again)).catch((error: Error) => this.shown.failed(error));
+    return this.queued(() => this.look(again));
+  }
+
+  /** One after the other: each of them reads the state, waits long, and writes it. */
+  private queued(work: () => Promise<void>): Promise<void> {
+    this.busy = this.busy.then(work).catch((error: Error) => this.shown.failed(error));
     return this.busy;
   }
 
@@ -157,11 +161,15 @@ export class Keeper {
   async report(ok: boolean): Promise<void> {
     this.failures = ok ? 0 : this.failures + 1;
     this.fresh &&= !ok;
-    if (!this.fresh || this.failures < MOST_FAILED || !this.running) return;
-    const { name, version } = this.running.manifest as Manifest, state = await this.store.state(name);
-    if (!state.current || !state.previous) return;
-    const refused = [...state.refused, state.current.manifestSha256];
-    const next = { ...state, current: state.previous, previous: null, refused };
+    const { running } = this;
+    if (this.fresh && this.failures >= MOST_FAILED && running) await this.queued(() => this.rollBack(running));
+  }
+
+  private async rollBack(running: Running): Promise<void> {
+    const { name, version } = running.manifest, state = await this.store.state(name);
+    const bad = running.installed.manifestSha256;
+    if (this.running !== running || state.current?.manifestSha256 !== bad || !state.previous) return;
+    const next = { ...state, current: state.previous, previous: null, refused: [...state.refused, bad] };
     await this.store.setState(next);
     this.use(await openInstalled(this.store, next, this.gpu), false);
     this.shown.rolledBack(version, next.current.version);
