@@ -185,7 +185,7 @@ export class App {
   private async startCamera(): Promise<void> {
     this.view.clear("camera");
     try {
-      await this.camera.start(this.side());
+      if (!(await this.camera.start(this.side()))) return;
     } catch (error) {
       return this.cameraProblem(error as CameraError);
     }
@@ -193,13 +193,13 @@ export class App {
     this.photo = null;
     this.view.label("camera", "camera_stop");
     this.view.say("running");
-    element("flip").hidden = !(await this.camera.several());
     this.camera.watch((shown) => {
       this.meters.frame();
       if (this.waiting !== null) this.meters.drop(); // a newer one takes its place
       this.waiting = shown;
       this.next();
     });
+    element("flip").hidden = !(await this.camera.several());
   }
 
   private cameraProblem(error: CameraError): void {

@@ -17,6 +17,8 @@ export class Camera {
   private stream: MediaStream | null = null;
   private canvas = document.createElement("canvas");
   private facing: "environment" | "user" = "environment";
+  /** Of the last start or stop: a start that waits for somebody's answer may be meant no more when that comes. */
+  private turns = 0;
   onEnd: () => void = () => undefined;
 
   constructor(private readonly video: HTMLVideoElement) {}
@@ -25,25 +27,43 @@ export class Camera {
     return this.stream !== null;
   }
 
-  /** @throws CameraError */
-  async start(side: number): Promise<void> {
+  /** Whether it is on now: not where it was stopped or started anew meanwhile. @throws CameraError */
+  async start(side: number): Promise<boolean> {
     this.stop();
-    if (!navigator.mediaDevices) throw new CameraError("denied", "the browser gives no camera to this address");
+    const turn = this.turns;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({
-        audio: false,
-        video: { facingMode: this.facing, width: { ideal: Math.max(side, 320) }, frameRate: { ideal: 30 } },
-      });
+      const stream = await this.ask(side);
+      if (turn !== this.turns) stream.getTracks().forEach((track) => track.stop());
+      else await this.play(stream);
     } catch (error) {
+      if (turn !== this.turns) return false;
+      this.stop();
+      if (error instanceof CameraError) throw error;
       const { name, message } = error as DOMException;
       throw new CameraError(FAULTS[name] ?? "camera_busy", `${name}: ${message}`);
     }
-    this.stream.getVideoTracks()[0].addEventListener("ended", () => this.onEnd());
-    this.video.srcObject = this.stream;
+    return turn === this.turns;
+  }
+
+  private ask(side: number): Promise<MediaStream> {
+    if (!navigator.mediaDevices) throw new CameraError("denied", "the browser gives no camera to this address");
+    return navigator.mediaDevices.getUserMedia({
+      audio: false,
+      video: { facingMode: this.facing, width: { ideal: Math.max(side, 320) }, frameRate: { ideal: 30 } },
+    });
+  }
+
+  private async play(stream: MediaStream): Promise<void> {
+    this.stream = stream;
+    stream.getVideoTracks()[0].addEventListener("ended", () => {
+      if (this.stream === stream) this.onEnd();
+    });
+    this.video.srcObject = stream;
     await this.video.play();
   }
 
   stop(): void {
+    this.turns++;
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = null;
     this.video.srcObject = null;

@@ -1,7 +1,6 @@
 // Keeps a model running: what is installed first, then what the server offers, now and again in the background.
 import { WorkerError } from "./client";
-import type { Manifest } from "./manifest";
-import { Damaged, openInstalled, pinnedKeys, Refused, take, type Running } from "./models";
+import { Damaged, openInstalled, pinnedKeys, Refused, take, Tried, type Running } from "./models";
 import { config, TokenNeeded, Unreachable, type Config, type Offer } from "./server";
 import { Store, type ModelState } from "./store";
 
@@ -35,6 +34,7 @@ export class Keeper {
   private busy: Promise<void> = Promise.resolve();
   private failures = 0;
   private fresh = false;
+  private readonly tried = new Set<string>();
 
   private constructor(private readonly store: Store, private readonly shown: Shown, private readonly gpu: boolean) {}
 
@@ -53,11 +53,17 @@ export class Keeper {
 
   /** Look at what is installed and at what the server has, one after the other; `again` also opens anew. */
   check(again = false): Promise<void> {
-    this.busy = this.busy.then(() => this.look(again)).catch((error: Error) => this.shown.failed(error));
+    return this.queued(() => this.look(again));
+  }
+
+  /** One after the other: each of them reads the state, waits long, and writes it. */
+  private queued(work: () => Promise<void>): Promise<void> {
+    this.busy = this.busy.then(work).catch((error: Error) => this.shown.failed(error));
     return this.busy;
   }
 
   private async look(again: boolean): Promise<void> {
+    if (again) this.tried.clear();
     const states = (await this.store.states()).filter((state) => state.current);
     if (again || !this.running) await this.openKept(states);
     try {
@@ -108,16 +114,25 @@ export class Keeper {
     };
     try {
       const update = this.running?.manifest.name === offer.name;
-      const taken = await take(this.store, offer, keys, progress, this.gpu);
+      const taken = await take(this.store, offer, { keys, progress, gpu: this.gpu, tried: this.tried });
       if (taken) this.use(taken, update);
       else await this.opened(offer);
     } catch (error) {
-      if (error instanceof Refused) this.shown.refused(error, offer, this.running?.manifest.name !== offer.name);
-      else if (error instanceof Unreachable) this.shown.offline(this.running !== null);
-      else this.shown.failed(error as Error);
+      this.notTaken(error as Error, offer);
     } finally {
       this.shown.progress(null);
     }
+  }
+
+  /** What runs goes on running, whatever is wrong with what is offered. */
+  private notTaken(error: Error, offer: Offer): void {
+    if (error instanceof Unreachable) return this.shown.offline(this.running !== null);
+    if (error instanceof TokenNeeded) return this.shown.token();
+    if (error instanceof Tried && !this.running) return; // why it does not run is on the page already
+    if (!(error instanceof Refused) && !this.running) return this.shown.failed(error);
+    const memory = error instanceof WorkerError && error.trouble === "memory";
+    const refused = error instanceof Refused ? error : new Refused(memory ? "memory" : "engine", error.message);
+    this.shown.refused(refused, offer, this.running?.manifest.name !== offer.name);
   }
 
   private async opened(offer: Offer): Promise<void> {
@@ -146,11 +161,15 @@ export class Keeper {
   async report(ok: boolean): Promise<void> {
     this.failures = ok ? 0 : this.failures + 1;
     this.fresh &&= !ok;
-    if (!this.fresh || this.failures < MOST_FAILED || !this.running) return;
-    const { name, version } = this.running.manifest as Manifest, state = await this.store.state(name);
-    if (!state.current || !state.previous) return;
-    const refused = [...state.refused, state.current.manifestSha256];
-    const next = { ...state, current: state.previous, previous: null, refused };
+    const { running } = this;
+    if (this.fresh && this.failures >= MOST_FAILED && running) await this.queued(() => this.rollBack(running));
+  }
+
+  private async rollBack(running: Running): Promise<void> {
+    const { name, version } = running.manifest, state = await this.store.state(name);
+    const bad = running.installed.manifestSha256;
+    if (this.running !== running || state.current?.manifestSha256 !== bad || !state.previous) return;
+    const next = { ...state, current: state.previous, previous: null, refused: [...state.refused, bad] };
     await this.store.setState(next);
     this.use(await openInstalled(this.store, next, this.gpu), false);
     this.shown.rolledBack(version, next.current.version);

@@ -7,14 +7,15 @@ import { hasWebGPU, mostThreads } from "./device";
 import { fileEntry, GOLDEN, MANIFEST, parseManifest, variantKey, variantOf, webVariants } from "./manifest";
 import type { Manifest, Variant } from "./manifest";
 import type { Backend } from "./protocol";
-import { file, type Offer, type Progress } from "./server";
+import { file, TokenNeeded, Unreachable, type Offer, type Progress } from "./server";
 import { opened, sha256 } from "./signing";
 import type { Installed, ModelState, Store } from "./store";
 
 const MOST_MANIFEST = 16_000_000;
 const MOST_REFUSED = 50;
 
-export type Reason = "signature" | "downgrade" | "foreign" | "unsigned" | "checksum" | "golden" | "failed" | "format";
+export type Reason =
+  | "signature" | "downgrade" | "foreign" | "unsigned" | "checksum" | "golden" | "failed" | "format" | "memory" | "engine";
 
 /** An update that is not taken; what runs goes on running. */
 export class Refused extends Error {
@@ -22,6 +23,9 @@ export class Refused extends Error {
     super(detail);
   }
 }
+
+/** What failed since the page was opened; it is not fetched again before somebody asks for it. */
+export class Tried extends Refused {}
 
 /** What is installed is not what it was. */
 export class Damaged extends Error {}
@@ -57,7 +61,8 @@ export async function pinnedKeys(store: Store, named: string[]): Promise<string[
 /** Whether an offer may be taken, before anything of it is fetched. @throws Refused */
 export async function trusted(store: Store, state: ModelState, offer: Offer, keys: string[]): Promise<Trust> {
   if (offer.description === null) {
-    if (state.current?.keyId && offer.manifest_sha256 !== state.current.manifestSha256) {
+    // Once something signed was seen, nothing unsigned is taken, whether or not what was signed still runs here.
+    if (state.counter > 0 && offer.manifest_sha256 !== state.current?.manifestSha256) {
       throw new Refused("unsigned", `${offer.name} ${offer.version} is not signed`);
     }
     return { signed: null, manifestSha256: offer.manifest_sha256 };
@@ -78,21 +83,36 @@ export async function trusted(store: Store, state: ModelState, offer: Offer, key
   return { signed, manifestSha256 };
 }
 
+export interface Taking {
+  keys: string[];
+  progress(have: number, all: number): void;
+  gpu: boolean;
+  /** Digests of manifests that cannot be run or kept; this adds to them. */
+  tried: Set<string>;
+}
+
 /** Fetch, prove and install what is offered; it runs in a new worker. Null where it is what runs already. */
-export async function take(
-  store: Store, offer: Offer, keys: string[], progress: (have: number, all: number) => void, gpu: boolean,
-): Promise<Running | null> {
+export async function take(store: Store, offer: Offer, taking: Taking): Promise<Running | null> {
+  const { keys, progress, gpu, tried } = taking;
   const state = await store.state(offer.name), trust = await trusted(store, state, offer, keys);
   const digest = trust.manifestSha256;
   if (state.current?.manifestSha256 === digest) return signedNow(store, state, trust);
   if (state.refused.includes(digest)) throw new Refused("failed", `${offer.version} is not tried again`);
+  if (tried.has(digest)) throw new Tried("failed", `${offer.version} is not tried again until the page is opened anew`);
   const manifestBytes = await file(offer, MANIFEST, MOST_MANIFEST, () => undefined);
   if ((await sha256(manifestBytes)) !== digest) throw new Refused("checksum", "manifest.json was changed");
   const manifest = parsedFor(manifestBytes, offer, state);
   const fetched = await fetchedFiles(offer, manifest, progress);
-  const running = await proven(store, state, manifest, fetched, digest, trust, gpu);
+  const { running, files, faults } = await proven(manifest, fetched, digest, trust, gpu);
+  if (!running) return failed(store, state, digest, faults, tried);
   const next = { ...state, task: manifest.task, current: running.installed, previous: state.current };
-  await store.install(next, digest, { ...fetched.files, [MANIFEST]: manifestBytes });
+  try {
+    await store.install(next, digest, { ...files, [MANIFEST]: manifestBytes });
+  } catch (error) {
+    running.worker.end();
+    tried.add(digest); // there is no room for it
+    throw error;
+  }
   await store.sweep();
   return running;
 }
@@ -155,28 +175,45 @@ async function checkedFile(offer: Offer, manifest: Manifest, path: string, progr
   return content;
 }
 
-/** Open the first variant that opens, and hold it against its goldens. */
+interface Proven {
+  running: Running | null;
+  /** Of what runs. */
+  files: Record<string, Uint8Array>;
+  /** Of each variant that does not, in their order. */
+  faults: Error[];
+}
+
+/** Open the first variant that opens and keeps to its goldens. @throws Unreachable, TokenNeeded */
 async function proven(
-  store: Store, state: ModelState, manifest: Manifest, fetched: Fetched, digest: string, trust: Trust, gpu: boolean,
-): Promise<Running> {
-  let fault: unknown = new Refused("format", "no file opens");
+  manifest: Manifest, fetched: Fetched, digest: string, trust: Trust, gpu: boolean,
+): Promise<Proven> {
+  const golden = fetched.files[GOLDEN], { counter, keyId } = trust.signed ?? { counter: 0, keyId: "" };
+  const faults: Error[] = [];
   for (const variant of fetched.variants) {
-    const content = await fetched.more(variant), golden = fetched.files[GOLDEN];
-    const bytes = content.length + golden.length, { counter, keyId } = trust.signed ?? { counter: 0, keyId: "" };
-    const installed = {
-      version: manifest.version, manifestSha256: digest, counter, keyId, variant: variantKey(variant), bytes,
-    };
     try {
-      return await openProven(manifest, variant, content, golden, installed, gpu);
+      const content = await fetched.more(variant), bytes = content.length + golden.length;
+      const installed = {
+        version: manifest.version, manifestSha256: digest, counter, keyId, variant: variantKey(variant), bytes,
+      };
+      const running = await openProven(manifest, variant, content, golden, installed, gpu);
+      return { running, files: { [GOLDEN]: golden, [variant.path]: content }, faults };
     } catch (error) {
-      fault = error;
-      if (!(error instanceof WorkerError && error.trouble === "damaged")) break; // another file helps no more
+      if (error instanceof Unreachable || error instanceof TokenNeeded) throw error;
+      faults.push(error as Error); // engines lack operators, and rounding differs: another file may still do
     }
   }
-  if (fault instanceof Refused && fault.reason === "golden") {
+  return { running: null, files: {}, faults };
+}
+
+/** None of the variants runs here: for good where all gave wrong answers, else until the page is opened anew. */
+async function failed(
+  store: Store, state: ModelState, digest: string, faults: Error[], tried: Set<string>,
+): Promise<never> {
+  const reasons = faults.map((fault) => (fault instanceof Refused ? fault.reason : "engine"));
+  if (reasons.every((reason) => reason === "golden")) {
     await store.setState({ ...state, refused: [...state.refused, digest].slice(-MOST_REFUSED) });
-  }
-  throw fault;
+  } else if (!reasons.includes("checksum")) tried.add(digest);
+  throw faults[0];
 }
 
 async function openProven(

@@ -90,6 +90,8 @@ const ENGLISH = {
   reason_golden: "It failed its golden check on this device.",
   reason_failed: "It has failed on this device before.",
   reason_format: "This app cannot run it.",
+  reason_memory: "This device has too little memory for it.",
+  reason_engine: "It can be neither run nor kept on this device.",
 };
 
 export type Key = keyof typeof ENGLISH;
@@ -185,6 +187,8 @@ const SPANISH: Record<Key, string> = {
   reason_golden: "No pasó la comprobación de referencia en este dispositivo.",
   reason_failed: "Ya falló antes en este dispositivo.",
   reason_format: "Esta aplicación no puede usarla.",
+  reason_memory: "Este dispositivo no tiene memoria suficiente para ella.",
+  reason_engine: "No se puede usar ni guardar en este dispositivo.",
 };
 
 const TABLES: Record<Language, Record<Key, string>> = { en: ENGLISH, es: SPANISH };

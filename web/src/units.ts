@@ -8,3 +8,7 @@ export { colored, movedRange } from "./depth";
 export { decide, leafPaths } from "./hierarchy";
 export { faultsOf, limitsOf, readGolden } from "./golden";
 export { parseManifest, webVariants } from "./manifest";
+export { Camera } from "./camera";
+export { Keeper } from "./keeper";
+export { openInstalled, take, trusted } from "./models";
+export { file, Unreachable } from "./server";
