@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,33 @@ def test_what_decides_was_trained_on_by_nobody_also_where_it_lies_in_another_for
     for few in (seen, seen[:1], ()):
         with pytest.raises(DataError, match="0 would be kept out"):
             _parted(replace(known, items=few), train, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "sure", "p"),
+    [(4, 0, False, 1 / 16), (5, 0, False, 1 / 32), (6, 0, True, 1 / 64), (9, 2, False, 67 / 2048), (0, 0, False, 1)],
+)
+def test_few_gains_may_be_chance(gained: int, lost: int, sure: bool, p: float) -> None:
+    equal = [100.0] * 12
+    found = difference([0.0] * gained + [100.0] * lost + equal, [100.0] * gained + [0.0] * lost + equal)
+    assert found.p == pytest.approx(p)
+    assert found.sure is sure
+    assert "sign test p" in found.line
+
+
+def test_a_gain_that_is_no_number_is_none() -> None:
+    assert not difference([0.0] * 12, [100.0] * 11 + [float("nan")]).sure
+
+
+def difference(before: list[float], after: list[float]) -> Any:
+    from pocketvit.fit.adapting import _difference
+    from pocketvit.spec.manifest import LevelSpec
+
+    levels = (LevelSpec(name="label", labels=list(NAMES)),)
+    job: Any = SimpleNamespace(
+        recipe=SimpleNamespace(task=SimpleNamespace(name="classify")), trained=SimpleNamespace(levels=levels)
+    )
+    return _difference(job, before, after)
 
 
 def contents(*roots: Path) -> dict[Path, bytes]:
