@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,68 @@ def test_original_photos_and_corrections_are_mixed_as_asked() -> None:
     scarce = _mixed(few, new, 0.75, seed=0).items
     assert (len(scarce), scarce.count(new.items[3]), scarce.count(few.items[3])) == (320, REPEATS, 4)
     assert _mixed(old, new, 0.5, seed=0) == _mixed(old, new, 0.5, seed=0) != _mixed(old, new, 0.5, seed=1)
+
+
+def test_what_decides_was_trained_on_by_nobody_also_where_it_lies_in_another_format(tmp_path: Path) -> None:
+    from pocketvit.data.collections import Collection, Item, Splits
+    from pocketvit.fit.adapting import _parted, _unknown
+    from pocketvit.spec.images import read_image, write_image
+
+    def items(name: str, count: int) -> tuple[Item, ...]:
+        rng, files = np.random.default_rng(len(name)), [tmp_path / f"{name}{i}.jpg" for i in range(count)]
+        for file in files:
+            Image.fromarray(mixed(0, rng)).save(file)
+        return tuple(Item(file) for file in files)
+
+    def copied(item: Item) -> Item:
+        write_image(tmp_path / f"copy-{item.path.stem}.png", read_image(item.path))
+        return Item(tmp_path / f"copy-{item.path.stem}.png")
+
+    train, val, test = (Collection(x, "classify", "list", items(x, 20), (), x) for x in ("train", "val", "test"))
+    original, fresh = Splits(train, val, test), items("corrections", 40)
+    seen = tuple(map(copied, train.items))
+    given = replace(train, items=fresh + seen + (copied(val.items[0]), copied(test.items[0]), copied(test.items[1])))
+    known = _unknown(given, original)
+    assert known.items == fresh + seen
+    assert known.notes == (
+        "1 corrections are copies of validation photos and are left out.",
+        "2 corrections are copies of test photos and are left out.",
+    )
+    parts = _parted(known, train, 0.3)
+    assert len(parts.val.items) == 12
+    assert set(parts.val.items) < set(fresh)
+    assert set(parts.train.items) == set(known.items) - set(parts.val.items)
+    assert "20 corrections are copies of training photos: none of them is kept out." in parts.notes
+    for few in (seen, seen[:1], ()):
+        with pytest.raises(DataError, match="0 would be kept out"):
+            _parted(replace(known, items=few), train, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "sure", "p"),
+    [(4, 0, False, 1 / 16), (5, 0, False, 1 / 32), (6, 0, True, 1 / 64), (9, 2, False, 67 / 2048), (0, 0, False, 1)],
+)
+def test_few_gains_may_be_chance(gained: int, lost: int, sure: bool, p: float) -> None:
+    equal = [100.0] * 12
+    found = difference([0.0] * gained + [100.0] * lost + equal, [100.0] * gained + [0.0] * lost + equal)
+    assert found.p == pytest.approx(p)
+    assert found.sure is sure
+    assert "sign test p" in found.line
+
+
+def test_a_gain_that_is_no_number_is_none() -> None:
+    assert not difference([0.0] * 12, [100.0] * 11 + [float("nan")]).sure
+
+
+def difference(before: list[float], after: list[float]) -> Any:
+    from pocketvit.fit.adapting import _difference
+    from pocketvit.spec.manifest import LevelSpec
+
+    levels = (LevelSpec(name="label", labels=list(NAMES)),)
+    job: Any = SimpleNamespace(
+        recipe=SimpleNamespace(task=SimpleNamespace(name="classify")), trained=SimpleNamespace(levels=levels)
+    )
+    return _difference(job, before, after)
 
 
 def contents(*roots: Path) -> dict[Path, bytes]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pocketvit.files import plain
 
+LEVEL = 0.025
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -22,11 +24,19 @@ class Difference:
     high: float
     """95 % interval of the gain, by resampling the photos."""
     count: int
+    p: float | None = None
+    """Of right and wrong answers: exact one-sided sign test of those that differ (McNemar, Psychometrika 1947)."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the gain is above 0 at 2.5 % one-sided; never where it is no number."""
+        return self.low > 0 and (self.p is None or self.p <= LEVEL)
 
     @property
     def line(self) -> str:
         """For people."""
         gain = f"{self.gain:+.3g} ({self.low:+.3g} to {self.high:+.3g})"
+        gain += "" if self.p is None else f", sign test p {self.p:.2g}"
         return f"{self.metric} of {self.count} corrections kept out: {self.before:.4g} -> {self.after:.4g}, {gain}"
 
 

@@ -9,6 +9,7 @@ Everything is written in a run folder of its own; a killed run goes on, and what
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from pocketvit.data.cases import eval_cases
-from pocketvit.data.collections import Collection, Splits, load_collection, load_splits, split_off, without
+from pocketvit.data.collections import Collection, Splits, load_collection, load_splits, split_off
+from pocketvit.data.pixel_copies import copied_items
 from pocketvit.errors import DataError, NothingFitsError, UsageError, VerificationError
 from pocketvit.export.command import recipe_of
 from pocketvit.fit.adapted import AdaptReport, Difference
@@ -84,12 +86,8 @@ def prepared(
     recipe = load_recipe(_slower(recipe, trained, str(find_checkpoint(run)), shipped), overrides)
     recipe = replace(recipe, train=replace(recipe.train, validate_every=recipe.train.epochs))  # the last counts
     original = load_splits(recipe.data, recipe.task.name)
-    collected = without(_collected(Path(corrections), recipe, trained), original.val)
-    collected = without(collected, original.test) if original.test else collected
-    parts = split_off(collected, keep_out)
-    if len(parts.val.items) < LEAST_HELD:
-        what = f"{corrections}: of {len(collected.items)} corrections {len(parts.val.items)} would be kept out."
-        raise DataError(what, f"At least {LEAST_HELD} are needed to tell: collect more, or raise keep_out.")
+    collected = _unknown(_collected(Path(corrections), recipe, trained), original)
+    parts = _parted(collected, original.train, keep_out)
     digest, mixed = _digest(collected), _mixed(original.train, parts.train, rehearsal, recipe.train.seed)
     taught = set(parts.train.items)
     share = 1 - sum(item in taught for item in mixed.items) / len(mixed.items)
@@ -101,7 +99,7 @@ def prepared(
         "from": f"{shipped.manifest.name} {shipped.manifest.version}" if shipped else "the run's float model",
     }
     note = f"{len(collected.items)} corrections: {len(parts.train.items)} are trained on, {100 * share:.0f} % rehearsal"
-    splits = replace(original, train=replace(mixed, notes=(*mixed.notes, *collected.notes, f"{note}.")), test=None)
+    splits = replace(original, train=replace(mixed, notes=(*mixed.notes, *parts.train.notes, f"{note}.")), test=None)
     return Job(recipe, trained, shipped, splits, parts.val, digest, facts)
 
 
@@ -123,6 +121,36 @@ def _collected(folder: Path, recipe: Recipe, trained: Trained) -> Collection:
                 data = replace(recipe.data, layout=layout, val_layout=None, class_names=None)
                 return load_collection([str(found)], data, recipe.task.name, "train", trained.levels)
     raise DataError(f"{folder}: holds no corrections of {recipe.name}.", "Name the folder of serve --collect.")
+
+
+def _unknown(collected: Collection, original: Splits) -> Collection:
+    """Without the corrections that are photos of the validation or test data; a note says how many."""
+    for held, word in ((original.val, "validation"), (original.test, "test")):
+        if held is not None and (copies := copied_items(collected, held)):
+            items = tuple(item for item in collected.items if item not in copies)
+            note = f"{len(copies)} corrections are copies of {word} photos and are left out."
+            collected = replace(collected, items=items, notes=(*collected.notes, note))
+    return collected
+
+
+def _parted(collected: Collection, taught: Collection, keep_out: float) -> Splits:
+    """Corrections to train on and to keep out; copies of photos that are trained on are never kept out.
+
+    Raises:
+        DataError: too few would be kept out.
+    """
+    copies = copied_items(collected, taught)
+    new = replace(collected, items=tuple(item for item in collected.items if item not in copies))
+    parts = split_off(new, keep_out) if len(new.items) > 1 else Splits(new, replace(new, items=()))
+    if len(parts.val.items) < LEAST_HELD:
+        count, known = len(collected.items), f" ({len(copies)} are photos that it is trained on)" if copies else ""
+        what = f"{collected.name}: of {count} corrections{known} {len(parts.val.items)} would be kept out."
+        what = " ".join((what, *(note for note in collected.notes if "left out" in note)))
+        raise DataError(what, f"At least {LEAST_HELD} are needed to tell: collect more, or raise keep_out.")
+    items, notes = parts.train.items + tuple(item for item in collected.items if item in copies), parts.train.notes
+    if copies:
+        notes = (*notes, f"{len(copies)} corrections are copies of training photos: none of them is kept out.")
+    return replace(parts, train=replace(parts.train, items=items, notes=notes))
 
 
 def _mixed(original: Collection, taught: Collection, rehearsal: float, seed: int) -> Collection:
@@ -223,7 +251,7 @@ class _Gates:
             todo = "Raise rehearsal, lower train.lr or train.epochs, or look whether the corrections are right."
             raise NothingFitsError(f"{what} ({self.before:.4g} before). Nothing was handed over.", todo)
         gain = _difference(self.job, self.corrections, _each(model, self.job.held, self.job.recipe))
-        if gain.low <= 0:
+        if not gain.sure:
             todo = "Collect more corrections, train longer, or look whether they are right."
             raise VerificationError(
                 f"the adapted model is not surely better: {gain.line}. Nothing was handed over.", todo
@@ -251,7 +279,11 @@ def _each(model: Model, held: Collection, recipe: Recipe) -> list[float]:
 
 
 def _difference(job: Job, before: Sequence[float], after: Sequence[float]) -> Difference:
-    """Paired differences with a percentile bootstrap (Efron and Tibshirani 1993, chapter 13)."""
+    """Paired differences with a percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+
+    Of few right and wrong answers the bootstrap is too sure: four gains and no loss of ten would do, which one time in
+    sixteen is chance. The exact sign test is asked too.
+    """
     task = task_of(job.recipe.task.name)
     metric = task.evaluator(job.trained.levels, "").main
     sign = 1 if task.metric(metric).higher_is_better else -1
@@ -259,4 +291,12 @@ def _difference(job: Job, before: Sequence[float], after: Sequence[float]) -> Di
     drawn = np.random.default_rng(0).integers(0, len(gains), (RESAMPLES, len(gains)))
     low, high = np.percentile(gains[drawn].mean(axis=1), (2.5, 97.5))
     means = float(np.mean(before)), float(np.mean(after))
-    return Difference(metric, *means, float(gains.mean()), float(low), float(high), len(gains))
+    binary = task.metric(metric).rate and set(before) | set(after) <= {0.0, 100.0}
+    p = _chance(int((gains > 0).sum()), int((gains < 0).sum())) if binary else None
+    return Difference(metric, *means, float(gains.mean()), float(low), float(high), len(gains), p)
+
+
+def _chance(gained: int, lost: int) -> float:
+    """Probability of so many gains or more, were gains and losses equally likely."""
+    count = gained + lost
+    return sum(math.comb(count, k) for k in range(gained, count + 1)) / 2**count

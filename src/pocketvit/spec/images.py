@@ -7,6 +7,7 @@ file declares, colours are converted to sRGB, and of an animation the first fram
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -205,6 +206,11 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 4:
         return _from_pil(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"), "the array")
     return np.ascontiguousarray(pixels)
+
+
+def digest_of(image: NDArray[np.uint8]) -> str:
+    """SHA-256 in hex of shape and values of an (H, W, 3) uint8 array: the same for a photo in whatever file it lies."""
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = True) -> None:

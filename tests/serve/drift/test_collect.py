@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from fastapi import FastAPI
 from PIL import Image
 
 from pocketvit.data.layouts import READERS
+from pocketvit.errors import DataError
 from pocketvit.runtimes.model import load
 from pocketvit.serve.drift import collect
 from pocketvit.serve.drift.collect import Collection
 from pocketvit.serve.drift.routes import feedback_routes
 from pocketvit.serve.drift.start import watching
 from pocketvit.serve.http.http_app import make_app
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.http.served import Models, Served
 from pocketvit.serve.http.services import Limits
 from pocketvit.serve.options import Watch
@@ -142,3 +146,46 @@ def test_half_of_a_correction_is_not_read(
 def test_without_the_option_there_is_no_such_address(models: Models) -> None:
     answer = correct(make_app(models), "tiny-classify", "red", image=png(coloured(0)))
     assert answer.status_code == 404
+
+
+def test_posts_side_by_side_do_not_wait_for_each_other_and_never_exceed_the_bounds(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, meet, real = models.find("tiny-classify"), threading.Barrier(2, timeout=10), collect.write_image
+    monkeypatch.setattr(collect, "write_image", lambda *given: (meet.wait(), real(*given)))
+    kept = Collection(tmp_path / "n", most=2)
+    for _ in range(5):
+        kept.check(served, "red")  # all have come before the first one is kept
+
+    def post(seed: int) -> int:
+        try:
+            kept.add(served, {"image": coloured(0, seed=seed)}, "red")
+        except Refusal as refusal:
+            return refusal.status
+        return 201
+
+    with ThreadPoolExecutor(5) as pool:
+        assert sorted(pool.map(post, range(5))) == [201, 201, 409, 409, 409]
+    assert len((tmp_path / "n" / "tiny-classify" / "corrections.txt").read_text().splitlines()) == 2
+    monkeypatch.setattr(collect, "write_image", real)
+    kept = Collection(tmp_path / "b", most_bytes=2 * coloured(0).nbytes)
+    assert 409 in map(post, range(1000, 1100))
+    assert 0 < sum(path.stat().st_size for path in (tmp_path / "b").rglob("*.png")) <= 2 * coloured(0).nbytes
+
+
+def test_a_photo_that_is_being_kept_is_not_taken_twice_and_may_come_again_after_a_fault(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, kept, given = models.find("tiny-classify"), Collection(tmp_path, most=1), {"image": coloured(0)}
+    real = collect.write_image
+
+    def again(*args: Any) -> None:
+        with pytest.raises(Refusal, match="already"):
+            kept.add(served, given, "red")
+        raise DataError("full", "wait")
+
+    monkeypatch.setattr(collect, "write_image", again)
+    with pytest.raises(DataError):
+        kept.add(served, given, "red")
+    monkeypatch.setattr(collect, "write_image", real)
+    assert kept.add(served, given, "red")["corrections"] == 1

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sqlite3
 import threading
 import time
+import weakref
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,6 +29,7 @@ from pocketvit.serve.http.http_app import make_app
 from pocketvit.serve.http.served import Models, Served
 from pocketvit.serve.http.services import Outcome, Ran
 from pocketvit.serve.options import Watch
+from pocketvit.spec.images import read_image
 from tests.serve.asking import ask, png
 from tests.tiny import coloured, make_tiny_artifact, photo
 
@@ -220,3 +226,103 @@ def test_options_that_do_not_go_together_and_nothing_without_them(tmp_path: Path
     with watching(Models([]), Watch(), None) as extras:
         assert (extras.routers, extras.watchers) == ((), ())
     assert list(tmp_path.iterdir()) == []
+
+
+def reference_folder(folder: Path, count: int = 36) -> Path:
+    folder.mkdir()
+    for i, each in enumerate(photos(count)):
+        Image.fromarray(each).save(folder / f"{i}.png")
+    return folder
+
+
+def stored(path: Path) -> Any:
+    with closing(sqlite3.connect(path)) as base:
+        return base.execute("SELECT data FROM refs").fetchone()
+
+
+def test_a_reference_that_the_end_of_the_server_cuts_off_is_not_kept_and_is_made_next_time(
+    models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table, real = reference_folder(tmp_path / "p"), Models([Served.of(models["classify"])]), read_image
+    for last in (0, 32):
+        count, reached, ended = iter(range(100)), threading.Event(), threading.Event()
+
+        def read(path: Path, last: int = last, count: Any = count, reached: Any = reached, ended: Any = ended) -> Any:
+            if next(count) == last:
+                reached.set()
+                ended.wait(10)
+            return real(path)
+
+        monkeypatch.setattr(watching_module, "read_image", read)
+        watcher = Watcher(tmp_path / "d.db", folder)
+        watcher.begin(table)
+        assert reached.wait(10)
+        image = photos(1)[0]
+        watcher(Ran(Served.of(models["classify"]), 0.01, Outcome(b"", {}, image, models["classify"](image))))
+        watcher._stop = True
+        ended.set()
+        watcher.close()
+        assert not watcher._thread.is_alive()
+        assert stored(tmp_path / "d.db") is None
+    monkeypatch.setattr(watching_module, "read_image", real)
+    watcher = Watcher(tmp_path / "d.db", folder)
+    watcher.begin(table)
+    assert watcher.settle()
+    assert statistics(watcher)["brightness"]["reference"]["count"] == 36
+    assert report(watcher)["models"][0]["requests"] == 2  # what waited at the end was stored
+    watcher.close()
+
+
+def test_a_reference_without_values_is_not_kept_and_what_is_learnt_does_not_stand_for_the_folder(
+    models: dict[str, Model], tmp_path: Path, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = reference_folder(tmp_path / "p"), Models([Served.of(models["classify"])])
+    with monkeypatch.context() as patch:
+        patch.setattr(watching_module, "read_image", refuse)
+        watcher = Watcher(tmp_path / "d.db", folder)
+        watcher.begin(table)
+        assert watcher.settle()
+        assert stored(tmp_path / "d.db") is None
+        send(watcher, models["classify"], photos(few))
+        assert statistics(watcher)["brightness"]["reference"]["source"] == "first requests"
+        watcher.close()
+    watcher = Watcher(tmp_path / "d.db", folder)
+    watcher.begin(table)
+    assert watcher.settle()
+    assert statistics(watcher)["brightness"]["reference"]["source"] == "photos"
+    watcher.close()
+
+
+def refuse(path: Path) -> Any:
+    raise DataError(f"{path}: away.", "Wait.")
+
+
+def test_a_model_that_was_replaced_is_let_go_and_only_the_latest_versions_are_told_of(
+    models: dict[str, Model], tmp_path: Path
+) -> None:
+    watcher, gone, image = Watcher(tmp_path / "d.db"), [], photos(1)[0]
+    table = Models([version_of(models["classify"], 0), Served.of(models["restore"])])
+    watcher.begin(table)
+    for number in range(1, 7):
+        table.replace("tiny-classify", version_of(models["classify"], number))
+        served = table.current("tiny-classify")
+        watcher(Ran(served, 0.01, Outcome(b"", {}, image, served.model(image))))
+        gone.append(weakref.ref(served.model))
+        del served
+        assert watcher.settle()
+    gc.collect()
+    assert [each() is None for each in gone] == [True] * 5 + [False]
+    told = report(watcher)["models"]
+    assert [each["version"] for each in told if each["model"] == "tiny-classify"] == [
+        "1.0.3",
+        "1.0.4",
+        "1.0.5",
+        "1.0.6",
+    ]
+    assert "tiny-restore" in {each["model"] for each in told}
+    watcher.close()
+
+
+def version_of(model: Model, number: int) -> Served:
+    manifest = model.manifest.model_copy(update={"version": f"1.0.{number}"})
+    return Served(replace(model, manifest=manifest), f"digest{number}")

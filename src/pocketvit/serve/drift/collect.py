@@ -7,12 +7,12 @@ correction is there whole or not at all; at a kill in between a file may lie the
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.http.served import Served
 from pocketvit.spec.artifact import new_folder
 from pocketvit.spec.hierarchy import leaf_paths
-from pocketvit.spec.images import write_image
+from pocketvit.spec.images import digest_of, write_image
 from pocketvit.spec.preprocess import Pixels
 from pocketvit.spec.tasks import TASKS
 
@@ -41,6 +41,8 @@ class Collection:
         files = [path for path in folder.rglob("*.png") if path.is_file()]
         self._count = sum(path.name != "photo_clean.png" for path in files)
         self._bytes = sum(path.stat().st_size for path in files)
+        self._under_way: dict[tuple[Path, str], int] = {}
+        """Corrections that are being written, and the room that is held for them."""
         self._lock = threading.Lock()
 
     def check(self, served: Served, label: str | None) -> None:
@@ -51,7 +53,7 @@ class Collection:
                 needed; 409 where the collection is full.
         """
         if self._count >= self._most or self._bytes >= self._most_bytes:
-            raise Refusal(409, "the collection is full; somebody must empty it.")
+            raise _full()
         task = TASKS[served.task]
         if not task.labelled and task.geometry != "pixels":
             raise Refusal(
@@ -75,38 +77,40 @@ class Collection:
         photo = pictures["image"]
         if any(each.shape != photo.shape for each in pictures.values()):
             raise Refusal(400, "image and target have different sizes.")
-        name = hashlib.sha256(str(photo.shape).encode() + photo.tobytes()).hexdigest()[:20]
-        root = self.folder / served.name
+        name, labels = digest_of(photo)[:20], self._path(served, label) if label is not None else ()
+        root, size = self.folder / served.name, sum(each.nbytes for each in pictures.values())
+        with self._reserved(root, name, size):  # encoding takes long, and others need not wait for it
+            files = _write_pair(root, name, pictures) if label is None else _write_photo(root, name, photo)
+            with self._lock:
+                if label is not None:  # the photo first, then its line: a photo that no line names is not read
+                    # As the layout "list" has it: finest first where there are up to two levels, else coarsest first.
+                    order = labels[::-1] if len(labels) <= 2 else labels
+                    _append(root / LIST, (f"{IMAGES}/{name}.png", *order))
+                self._count, count = self._count + 1, self._count + 1
+                self._bytes += sum(path.stat().st_size for path in files)
+                row = (name, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), served.version, served.digest, *labels)
+                _append(root / LOG, row)
+        return {"stored": name, "model": served.name, "version": served.version, "corrections": count}
+
+    @contextmanager
+    def _reserved(self, root: Path, name: str, size: int) -> Iterator[None]:
+        """Room for a correction while it is written: ``size`` bytes of pixels, more than their files will have.
+
+        Raises:
+            Refusal: 409, there is no room left, or this photo has a correction or is getting one.
+        """
         with self._lock:
-            labels = self._path(served, label) if label is not None else ()
-            self._keep_pair(root, name, pictures) if label is None else self._keep_labelled(root, name, photo, labels)
-            self._count += 1
-            row = (name, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), served.version, served.digest, *labels)
-            _append(root / LOG, row)
-            return {"stored": name, "model": served.name, "version": served.version, "corrections": self._count}
-
-    def _keep_labelled(self, root: Path, name: str, photo: Pixels, labels: tuple[str, ...]) -> None:
-        """The photo first, then its line: a photo that no line names is not read."""
-        file = root / IMAGES / f"{name}.png"
-        if file.is_file() and f"{IMAGES}/{name}.png" in _text(root / LIST):
-            raise _known()
-        make_folder(file.parent)
-        write_image(file, photo)
-        # As the layout "list" has it: finest first where there are up to two levels, else coarsest first.
-        order = labels[::-1] if len(labels) <= 2 else labels
-        _append(root / LIST, (f"{IMAGES}/{name}.png", *order))
-        self._bytes += file.stat().st_size
-
-    def _keep_pair(self, root: Path, name: str, pictures: Mapping[str, Pixels]) -> None:
-        """Both pictures in a folder of their own, which is renamed last."""
-        place = root / PAIRS / name
-        if place.exists():
-            raise _known()
-        make_folder(place.parent)
-        with new_folder(place) as folder:
-            write_image(folder / "photo_noisy.png", pictures["image"])
-            write_image(folder / "photo_clean.png", pictures["target"])
-        self._bytes += sum(path.stat().st_size for path in place.iterdir())
+            if (root, name) in self._under_way or _is_kept(root, name):
+                raise Refusal(409, "there is a correction of this photo already.")
+            wanted = self._bytes + sum(self._under_way.values()) + size
+            if self._count + len(self._under_way) >= self._most or wanted > self._most_bytes:
+                raise _full()
+            self._under_way[root, name] = size
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._under_way[root, name]
 
     def _path(self, served: Served, label: str) -> tuple[str, ...]:
         """Labels from the coarsest level to the finest, from a path or from the finest alone.
@@ -123,8 +127,31 @@ class Collection:
         return found[0]
 
 
-def _known() -> Refusal:
-    return Refusal(409, "there is a correction of this photo already.")
+def _full() -> Refusal:
+    return Refusal(409, "the collection is full; somebody must empty it.")
+
+
+def _is_kept(root: Path, name: str) -> bool:
+    """Whether training would read a correction of this photo."""
+    listed = (root / IMAGES / f"{name}.png").is_file() and f"{IMAGES}/{name}.png" in _text(root / LIST)
+    return listed or (root / PAIRS / name).exists()
+
+
+def _write_photo(root: Path, name: str, photo: Pixels) -> list[Path]:
+    file = root / IMAGES / f"{name}.png"
+    make_folder(file.parent)
+    write_image(file, photo)
+    return [file]
+
+
+def _write_pair(root: Path, name: str, pictures: Mapping[str, Pixels]) -> list[Path]:
+    """Both pictures in a folder of their own, which is renamed last."""
+    place = root / PAIRS / name
+    make_folder(place.parent)
+    with new_folder(place) as folder:
+        write_image(folder / "photo_noisy.png", pictures["image"])
+        write_image(folder / "photo_clean.png", pictures["target"])
+    return list(place.iterdir())
 
 
 def _text(path: Path) -> str:

@@ -42,7 +42,8 @@ def page(watcher: Watcher, document: dict[str, Any]) -> str:
         watched = {each.key: each for each in watcher.watched.values()}
     with Reader(watcher.path) as reader:
         for model, each in zip(document["models"], watched.values(), strict=False):
-            parts += _model(model, each, reader)
+            if (model["version"], model["digest"]) == (each.who.version, each.who.digest):  # not let go meanwhile
+                parts += _model(model, each, reader)
     if not document["models"]:
         parts.append("<p>No request has come yet.</p>")
     return "".join([*parts, "</body></html>"])

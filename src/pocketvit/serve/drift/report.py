@@ -26,19 +26,19 @@ def report(watcher: Watcher) -> dict[str, Any]:
 
 
 def _model(watched: Watched, reader: Reader, watcher: Watcher) -> dict[str, Any]:
-    served, signs = watched.served, TASKS[watched.served.task].signs
+    who, signs = watched.who, TASKS[watched.who.task].signs
     with watcher.lock:
         rows = [_statistic(each, watched) for each in watched.statistics]
     events = []
     for row in reader.changes(watched.key, MOST_EVENTS):
         change = Change(*(row[name] for name in ("statistic", "before", "after", "detector")))
-        events.append(event_of(served, row["time"], change, watched.statistics))
+        events.append(event_of(who, row["time"], change, watched.statistics))
     states = {row["status"] for row in rows}
     return {
-        "model": served.name,
-        "version": served.version,
-        "digest": served.digest,
-        "task": served.task,
+        "model": who.name,
+        "version": who.version,
+        "digest": who.digest,
+        "task": who.task,
         "status": next((state for state in ("drift", "learning") if state in states), "ok"),
         "requests": reader.count(watched.key),
         "embedding": signs.embedding if signs else "none",

@@ -47,6 +47,8 @@ MOST_PHOTOS = 500
 """Of a reference folder, evenly chosen."""
 QUEUE, MOST_HELD = 16, 64_000_000
 """Requests that may wait, and bytes of their photos."""
+MOST_OLD = 3
+"""Versions of a model that are still told of after others have taken their place."""
 PHOTOS, REQUESTS = "photos", "first requests"
 
 
@@ -59,12 +61,31 @@ class _Answered:
     result: Result
 
 
+@dataclass(frozen=True)
+class Who:
+    """Which model it is, without the model: what has been watched outlives what is loaded."""
+
+    name: str
+    version: str
+    digest: str
+    task: str
+
+    @classmethod
+    def of(cls, served: Served) -> Who:
+        """A model that is served."""
+        return cls(served.name, served.version, served.digest, served.task)
+
+    @property
+    def key(self) -> str:
+        """Name, version and digest: another build of a version is another model."""
+        return f"{self.name} {self.version} {self.digest}".strip()
+
+
 @dataclass
 class Watched:
     """One version of a model."""
 
-    served: Served
-    key: str
+    who: Who
     statistics: tuple[Statistic, ...]
     reference: Reference
     watches: dict[str, Watch] = field(default_factory=dict)
@@ -72,11 +93,16 @@ class Watched:
     embeddings: list[NDArray[np.float64]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, served: Served, reference: Reference) -> Watched:
+    def of(cls, who: Who, reference: Reference) -> Watched:
         """Watched against a reference, so far as there is one."""
-        found = cls(served, key_of(served), statistics_of(served.task), reference)
+        found = cls(who, statistics_of(who.task), reference)
         found.refer(reference)
         return found
+
+    @property
+    def key(self) -> str:
+        """The model's in the file."""
+        return self.who.key
 
     def refer(self, reference: Reference) -> None:
         """Watch the statistics that a reference has and that were not watched."""
@@ -87,7 +113,7 @@ class Watched:
 
     def measure(self, photo: Pixels, result: Result, seconds: float | None) -> dict[str, float]:
         """Statistics of a request as they are compared; its embedding is kept where the reference is being learnt."""
-        values, signs = photo_statistics(photo), TASKS[self.served.task].signs
+        values, signs = photo_statistics(photo), TASKS[self.who.task].signs
         if seconds is not None:
             values["latency"] = 1e3 * seconds
         if signs is not None:
@@ -125,11 +151,6 @@ class Watched:
         return True
 
 
-def key_of(served: Served) -> str:
-    """Name, version and digest: another build of a version is another model."""
-    return f"{served.name} {served.version} {served.digest}".strip()
-
-
 class Watcher:
     """Give it to ``Services.watchers``; :meth:`close` it at the end."""
 
@@ -156,12 +177,14 @@ class Watcher:
         self._held, self._busy, self._stop = 0, False, False
         self._changed = threading.Condition()
         self._new: deque[Served] = deque()
+        self._models: Models | None = None
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
         self._thread.start()
 
     def begin(self, models: Models) -> None:
         """Have references of photos made for what is served, before the first request comes."""
         with self._changed:
+            self._models = models
             self._new.extend(models.all())
             self._changed.notify_all()
 
@@ -195,31 +218,39 @@ class Watcher:
     def _run(self) -> None:
         with suppress(AttributeError, OSError):  # requests that are being answered come first
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-        while (work := self._next()) is not None:
-            try:
-                self._watched(work) if isinstance(work, Served) else self._take(work)
-            except Exception as error:  # whatever it is, serving goes on
-                self.failed += 1
-                known = isinstance(error, PocketvitError | sqlite3.Error)
-                log.error("a request was not watched: %s", error, exc_info=None if known else error)
-            finally:
-                self._done(work)
+        while self._one():
+            pass
         self._store.close()
+
+    def _one(self) -> bool:
+        """Do what is next, and keep hold of nothing (a model above all) while there is nothing to do."""
+        work = self._next()
+        if work is None:
+            return False
+        try:
+            self._watched(work) if isinstance(work, Served) else self._take(work)
+        except Exception as error:  # whatever it is, serving goes on
+            self.failed += 1
+            known = isinstance(error, PocketvitError | sqlite3.Error)
+            log.error("a request was not watched: %s", error, exc_info=None if known else error)
+        finally:
+            self._done(work)
+        return True
 
     def _next(self) -> Served | _Answered | None:
         with self._changed:
             self._changed.wait_for(lambda: self._new or self._waiting or self._stop)
+            if self._stop:
+                self._new.clear()
             if not self._new and not self._waiting:
                 return None
             self._busy = True
-            return self._new.popleft() if self._new and not self._stop else self._waiting.popleft()
+            return self._new.popleft() if self._new else self._waiting.popleft()
 
     def _done(self, work: Served | _Answered) -> None:
         with self._changed:
             self._busy = False
             self._held -= 0 if isinstance(work, Served) else work.photo.nbytes
-            if self._stop:
-                self._new.clear()
             self._changed.notify_all()
 
     def _take(self, answered: _Answered) -> None:
@@ -231,39 +262,52 @@ class Watcher:
                 self._store.keep_reference(watched.key, watched.reference)
         self._store.add(watched.key, answered.time, values, changes)
         for change in changes:
-            self._tell(event_of(answered.served, answered.time, change, watched.statistics))
+            self._tell(event_of(watched.who, answered.time, change, watched.statistics))
 
     def _watched(self, served: Served) -> Watched:
         """What is known of a model; at its first request what the file knows, or what the photos say."""
-        key = key_of(served)
-        if key in self.watched:
-            return self.watched[key]
+        who = Who.of(served)
+        if who.key in self.watched:
+            return self.watched[who.key]
         with Reader(self.path) as reader:
-            reference = reader.reference(key)
-            made = reference is None or reference.key != self._key
-            if reference is None or made:
-                reference = self._of_photos(served)
-            found = Watched.of(served, reference)
+            reference = reader.reference(who.key)
+            known = reference is not None and self._is_of_photos(reference)
+            reference = reference if known else self._of_photos(served)
+            found = Watched.of(who, reference or Reference("", {}, {}))
             _recall(found, reader)
-        if made:
-            self._store.keep_reference(key, reference)
+        if reference is None:  # the server ends: the next one measures all photos
+            return found
+        if not known and reference.values:
+            self._store.keep_reference(who.key, reference)
         with self.lock:
-            self.watched[key] = found
+            self.watched[who.key] = found
+            self._forget(who.name)
         return found
 
-    def _of_photos(self, served: Served) -> Reference:
-        watched = Watched.of(served, Reference(self._key, {}, {}))
+    def _is_of_photos(self, reference: Reference) -> bool:
+        """Whether a reference was taken from the photos of the folder, where there is one."""
+        return reference.key == self._key and (not self._key or PHOTOS in reference.sources.values())
+
+    def _of_photos(self, served: Served) -> Reference | None:
+        """The reference that the photos make, empty and without their key where they make none; None at the end."""
+        watched = Watched.of(Who.of(served), Reference(self._key, {}, {}))
         step = max(1.0, len(self._photos) / MOST_PHOTOS)
         for index in np.arange(0, len(self._photos), step).astype(int):
             if self._stop:
-                break
+                return None
             try:
                 photo = read_image(self._photos[index])
                 watched.take(watched.measure(photo, served.model(photo), None))
             except PocketvitError as error:
                 log.warning("a photo of the reference was left out: %s", error.what)
-        watched.learn(PHOTOS, LEAST_REFERENCE)
-        return watched.reference
+        return watched.reference if watched.learn(PHOTOS, LEAST_REFERENCE) else Reference("", {}, {})
+
+    def _forget(self, name: str) -> None:
+        """Let go of versions that are served no more, but for the latest ones; the file still knows them."""
+        served = {Who.of(each).key for each in self._models.all()} if self._models is not None else set()
+        old = [key for key, each in self.watched.items() if each.who.name == name and key not in served]
+        for key in old[:-MOST_OLD]:
+            del self.watched[key]
 
 
 def _recall(watched: Watched, reader: Reader) -> None:
@@ -283,11 +327,11 @@ def _digest(photos: list[Path]) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:16] if photos else ""
 
 
-def event_of(served: Served, at: float, change: Change, statistics: tuple[Statistic, ...]) -> dict[str, Any]:
+def event_of(who: Who, at: float, change: Change, statistics: tuple[Statistic, ...]) -> dict[str, Any]:
     """A change for people and programs, in the statistic's own unit."""
     statistic = next(each for each in statistics if each.name == change.statistic)
     ends = {"before": statistic.plain(change.before), "after": statistic.plain(change.after)}
-    model = {"model": served.name, "version": served.version, "digest": served.digest}
+    model = {"model": who.name, "version": who.version, "digest": who.digest}
     return {
         "time": at,
         **model,
