@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import pocketvit.runtimes  # noqa: F401 - before a test imports an engine: it keeps OpenVINO from sending telemetry
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -38,3 +38,10 @@ def test_small_device_modules_import_no_torch_and_no_engine() -> None:
 def test_one_engine_is_opened_without_the_others() -> None:
     code = "import pocketvit, sys; pocketvit.load('denoise-color', 'onnxruntime:fp32')"
     assert python(f"{code}; print(*(m for m in ('torch', 'openvino') if m in sys.modules))") == ""
+
+
+def test_engines_send_nothing_to_their_makers() -> None:
+    """With OpenVINO's telemetry each import and each conversion would be sent; here a stub takes its place."""
+    code = "import pocketvit.runtimes, sys, openvino, nncf; from openvino.tools.ovc import telemetry_utils as found; "
+    code += "print(found.tm.__name__, *(name for name in sys.modules if name.startswith('openvino_telemetry.')))"
+    assert python(code).splitlines()[-1] == "openvino.tools.ovc.telemetry_stub"

@@ -10,6 +10,7 @@ import logging
 import math
 import queue
 import re
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -36,6 +37,9 @@ _SIZES, _KEPT_PIXELS = 4, 1_000_000
 _LONG_S, _LOUD, _QUIET = 1.0, logging.WARNING, logging.INFO
 """Seconds of compiling that are said aloud."""
 log = logging.getLogger("pocketvit")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+"""OpenVINO and NNCF tell Intel and Google of each import and conversion unless this package is missing. Here nothing is
+sent that nobody asked for; besides, it forks processes from threads for that, which can hang the whole process."""
 _CONSTANT = re.compile(rb'<data element_type="(?:f32|f16|bf16|i8|u8|i4|u4)"[^>]*? offset="(\d+)" size="(\d+)"')
 
 
