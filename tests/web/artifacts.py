@@ -61,20 +61,22 @@ def make_depth_artifact(folder: Path) -> Artifact:
     return read_artifact(folder)
 
 
+_PORTS = (
+    helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, *TILE, 3]),
+    helper.make_tensor_value_info("restored", TensorProto.FLOAT, [1, *TILE, 3]),
+)
+
+
 def make_huge_artifact(folder: Path) -> Artifact:
     """A restorer that copies its input 200,000 times before it answers: 7 GB, more than WebAssembly can address."""
     artifact = make_tiny_artifact(folder)
-    ports = (
-        helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, *TILE, 3]),
-        helper.make_tensor_value_info("restored", TensorProto.FLOAT, [1, *TILE, 3]),
-    )
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Expand", ["float", "shape"], ["many"]),
         helper.make_node("ReduceMean", ["many", "axes"], ["restored"], keepdims=1),
     ]
     weights = {"shape": np.array([200_000, *TILE, 3], np.int64), "axes": np.array([0], np.int64)}
-    _save(folder / "model.onnx", nodes, ports, weights)
+    _save(folder / "model.onnx", nodes, _PORTS, weights)
     write_manifest(folder, artifact.manifest.model_copy(update={"files": file_entries(folder)}))
     return read_artifact(folder)
 
@@ -82,10 +84,6 @@ def make_huge_artifact(folder: Path) -> Artifact:
 def make_wild_artifact(folder: Path) -> Artifact:
     """A restorer with sines of thousands of radians, which graphics processors compute in another way."""
     artifact = make_tiny_artifact(folder)
-    ports = (
-        helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, *TILE, 3]),
-        helper.make_tensor_value_info("restored", TensorProto.FLOAT, [1, *TILE, 3]),
-    )
     nodes = [
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "fast"], ["angle"]),
@@ -94,7 +92,7 @@ def make_wild_artifact(folder: Path) -> Artifact:
         helper.make_node("Add", ["wave", "middle"], ["restored"]),
     ]
     weights = {"fast": np.float32(997.0), "high": np.float32(120), "middle": np.float32(128)}
-    _save(folder / "model.onnx", nodes, ports, weights)
+    _save(folder / "model.onnx", nodes, _PORTS, weights)
     golden = read_golden(artifact)
     outputs = run_onnx(folder / "model.onnx", np.asarray(golden.inputs))
     write_golden(folder, replace(golden, outputs=outputs))

@@ -263,7 +263,5 @@ class _Job:
         line = self.follower.line if self.follower is not None else ""
         depth = (f"Depth: {line}.",) if line else ()
         nowhere = self.place is None and not self.window and not self.source.live
-        return (
-            *depth,
-            *(("Nothing was written or shown: --output out.mp4 or --output window does.",) if nowhere else ()),
-        )
+        told = "Nothing was written or shown: --output out.mp4 or --output window does."
+        return (*depth, told) if nowhere else depth

@@ -43,7 +43,7 @@ class Follower:
         Raises:
             PocketvitError: as :class:`Channel` says, or nothing that is there can be loaded.
         """
-        self._load = load
+        self._load, self.keys = load, list(keys)
         self._models: Models | None = None
         self.channel = Channel(where, keys, base=artifact, switch=self._switch, **options)
         try:
@@ -89,10 +89,6 @@ class Follower:
         self._running = served, current
 
 
-def _keys(updates: Updates) -> list[PublicKey]:
-    return [read_public(Path(key)) for key in updates.key]
-
-
 def open_models(
     artifacts: Sequence[str], load: Load, updates: Updates, **options: Any
 ) -> tuple[list[Served], dict[str, Follower]]:
@@ -117,6 +113,7 @@ def open_models(
             raise UsageError(f"{name}: has a channel and is given {names.count(name)} times.", "Give it once.")
     folder = updates.folder
     place = home_folder(".local/share/pocketvit/updates", "updates.folder") if folder is None else Path(folder)
+    keys = [read_public(Path(key)) for key in updates.key]
     options["token"] = read_token(updates.token_file)
     followers: dict[str, Follower] = {}
     served = []
@@ -124,7 +121,7 @@ def open_models(
         for artifact, name in zip(artifacts, names, strict=True):
             if name in channels:
                 own = {"folder": place / name, **options}
-                followers[name] = Follower(artifact, channels[name], _keys(updates), load, **own)
+                followers[name] = Follower(artifact, channels[name], keys, load, **own)
                 served.append(followers[name].served)
             else:
                 served.append(load(artifact))
@@ -137,8 +134,8 @@ def open_models(
 def follow(services: Services, followers: Mapping[str, Follower], updates: Updates) -> None:
     """Begin to poll for a server that answers with its followers' models."""
     services.channels = {name: follower.channel for name, follower in followers.items()}
-    services.update_keys = _keys(updates)
     for follower in followers.values():
+        services.update_keys = follower.keys  # the same for all, as they were read when their channels were opened
         services.watchers.append(follower.watch)
         follower.follow(services.models, updates.seconds)
 
