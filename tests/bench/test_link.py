@@ -77,6 +77,26 @@ def test_an_end_and_an_absent_server_are_passed_on(server: int) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+def test_a_connection_that_is_being_made_when_the_link_goes_is_ended_too(
+    server: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, gone, connect = threading.Event(), threading.Event(), socket.create_connection
+
+    def slowly(*args: object, **kwargs: object) -> socket.socket:
+        reached.set()
+        assert gone.wait(10)
+        return connect(("127.0.0.1", server))
+
+    with shaped(LINK, "127.0.0.1", server) as port:
+        end = connect(("127.0.0.1", port))
+        monkeypatch.setattr(socket, "create_connection", slowly)
+        assert reached.wait(10)
+    end.settimeout(10)
+    gone.set()
+    with end, suppress(ConnectionResetError):
+        assert end.recv(1) == b""
+
+
 def test_links_are_named_or_written() -> None:
     assert parse_link("3g") is LINKS["3g"]
     assert parse_link("5/20/40") == Link("5/20/40", 5, 20, 40)

@@ -88,6 +88,7 @@ class _Relay:
     def __init__(self, link: Link, server: tuple[str, int], listener: socket.socket) -> None:
         self._link, self._server, self._listener = link, server, listener
         self._open: list[socket.socket] = []
+        self._closed, self._lock = False, threading.Lock()
 
     def accept(self) -> None:
         """Until the listener is closed."""
@@ -102,7 +103,12 @@ class _Relay:
                 client.close()
                 continue
             server.settimeout(None)
-            self._open += [client, server]
+            with self._lock:
+                if self._closed:  # while the server was being reached: nobody else would end these two
+                    client.close()
+                    server.close()
+                    return
+                self._open += [client, server]
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             start = time.monotonic() + self._link.rtt_ms / 1e3
@@ -113,6 +119,8 @@ class _Relay:
         """End everything."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._closed = True
         for end in self._open:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
