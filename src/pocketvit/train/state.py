@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from pocketvit.models.trained import Trained, bytes_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import read_rows
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 STATE = "state.pt"
 
