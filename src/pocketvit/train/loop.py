@@ -43,6 +43,9 @@ from pocketvit.train.validate import validate
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+DRAW_S = 10.0
+"""Seconds from one drawing of the curves to the next, which may take longer than a short epoch."""
+
 
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
     """Fabric's name of the precision: ``auto`` is bf16 where the processor computes in it.
@@ -300,8 +303,9 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
     save_state(run, fabric)
     run.sound = True
     reporter.end_epoch(row, metric)
-    if metric:
+    if metric and (at.done or at.epoch >= end or time.monotonic() - run.drawn_at > DRAW_S):
         draw_curves(run.rows, run.folder / "curves.png", metric)
+        run.drawn_at = time.monotonic()
 
 
 def _judge(

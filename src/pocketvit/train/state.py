@@ -63,6 +63,7 @@ class Run:
     began: float = 0.0
     """When this run would have begun without pauses, on the monotonic clock."""
     saved_at: float = 0.0
+    drawn_at: float = 0.0
     check: Callable[[], None] = lambda: None
     """Raises where the process was asked to end."""
     sound: bool = True
@@ -73,7 +74,7 @@ class Run:
     def start(self) -> None:
         """Let the clock run on from where the position stands."""
         now = time.monotonic()
-        self.began, self.saved_at = now - self.position.elapsed, now
+        self.began, self.saved_at, self.drawn_at = now - self.position.elapsed, now, now
 
     def share_done(self, per_epoch: int) -> float:
         """How much of the run is behind it, from 0 to 1 (and beyond): of its minutes, or else of its batches."""
