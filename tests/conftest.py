@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import pocketvit.runtimes  # noqa: F401 - before a test imports an engine: it keeps OpenVINO from sending telemetry
 from pocketvit.bench import load
+from tests.zygote import Zygote
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("NO_COLOR", "1")
@@ -49,6 +51,14 @@ def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts programs at once in which PyTorch has been imported."""
+    one = Zygote()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")
