@@ -33,6 +33,11 @@ const kinds = {
       return { range, ...packed(app.colored(data, dims[0], dims[1], range, metric)) };
     });
   },
+  boxes: ({ heat, sides }) => {
+    const { data, dims } = arrays[heat];
+    return app.found(data, arrays[sides].data, dims[1], dims[2]);
+  },
+  precision: ({ answers, truth, classes }) => app.averagePrecision(answers, arrays[truth], classes),
   faults: async ({ artifact, precision, noise }) => {
     const manifest = app.parseManifest(new Uint8Array(readFileSync(join(artifact, "manifest.json"))));
     const bytes = new Uint8Array(readFileSync(join(artifact, "golden.npz")));

@@ -3,6 +3,7 @@
 from pocketvit.tasks.base import TorchTask
 from pocketvit.tasks.classify import CLASSIFY
 from pocketvit.tasks.depth import DEPTH
+from pocketvit.tasks.detect import DETECT
 from pocketvit.tasks.restore import RESTORE
 
-TORCH_TASKS: dict[str, TorchTask] = {"restore": RESTORE, "classify": CLASSIFY, "depth": DEPTH}
+TORCH_TASKS: dict[str, TorchTask] = {"restore": RESTORE, "classify": CLASSIFY, "depth": DEPTH, "detect": DETECT}
