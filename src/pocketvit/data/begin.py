@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from pocketvit.data import layouts
+from pocketvit.data.box_layouts import has_coco, has_yolo
 from pocketvit.data.depth_layouts import has_depth, has_frames
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import writing
@@ -70,7 +71,16 @@ def _maps(root: Path) -> str:
     return f"it holds {count} photos with depth maps" if count else ""
 
 
+def _coco(root: Path) -> str:
+    return "it holds a JSON file of boxes (instances*.json)" if has_coco(root) else ""
+
+
+def _yolo(root: Path) -> str:
+    return "it holds images/ and labels/ with text files" if has_yolo(root) else ""
+
+
 SIGNS: dict[str, Callable[[Path], str]] = {
+    **{"coco": _coco, "yolo": _yolo},
     **{"scenes7": _frames, "depth": _maps},
     **{"sidd": _sidd, "pairs": _pairs, "gopro": _gopro},
     **{"classes": _classes, "clean": _clean},
