@@ -89,7 +89,7 @@ def test_cells_that_do_not_fit_are_refused_with_those_that_do() -> None:
 def test_targets_are_one_at_centres_and_belong_to_the_smaller_box() -> None:
     boxes = torch.tensor([[[0, 0.0, 0.0, 1.0, 1.0], [2, 0.4, 0.4, 0.7, 0.6], [-1, -1, -1, -1, -1]]])
     made = losses.targets(boxes, 3, (16, 16), 0.54)
-    assert made.count == 2
+    assert made.total == 2
     assert made.heat[0, 0, 8, 8] == made.heat[0, 2, 8, 8] == 1
     assert (made.heat == 1).sum() == 2
     assert made.heat[0, 1].sum() == 0
@@ -105,7 +105,7 @@ def test_targets_are_one_at_centres_and_belong_to_the_smaller_box() -> None:
 def test_photos_without_boxes_teach_that_there_is_nothing() -> None:
     boxes = torch.full((2, 1, 5), -1.0)
     made = losses.targets(boxes, 3, (4, 4), 0.54)
-    assert (made.count, made.heat.sum(), made.weight.sum()) == (0, 0, 0)
+    assert (made.total, made.heat.sum(), made.weight.sum()) == (0, 0, 0)
     answer = Answer(torch.zeros(2, 3, 4, 4, requires_grad=True), torch.ones(2, 4, 4, 4))
     value = DETECT.loss(answer, boxes, DetectConfig(), None)
     assert value.item() == pytest.approx(2 * 3 * 16 * 0.25 * np.log(2), rel=1e-5)

@@ -29,10 +29,10 @@ def overlaps(a: Boxes, b: Boxes) -> NDArray[np.float64]:
     """(N, 4) and (M, 4) to (N, M): intersection over union, 0 where both are empty."""
     a, b = np.asarray(a, np.float64).reshape(-1, 4), np.asarray(b, np.float64).reshape(-1, 4)
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
+    shared: NDArray[np.float64] = np.prod(np.maximum(high - low, 0), axis=2)
     areas = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
     union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.where(union > 0, shared / np.where(union > 0, union, 1.0), 0.0)
 
 
 def peaks(heat: NDArray[np.floating[Any]], least: float, most: int) -> tuple[NDArray[np.int64], ...]:

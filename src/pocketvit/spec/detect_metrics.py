@@ -81,8 +81,8 @@ def average(classes: Sequence[Found], weights: NDArray[np.float64] | None = None
     rows = rows[~np.isnan(rows[:, 0])]
     if not len(rows):
         return np.zeros(3)
-    mean = rows.mean(axis=0)
-    return 100 * np.array([mean.mean(), mean[0], mean[5]])
+    mean = 100 * rows.mean(axis=0)
+    return np.array([mean.mean(), mean[0], mean[5]])
 
 
 def spread(classes: Sequence[Found], photos: int) -> NDArray[np.float64]:
@@ -90,4 +90,4 @@ def spread(classes: Sequence[Found], photos: int) -> NDArray[np.float64]:
     bootstrap, Efron 1979), always the same draws."""
     rng = np.random.default_rng(0)
     draws = rng.multinomial(photos, np.full(photos, 1 / photos), RESAMPLES).astype(np.float64)
-    return np.std([average(classes, each) for each in draws], axis=0, ddof=1)
+    return np.asarray(np.std([average(classes, each) for each in draws], axis=0, ddof=1), np.float64)

@@ -47,13 +47,17 @@ class Detector(nn.Module):
     in it things are. Then residual pairs of 3x3 convolutions, and one 1x1 convolution for each output.
     """
 
+    reach: Tensor
+    """(1, 4, 1, 1): what a side of 1 before scaling is, in shares of the photo."""
+
     def __init__(self, backbone: nn.Module, classes: int, size: tuple[int, int], config: Any) -> None:
         super().__init__()
-        self.backbone, self.size = backbone, size
-        strides, channels = backbone.strides, backbone.channels
+        self.backbone = backbone
+        inside: Any = backbone
+        strides, channels = inside.strides, inside.channels
         self.used = [i for i, stride in enumerate(strides) if stride >= config.cell]
-        self.tokens, self.cells = backbone.feature_kind == "tokens", grid(size, config.cell)
-        self.grids = [(-(-size[0] // strides[i]), -(-size[1] // strides[i])) for i in self.used]
+        self.tokens = inside.feature_kind == "tokens"
+        self.grids = [grid(size, int(strides[i])) for i in self.used]
         factor = int(strides[self.used[0]]) // config.cell
         width = config.head_width
         self.enter = nn.ModuleList(nn.Conv2d(int(channels[i]), width, 1) for i in self.used)
@@ -105,7 +109,7 @@ def loss(output: Answer, target: Tensor, config: Any, state: None = None) -> Ten
     wanted = losses.targets(target, classes, (size[0], size[1]), config.spread)
     centres = losses.focal(output.heat, wanted.heat)
     apart = losses.one_minus_giou(losses.corners(output.sides), wanted.boxes)
-    return (centres + config.box_weight * (wanted.weight * apart).sum()) / max(1, wanted.count)
+    return (centres + config.box_weight * (wanted.weight * apart).sum()) / max(1, wanted.total)
 
 
 def distil(output: Answer, teacher: Answer, temperature: float) -> Tensor:

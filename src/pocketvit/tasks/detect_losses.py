@@ -23,7 +23,7 @@ class Targets(NamedTuple):
     """(B, h, w, 4) left, top, right, bottom in shares of the photo of the box that a cell belongs to."""
     weight: Tensor
     """(B, h, w): sums to 1 over the cells of each box; 0 in cells that belong to none."""
-    count: int
+    total: int
     """Boxes in the batch."""
 
 
