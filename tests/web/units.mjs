@@ -33,6 +33,12 @@ const kinds = {
       return { range, ...packed(app.colored(data, dims[0], dims[1], range, metric)) };
     });
   },
+  masks: ({ probs, image }) => {
+    const { data, dims } = arrays[probs], photo = picture(image);
+    const classes = app.classesAt(data, dims, photo.height, photo.width);
+    const labels = Array.from({ length: dims[0] }, (_, k) => `c${k}`);
+    return { parts: app.partsOf(data, dims, labels), ...packed(app.painted(photo, classes, dims[0])) };
+  },
   faults: async ({ artifact, precision, noise }) => {
     const manifest = app.parseManifest(new Uint8Array(readFileSync(join(artifact, "manifest.json"))));
     const bytes = new Uint8Array(readFileSync(join(artifact, "golden.npz")));

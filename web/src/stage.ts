@@ -1,6 +1,11 @@
-// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth.
+// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth, the
+// legend of masks.
+import type { Part } from "./segment";
 import type { Answer, LabelAnswer, PictureAnswer } from "./tasks";
 import { element, make, type View } from "./view";
+
+/** Lines of a legend at most. */
+const MOST_PARTS = 8;
 
 export class Stage {
   private readonly before = element<HTMLCanvasElement>("before");
@@ -42,7 +47,9 @@ export class Stage {
   /** Words to the picture, in the language of the page. */
   caption(): void {
     const answer = this.last, place = element("answer");
-    const content = answer?.kind === "labels" ? this.labels(answer) : answer?.range ? [this.scale(answer)] : [];
+    const content = answer?.kind === "labels" ? this.labels(answer)
+      : answer?.range ? [this.scale(answer)]
+      : answer?.parts ? [this.legend(answer.parts)] : [];
     place.hidden = content.length === 0;
     place.replaceChildren(...content);
   }
@@ -58,6 +65,19 @@ export class Stage {
       list.append(row);
     }
     return [make("p", "path", path), list];
+  }
+
+  private legend(parts: Part[]): HTMLElement {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const { label, colour, share } of parts.slice(0, MOST_PARTS)) {
+      const row = make("li"), patch = make("span", "patch");
+      patch.style.background = `rgb(${colour.join(",")})`;
+      patch.setAttribute("aria-hidden", "true");
+      row.append(patch, make("span", "", label), make("span", "", percent(share)));
+      list.append(row);
+    }
+    return list;
   }
 
   private scale({ range }: PictureAnswer): HTMLElement {

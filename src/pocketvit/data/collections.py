@@ -62,8 +62,8 @@ class Collection:
         return self.layout == "clean" and task_of(self.task).degrades
 
     def counts(self) -> dict[str, int]:
-        """Images per finest class, classes without images included; empty where there are no labels."""
-        if not self.levels:
+        """Images per finest class, classes without images included; empty where images have no labels."""
+        if not self.levels or not all(item.labels for item in self.items):
             return {}
         found = np.bincount([item.labels[-1] for item in self.items], minlength=len(self.levels[-1].labels))
         return {name: int(count) for name, count in zip(self.levels[-1].labels, found, strict=True)}
@@ -225,9 +225,12 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 def _items(
     rows: Sequence[Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
 ) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
-    if not task_of(task).labelled:
-        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), ()
-    known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
+    record = task_of(task)
+    named = data.class_names if record.labelled or record.names_parts else None
+    known = labels.read_class_names(Path(named)) if named else None
+    if not record.labelled:
+        parts = labels.of_parts(rows, known, levels) if record.names_parts else ()
+        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), parts
     codes, found = labels.encode(rows, known, levels)
     return tuple(Item(row.path, row.clean, code, row.unit) for row, code in zip(rows, codes, strict=True)), found
 

@@ -22,6 +22,8 @@ class Entry:
     """Where the labels stand, for error messages."""
     unit: float = 1.0
     """What one stored step of ``clean`` stands for, where that is a map: metres."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that parts of the photo can have, by their index in ``clean``, where its data name them."""
 
 
 Found = tuple[list[Entry], list[str]]

@@ -174,7 +174,7 @@ class GoldenPolicy:
 
 
 Truth = NDArray[Any]
-"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W) float32 where 0 is no value."""
+"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W): float32 where 0 is no value, or uint8."""
 
 
 def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
@@ -193,6 +193,8 @@ class Partner:
     """Whether a photo and a partner of these heights and widths go together."""
     enlarged: Callable[[Truth, float], Truth] = lambda truth, factor: truth
     """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
+    fault: Callable[[Truth, Sequence[LevelSpec]], str] = lambda truth, levels: ""
+    """What is wrong with its content for these classes, in a phrase; empty where nothing is."""
 
 
 def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
@@ -348,6 +350,9 @@ class Task:
     """(the recipe's ``data.protocol``, layout) to the conditions under which every case is scored, the main one first;
     ``UsageError`` where there are none of these names. Empty where there is one way alone; where photos are degraded
     (``degrades``), how they are is the condition."""
+    names_parts: bool = False
+    """Parts of a photo have a class, of one level: samples carry none, and their layout or ``data.class_names`` names
+    them all."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     study: Callable[[Sequence[LevelSpec]], Study] | None = None
