@@ -10,12 +10,10 @@ from pathlib import Path
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
-from pocketvit.spec.images import list_images
+from pocketvit.spec.images import CLASS_LIST, list_images
 from pocketvit.spec.mask_files import IGNORED, MOST_CLASSES, SUFFIX, read_mask
 
 PHOTO_FOLDERS, MASK_FOLDERS = ("images", "image", "photos", "rgb"), ("masks", "mask")
-CLASSES = "classes.txt"
-"""Names of the classes, one a line, the first for index 0."""
 
 
 def read_masks(root: Path, split: str) -> Found:
@@ -57,7 +55,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
     Raises:
         DataError: it is no text, a line in it is empty, a name stands twice, or there are fewer than two or too many.
     """
-    file = next((path for path in (root / CLASSES, root.absolute().parent / CLASSES) if path.is_file()), None)
+    file = next((path for path in (root / CLASS_LIST, root.absolute().parent / CLASS_LIST) if path.is_file()), None)
     if file is None:
         return ()
     try:
@@ -96,11 +94,11 @@ def known_classes(rows: Sequence[Entry], where: str) -> tuple[str, ...]:
     if len(found) > 1:
         first, other = (row.clean for row in list(found.values())[::-1][:2])
         what = f"{where}: the classes of {other} are not those of {first}."
-        raise DataError(what, f"Lay the same {CLASSES} beside all of the data.")
+        raise DataError(what, f"Lay the same {CLASS_LIST} beside all of the data.")
     classes = rows[0].classes
     if not classes:
-        what = f"{where}: there is no {CLASSES} that names the classes of its masks."
-        raise DataError(what, f"Write {CLASSES}, one name a line, the first for index 0; or name data.class_names.")
+        what = f"{where}: there is no {CLASS_LIST} that names the classes of its masks."
+        raise DataError(what, f"Write {CLASS_LIST}, one name a line, the first for index 0; or name data.class_names.")
     return classes
 
 
