@@ -22,6 +22,7 @@ from pocketvit.spec.mask_stream import MaskStream
 from pocketvit.spec.preprocess import Pixels, Preprocess, nearest
 from pocketvit.spec.tasks import base
 from pocketvit.spec.tasks.segment_scores import PIXELS_RIGHT, Overlaps, class_metric
+from pocketvit.spec.tasks.segment_study import SegmentStudy
 from pocketvit.spec.typed import Range, check_ranges
 
 OUTPUT = "probs"
@@ -300,6 +301,7 @@ SEGMENT = base.Task(
     partner=base.Partner(
         "mask", read_mask, fault=lambda mask, levels: unknown_class(mask, len(levels[-1].labels)) if levels else ""
     ),
+    study=SegmentStudy,
     agreement=_agreement,
     follow=MaskStream,
     signs=SIGNS,
