@@ -18,11 +18,12 @@ from pocketvit.runtimes.whole import tile_for
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.depth_stream import DepthStream
 from pocketvit.spec.golden import read_golden
-from pocketvit.spec.hierarchy import decide, leaf_paths
+from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths
 from pocketvit.spec.manifest import Manifest, Memory
 from pocketvit.spec.parity import parity_violations, tolerances
 from pocketvit.spec.preprocess import Preprocess, prepare, resize
 from pocketvit.spec.tasks.depth import Depth
+from pocketvit.spec.tasks.detect import DETECT, Detections, stacked
 from pocketvit.spec.tasks.segment import Segmentation
 from pocketvit.spec.tasks.strength import adjusted
 from pocketvit.spec.tiles import run_tiled
@@ -154,6 +155,33 @@ def test_masks_are_pythons(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(answer), picture)
         assert {each["label"]: each["share"] for each in answer["parts"]} == pytest.approx(dict(ranked))
         assert [each["share"] for each in answer["parts"]] == sorted(dict(ranked).values(), reverse=True)
+
+
+def test_boxes_and_their_precision_are_pythons(tmp_path: Path) -> None:
+    asked, rng = Asked(), np.random.default_rng(3)
+    levels = [LevelSpec(name="label", labels=["a", "b"])]
+    answers, truths = [], []
+    for _ in range(8):
+        heat = rng.uniform(0, 0.3, (2, 9, 12)).astype(np.float32) ** 2
+        heat[0, 2, 2:4] = 0.5  # equal neighbours
+        sides = rng.uniform(0.02, 0.4, (4, 9, 12)).astype(np.float32)
+        found = DETECT.finish({"heat": heat[None], "sides": sides[None]}, levels)
+        assert isinstance(found, Detections)
+        rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        answers.append([{"index": k, "score": score, "box": box} for k, score, box in rows])
+        asked.add("boxes", answers[-1], heat=asked.keep(heat), sides=asked.keep(sides))
+        near = found.boxes[:6] + rng.normal(0, 0.01, (len(found.boxes[:6]), 4))
+        truths.append(np.concatenate([found.classes[:6, None], near], axis=1))
+    evaluator = DETECT.evaluator(levels, "")
+    for one, truth in zip(answers, truths, strict=True):
+        columns = (np.array([row[key] for row in one]) for key in ("box", "index", "score"))
+        evaluator.update(Detections(("a", "b"), *columns), truth)
+    precision = next(evaluator.metrics()).value
+    assert 20 < precision < 95
+    asked.add("precision", precision, answers=answers, truth=asked.keep(stacked(truths)), classes=2)
+    *boxes, value = asked.run(tmp_path)
+    assert boxes == asked.expected[:-1]
+    assert value == pytest.approx(precision, abs=0.01)  # truths are float32 there
 
 
 def test_the_golden_check_finds_what_python_finds(tmp_path: Path) -> None:

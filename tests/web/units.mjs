@@ -39,6 +39,11 @@ const kinds = {
     const labels = Array.from({ length: dims[0] }, (_, k) => `c${k}`);
     return { parts: app.partsOf(data, dims, labels), ...packed(app.painted(photo, classes, dims[0])) };
   },
+  boxes: ({ heat, sides }) => {
+    const { data, dims } = arrays[heat];
+    return app.found(data, arrays[sides].data, dims[1], dims[2]);
+  },
+  precision: ({ answers, truth, classes }) => app.averagePrecision(answers, arrays[truth], classes),
   faults: async ({ artifact, precision, noise }) => {
     const manifest = app.parseManifest(new Uint8Array(readFileSync(join(artifact, "manifest.json"))));
     const bytes = new Uint8Array(readFileSync(join(artifact, "golden.npz")));

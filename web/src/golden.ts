@@ -2,6 +2,7 @@
 // within the task's limits and those of the manifest where they are tighter.
 //
 // Left out: the metric of relative depth, which needs a fit; the limits on its outputs themselves are checked.
+import { averagePrecision, found } from "./detect";
 import { decide, leafPaths } from "./hierarchy";
 import table from "./limits.json";
 import type { Manifest } from "./manifest";
@@ -160,6 +161,7 @@ function taskFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limi
     return { metric_drop: meanPsnr(golden.outputs[name], truth.data) - meanPsnr(outputs[name], truth.data) };
   }
   if (manifest.task === "classify") return classFigures(manifest, outputs, golden);
+  if (manifest.task === "detect") return boxFigures(manifest, outputs, golden);
   const name = manifest.outputs[0].name;
   if (manifest.task === "segment") {
     return segmentFigures(outputs[name], golden.outputs[name], manifest.outputs[0], truth);
@@ -193,6 +195,13 @@ function meanAbsRel(answers: Data[], truth: Data): number {
     return count ? sum / count : null;
   });
   return mean(each.filter((value) => value !== null));
+}
+
+function boxFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {
+  const [, classes, rows, columns] = manifest.outputs.find(({ name }) => name === "heat")!.shape;
+  const precision = ({ heat, sides }: Outputs) => averagePrecision(
+    heat.map((one, i) => found(one, sides[i], rows, columns)), golden.arrays.truth, classes);
+  return { metric_drop: precision(golden.outputs) - precision(outputs) };
 }
 
 function classFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {

@@ -1,5 +1,6 @@
 // A frame through a model: preprocessing, inference and the task's answer, in the worker.
 import { colored, drawn, movedRange, type Range } from "./depth";
+import { found, SHOWN, type Box } from "./detect";
 import { decide, leafPaths } from "./hierarchy";
 import type { Manifest, Variant } from "./manifest";
 import { prepare, rgbaOf, rgbOf, roundEven } from "./preprocess";
@@ -36,7 +37,14 @@ export interface LabelAnswer extends Base {
   top: { label: string; score: number }[];
 }
 
-export type Answer = PictureAnswer | LabelAnswer;
+export interface BoxAnswer extends Base {
+  kind: "boxes";
+  labels: string[];
+  /** Those that are shown, the best first. */
+  boxes: Box[];
+}
+
+export type Answer = PictureAnswer | LabelAnswer | BoxAnswer;
 export type Run = (inputs: Tensors) => Promise<Tensors>;
 
 /** What is kept from frame to frame. */
@@ -68,11 +76,12 @@ export async function answerFrame(
 
 async function answerFixed(
   run: Run, manifest: Manifest, image: Picture, follow: Follow, ms: Spent,
-): Promise<Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base>> {
+): Promise<Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base> | Omit<BoxAnswer, keyof Base>> {
   const began = performance.now(), input = prepare(image, manifest.preprocess);
   ms.pre += performance.now() - began;
   const outputs = await run(pixelsOf(input));
   if (manifest.task === "segment") return maskPicture(outputs, manifest, image);
+  if (manifest.task === "detect") return boxed(outputs, manifest);
   return manifest.task === "classify"
     ? labelled(outputs, manifest)
     : depthPicture(outputs, manifest, image, follow);
@@ -135,6 +144,12 @@ function labelled(outputs: Tensors, manifest: Manifest): Omit<LabelAnswer, keyof
     .sort((a, b) => b.score - a.score)
     .slice(0, 5);
   return { kind: "labels", path, top };
+}
+
+function boxed(outputs: Tensors, manifest: Manifest): Omit<BoxAnswer, keyof Base> {
+  const { heat, sides } = outputs, [, , rows, columns] = heat.dims;
+  const boxes = found(heat.data, sides.data, rows, columns).filter(({ score }) => score >= SHOWN);
+  return { kind: "boxes", labels: manifest.levels[0].labels, boxes };
 }
 
 function depthPicture(

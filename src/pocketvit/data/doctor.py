@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
+from pocketvit.data.box_check import BoxReport, check_boxes
 from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.mask_check import MaskReport, check_masks, mask_entries
@@ -81,6 +82,8 @@ class DoctorReport:
     """Where it was asked for."""
     masks: MaskReport | None = None
     """Where it was asked for."""
+    boxes: BoxReport | None = None
+    """Where it was asked for."""
 
     @property
     def wrong(self) -> set[str]:
@@ -104,6 +107,7 @@ class DoctorReport:
         plain["noise"] = self.noise.to_dict() if self.noise else None
         plain["depth"] = self.depth.to_dict() if self.depth else None
         plain["masks"] = self.masks.to_dict() if self.masks else None
+        plain["boxes"] = self.boxes.to_dict() if self.boxes else None
         return {"ok": self.ok, **plain}
 
     def render(self) -> str:
@@ -131,7 +135,7 @@ class DoctorReport:
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
         lines += self.noise.lines(_SHOWN) if self.noise else []
-        lines += [line for each in (self.depth, self.masks) if each for line in each.lines(_SHOWN)]
+        lines += [line for each in (self.depth, self.masks, self.boxes) if each for line in each.lines(_SHOWN)]
         lines += self.notes
         if self.quarantine:
             lines.append(
@@ -155,6 +159,7 @@ def doctor(
     noise: bool = False,
     depth: str = "",
     masks: bool = False,
+    boxes: str = "",
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
@@ -171,6 +176,8 @@ def doctor(
         depth: also check the depth maps of this layout (depth, scenes7, kitti, nyu): share of valid pixels, range in
             metres, unit, and whether they fit their photos.
         masks: also check the masks of layout masks: sizes, class indices, and how the classes share the pixels.
+        boxes: also read the boxes of this layout (coco, yolo, kitti-objects): how many of each class, their sizes, and
+            those that look like mistakes.
         workers: threads; all cores by default.
         out: also write the whole report to this JSON file; an older report there is replaced, nothing else is.
 
@@ -178,8 +185,8 @@ def doctor(
         The report; its ``exit_code`` is 3 if damaged images are left.
 
     Raises:
-        DataError: a folder is missing or holds no image, a list names files that do not exist, or ``out`` or a
-            quarantine list cannot be written.
+        DataError: a folder is missing or holds no image, a list names files that do not exist, a box cannot be used, or
+            ``out`` or a quarantine list cannot be written.
         UsageError: a limit or the number of workers makes no sense, or ``out`` is there and no report.
     """
     workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
@@ -195,6 +202,7 @@ def doctor(
             advance()
     maps = _depths(roots, depth, workers) if depth else None
     seen = _masks(roots, workers) if masks else None
+    drawn = check_boxes(roots, boxes, {name: layouts.READERS[name] for name in layouts.BOX_LAYOUTS}) if boxes else None
     damaged = [f for f in findings if f.error]
     owner = {f.path: files[f.path] for f in damaged} | {
         path: _owner(path, roots) for each in (maps, seen) if each for path in each.errors
@@ -220,6 +228,7 @@ def doctor(
         noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
         depth=maps,
         masks=seen,
+        boxes=drawn,
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
@@ -287,6 +296,8 @@ def _entries(root: Path) -> list[tuple[Path, str]]:
         return [(path, path.parent.relative_to(root).as_posix().removeprefix(".")) for path in list_images(root)]
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [(row.path, "") for row in layouts.read_clean(root, "train")[0]]
+    if root.suffix.lower() == ".json":
+        return [(row.path, "") for row in layouts.read_coco(root, "train")[0]]
     try:
         rows = layouts.read_list(root, "train")[0]
     except DataError:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.box_layouts import read_coco, read_kitti_objects, read_yolo
 from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.data.kitti import read_kitti
@@ -166,10 +167,13 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "kitti": read_kitti,
     "nyu": read_nyu,
     "masks": read_masks,
+    **{"coco": read_coco, "yolo": read_yolo, "kitti-objects": read_kitti_objects},
 }
 
 DEPTH_LAYOUTS = ("depth", "scenes7", "kitti", "nyu")
 """Layouts whose partner files are depth maps."""
+BOX_LAYOUTS = ("coco", "yolo", "kitti-objects")
+"""Layouts whose photos have boxes."""
 SPLIT_THEMSELVES = ("scenes7",)
 """Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
 

@@ -93,7 +93,7 @@ class DataConfig:
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
     ``list``: path, fine, coarse; ``sidd``; ``gopro``; ``depth``: photos with depth maps beside them; ``scenes7``;
-    ``masks``: images/ + masks/."""
+    ``masks``: images/ + masks/; ``coco``, ``yolo``, ``kitti-objects``: photos with boxes."""
     val_layout: str | None = None
     """Layout of ``val`` and ``test`` where it is another one: photos to train on, real pairs to validate on."""
     class_names: str | None = None

@@ -168,7 +168,8 @@ def _asked(served: Served, accept: str, form: Form | None, top: int, strength: f
     if not extras:
         raise Refusal(400, f"answers of {served.name} have no values to write; take json or png.")
     suffix, write = next(iter(extras.items()))
-    return _Asked(PNG if suffix.endswith(".png") else NPY, top, strength, (suffix, write))
+    media = {".png": PNG, ".json": JSON}.get(suffix[suffix.rfind(".") :], NPY)
+    return _Asked(media, top, strength, (suffix, write))
 
 
 def _check_kind(served: Served, content_type: str) -> None:

@@ -174,7 +174,8 @@ class GoldenPolicy:
 
 
 Truth = NDArray[Any]
-"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W): float32 where 0 is no value, or uint8."""
+"""What the file beside a photo holds: (H, W, 3) uint8; or a map (H, W): float32 where 0 is no value, or uint8; or boxes
+(N, 5) float32: class, then left, top, right, bottom in shares of the photo, 0 to 1."""
 
 
 def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
@@ -296,10 +297,11 @@ class Task:
     """The recipe's ``task`` section."""
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
-    geometry: Literal["image", "pixels", "maps"]
+    geometry: Literal["image", "pixels", "maps", "boxes"]
     """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
     covered with tiles, and crops of photo and truth go together; ``maps``: it is resized to the model's input, and so
-    is the map (H, W) that is its truth."""
+    is the map (H, W) that is its truth; ``boxes``: it is resized, and its truth are boxes in shares of the photo, which
+    go with what is cut and flipped."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -368,6 +370,8 @@ class Task:
     stands alone."""
     signs: Signs | None = None
     """What a server watches of its answers."""
+    stack: Callable[[Sequence[NDArray[Any]]], NDArray[Any]] = np.stack
+    """The truths of several photos as one array (B, ...)."""
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 
