@@ -9,6 +9,7 @@ import type { Manifest } from "./manifest";
 import { readNpz, type Arrays } from "./npz";
 import { prepare, roundEven } from "./preprocess";
 import type { Data, Proof, Tensors } from "./protocol";
+import { segmentFigures } from "./segment";
 
 type Limits = Record<string, number>;
 type Table = Record<string, { relative: boolean; precisions: Record<string, Limits> }>;
@@ -162,6 +163,9 @@ function taskFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limi
   if (manifest.task === "classify") return classFigures(manifest, outputs, golden);
   if (manifest.task === "detect") return boxFigures(manifest, outputs, golden);
   const name = manifest.outputs[0].name;
+  if (manifest.task === "segment") {
+    return segmentFigures(outputs[name], golden.outputs[name], manifest.outputs[0], truth);
+  }
   if (name !== "depth") return {};
   return { metric_drop: meanAbsRel(outputs[name], truth.data) - meanAbsRel(golden.outputs[name], truth.data) };
 }

@@ -1,10 +1,11 @@
-// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth,
-// boxes with their scores.
+// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth, the
+// legend of masks, boxes with their scores.
 import { drawBoxes } from "./detect";
+import type { Part } from "./segment";
 import type { Answer, BoxAnswer, LabelAnswer, PictureAnswer } from "./tasks";
 import { element, make, type View } from "./view";
 
-/** Boxes that are listed beneath the picture. */
+/** Lines of a legend, and boxes that are listed beneath the picture, at most. */
 const MOST_LINES = 8;
 
 export class Stage {
@@ -50,7 +51,8 @@ export class Stage {
     const answer = this.last, place = element("answer");
     const content = answer?.kind === "labels" ? this.labels(answer)
       : answer?.kind === "boxes" ? this.boxes(answer)
-      : answer?.range ? [this.scale(answer)] : [];
+      : answer?.range ? [this.scale(answer)]
+      : answer?.parts ? [this.legend(answer.parts)] : [];
     place.hidden = content.length === 0;
     place.replaceChildren(...content);
   }
@@ -60,6 +62,19 @@ export class Stage {
     const list = document.createElement("ol");
     for (const { label, score } of answer.top) list.append(scored(label, score));
     return [make("p", "path", path), list];
+  }
+
+  private legend(parts: Part[]): HTMLElement {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const { label, colour, share } of parts.slice(0, MOST_LINES)) {
+      const row = make("li"), patch = make("span", "patch");
+      patch.style.background = `rgb(${colour.join(",")})`;
+      patch.setAttribute("aria-hidden", "true");
+      row.append(patch, make("span", "", label), make("span", "", percent(share)));
+      list.append(row);
+    }
+    return list;
   }
 
   private boxes({ boxes, labels }: BoxAnswer): HTMLElement[] {

@@ -6,6 +6,7 @@ import type { Manifest, Variant } from "./manifest";
 import { prepare, rgbaOf, rgbOf, roundEven } from "./preprocess";
 import type { Frame, Tensors } from "./protocol";
 import type { Picture } from "./resample";
+import { classesAt, painted, partsOf, type Part } from "./segment";
 import { runTiled, tileFor, toPixels } from "./tiles";
 
 export interface Spent {
@@ -25,6 +26,8 @@ export interface PictureAnswer extends Base {
   rgba: Uint8ClampedArray<ArrayBuffer>;
   /** Of depth: what the ends of the colours stand for. */
   range: (Range & { metric: boolean }) | null;
+  /** Of masks: the classes that are there. */
+  parts?: Part[];
 }
 
 export interface LabelAnswer extends Base {
@@ -77,6 +80,7 @@ async function answerFixed(
   const began = performance.now(), input = prepare(image, manifest.preprocess);
   ms.pre += performance.now() - began;
   const outputs = await run(pixelsOf(input));
+  if (manifest.task === "segment") return maskPicture(outputs, manifest, image);
   if (manifest.task === "detect") return boxed(outputs, manifest);
   return manifest.task === "classify"
     ? labelled(outputs, manifest)
@@ -156,4 +160,11 @@ function depthPicture(
   const map = colored(data as Float32Array, dims[1], dims[2], follow.range, metric);
   const picture = drawn(map, image.height, image.width);
   return { kind: "picture", task: manifest.task, rgba: rgbaOf(picture), range: { ...follow.range, metric } };
+}
+
+function maskPicture(outputs: Tensors, manifest: Manifest, image: Picture): Omit<PictureAnswer, keyof Base> {
+  const { data, dims } = outputs[manifest.outputs[0].name], { labels } = manifest.levels[0], shape = dims.slice(1);
+  const classes = classesAt(data, shape, image.height, image.width);
+  const rgba = rgbaOf(painted(image, classes, labels.length));
+  return { kind: "picture", task: manifest.task, rgba, range: null, parts: partsOf(data, shape, labels) };
 }

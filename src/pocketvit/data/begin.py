@@ -14,6 +14,7 @@ import yaml
 from pocketvit.data import layouts
 from pocketvit.data.box_layouts import has_coco, has_yolo
 from pocketvit.data.depth_layouts import has_depth, has_frames
+from pocketvit.data.mask_layouts import has_masks
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import writing
 from pocketvit.spec.images import list_images, readable_suffixes
@@ -71,6 +72,11 @@ def _maps(root: Path) -> str:
     return f"it holds {count} photos with depth maps" if count else ""
 
 
+def _masks(root: Path) -> str:
+    count = has_masks(root)
+    return f"it holds {count} photos with masks" if count else ""
+
+
 def _coco(root: Path) -> str:
     return "it holds a JSON file of boxes (instances*.json)" if has_coco(root) else ""
 
@@ -81,7 +87,7 @@ def _yolo(root: Path) -> str:
 
 SIGNS: dict[str, Callable[[Path], str]] = {
     **{"coco": _coco, "yolo": _yolo},
-    **{"scenes7": _frames, "depth": _maps},
+    **{"scenes7": _frames, "depth": _maps, "masks": _masks},
     **{"sidd": _sidd, "pairs": _pairs, "gopro": _gopro},
     **{"classes": _classes, "clean": _clean},
 }

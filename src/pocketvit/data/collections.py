@@ -65,8 +65,8 @@ class Collection:
 
     def counts(self) -> dict[str, int]:
         """Images per finest class (with a box of it, where there are boxes), classes without images included; empty
-        where there are no labels."""
-        if not self.levels:
+        where images have no labels."""
+        if not self.levels or not all(item.labels or item.boxes is not None for item in self.items):
             return {}
         each = ({int(box[0]) for box in x.boxes} if x.boxes is not None else x.labels[-1:] for x in self.items)
         found = np.bincount([k for classes in each for k in classes], minlength=len(self.levels[-1].labels))
@@ -230,12 +230,15 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 def _items(
     rows: Sequence[Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
 ) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
-    if task_of(task).geometry == "boxes":
-        boxes, named = box_labels.encode(rows, levels)
-        return tuple(Item(row.path, boxes=each) for row, each in zip(rows, boxes, strict=True)), named
-    if not task_of(task).labelled:
-        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), ()
-    known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
+    record = task_of(task)
+    if record.geometry == "boxes":
+        boxes, classes = box_labels.encode(rows, levels)
+        return tuple(Item(row.path, boxes=each) for row, each in zip(rows, boxes, strict=True)), classes
+    named = data.class_names if record.labelled or record.names_parts else None
+    known = labels.read_class_names(Path(named)) if named else None
+    if not record.labelled:
+        parts = labels.of_parts(rows, known, levels) if record.names_parts else ()
+        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), parts
     codes, found = labels.encode(rows, known, levels)
     return tuple(Item(row.path, row.clean, code, row.unit) for row, code in zip(rows, codes, strict=True)), found
 

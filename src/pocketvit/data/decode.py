@@ -39,6 +39,8 @@ def read_item(collection: Collection, item: Item) -> Decoded:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
         what = f"{item.path}: {sizes[0]}, but its {partner.name} {item.clean} is {sizes[1]}."
         raise DataError(what, "Remove the pair or cut both to one size.")
+    if clean is not None and (fault := partner.fault(clean, collection.levels)):
+        raise DataError(f"{item.clean}: {fault}.", f"Correct the {partner.name}, or the list of classes.")
     if item.boxes is not None:
         return image, np.asarray(item.boxes, np.float32).reshape(-1, 5)
     return image, clean

@@ -17,6 +17,7 @@ from pocketvit.data import layouts
 from pocketvit.data.box_check import BoxReport, check_boxes
 from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
 from pocketvit.data.inspect import Finding, inspect_file
+from pocketvit.data.mask_check import MaskReport, check_masks, mask_entries
 from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
 from pocketvit.errors import DataError, UsageError
@@ -79,13 +80,15 @@ class DoctorReport:
     """Where it was asked for."""
     depth: DepthReport | None = None
     """Where it was asked for."""
+    masks: MaskReport | None = None
+    """Where it was asked for."""
     boxes: BoxReport | None = None
     """Where it was asked for."""
 
     @property
     def wrong(self) -> set[str]:
-        """Files that readers stumble over: damaged ones, and depth maps that cannot be used."""
-        return {*self.damaged, *(map(str, self.depth.errors) if self.depth else ())}
+        """Files that readers stumble over: damaged ones, and depth maps and masks that cannot be used."""
+        return {*self.damaged, *(str(path) for each in (self.depth, self.masks) if each for path in each.errors)}
 
     @property
     def ok(self) -> bool:
@@ -94,7 +97,7 @@ class DoctorReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if there are damaged images or depth maps that are not quarantined."""
+        """0, or 3 if there are damaged images, depth maps or masks that are not quarantined."""
         return 0 if self.ok else DataError.exit_code
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class DoctorReport:
         plain["duplicates"] = [vars(group) for group in self.duplicates]
         plain["noise"] = self.noise.to_dict() if self.noise else None
         plain["depth"] = self.depth.to_dict() if self.depth else None
+        plain["masks"] = self.masks.to_dict() if self.masks else None
         plain["boxes"] = self.boxes.to_dict() if self.boxes else None
         return {"ok": self.ok, **plain}
 
@@ -131,14 +135,14 @@ class DoctorReport:
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
         lines += self.noise.lines(_SHOWN) if self.noise else []
-        lines += [*(self.depth.lines(_SHOWN) if self.depth else ()), *self.notes]
-        lines += self.boxes.lines(_SHOWN) if self.boxes else []
+        lines += [line for each in (self.depth, self.masks, self.boxes) if each for line in each.lines(_SHOWN)]
+        lines += self.notes
         if self.quarantine:
             lines.append(
                 f"{len(self.wrong)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
             )
         elif self.wrong:
-            also = f" --depth {self.depth.layout}" if self.depth else ""
+            also = (f" --depth {self.depth.layout}" if self.depth else "") + " --masks" * bool(self.masks)
             lines.append(f"Leave them out with: pocketvit doctor {shown(self.data[0])}{also} --quarantine")
         else:
             lines.append("every image can be decoded")
@@ -154,6 +158,7 @@ def doctor(
     huge_megapixels: float = 50.0,
     noise: bool = False,
     depth: str = "",
+    masks: bool = False,
     boxes: str = "",
     workers: int | None = None,
     out: str | None = None,
@@ -170,6 +175,7 @@ def doctor(
         noise: also estimate the noise of each photo: level, grain, dependence on brightness, JPEG settings.
         depth: also check the depth maps of this layout (depth, scenes7, kitti, nyu): share of valid pixels, range in
             metres, unit, and whether they fit their photos.
+        masks: also check the masks of layout masks: sizes, class indices, and how the classes share the pixels.
         boxes: also read the boxes of this layout (coco, yolo, kitti-objects): how many of each class, their sizes, and
             those that look like mistakes.
         workers: threads; all cores by default.
@@ -195,10 +201,11 @@ def doctor(
             findings.append(finding)
             advance()
     maps = _depths(roots, depth, workers) if depth else None
+    seen = _masks(roots, workers) if masks else None
     drawn = check_boxes(roots, boxes, {name: layouts.READERS[name] for name in layouts.BOX_LAYOUTS}) if boxes else None
     damaged = [f for f in findings if f.error]
     owner = {f.path: files[f.path] for f in damaged} | {
-        path: _owner(path, roots) for path in (maps.errors if maps else ())
+        path: _owner(path, roots) for each in (maps, seen) if each for path in each.errors
     }
     by_root = {root: [path for path, own in owner.items() if own == root] for root in roots if quarantine}
     lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
@@ -220,6 +227,7 @@ def doctor(
         quarantine=tuple(str(file) for file in lists),
         noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
         depth=maps,
+        masks=seen,
         boxes=drawn,
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
@@ -248,8 +256,16 @@ def _depths(roots: Sequence[Path], layout: str, workers: int) -> DepthReport:
     return check_depths(used, workers, layout)
 
 
+def _masks(roots: Sequence[Path], workers: int) -> MaskReport:
+    """The masks of all roots that are not quarantined."""
+    hidden = {path for root in roots for path in quarantined(root)}
+    entries, notes = mask_entries(roots)
+    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
+    return check_masks(used, workers, notes)
+
+
 def _owner(path: Path, roots: Sequence[Path]) -> Path:
-    """The root that a depth map lies below; the first one for those that lie elsewhere."""
+    """The root that a depth map or mask lies below; the first one for those that lie elsewhere."""
     return next((root for root in roots if root in path.parents), roots[0])
 
 

@@ -94,7 +94,8 @@ async def answer(
 ) -> Response:
     """Answer for one image file, as JSON or as a picture (PNG).
 
-    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG. The tail of a
+    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG, of masks class
+    indices as 8-bit PNG. The tail of a
     split model takes what its head has encoded (`application/x-pocketvit-features`), and answers as JSON.
     """
     services = services_of(request)

@@ -14,9 +14,10 @@ from pocketvit.spec.tasks.classify import CLASSIFY
 from pocketvit.spec.tasks.depth import DEPTH
 from pocketvit.spec.tasks.detect import DETECT
 from pocketvit.spec.tasks.restore import RESTORE
+from pocketvit.spec.tasks.segment import SEGMENT
 from pocketvit.spec.typed import short, strict
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH, DETECT)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH, SEGMENT, DETECT)}
 """By name; the first one is what a recipe that names none means."""
 
 

@@ -174,8 +174,8 @@ class GoldenPolicy:
 
 
 Truth = NDArray[Any]
-"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W) float32 where 0 is no value; or boxes (N, 5)
-float32: class, then left, top, right, bottom in shares of the photo, 0 to 1."""
+"""What the file beside a photo holds: (H, W, 3) uint8; or a map (H, W): float32 where 0 is no value, or uint8; or boxes
+(N, 5) float32: class, then left, top, right, bottom in shares of the photo, 0 to 1."""
 
 
 def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
@@ -194,6 +194,8 @@ class Partner:
     """Whether a photo and a partner of these heights and widths go together."""
     enlarged: Callable[[Truth, float], Truth] = lambda truth, factor: truth
     """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
+    fault: Callable[[Truth, Sequence[LevelSpec]], str] = lambda truth, levels: ""
+    """What is wrong with its content for these classes, in a phrase; empty where nothing is."""
 
 
 def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
