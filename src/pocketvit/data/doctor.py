@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -195,11 +195,7 @@ def doctor(
     others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
-        findings = []
-        for finding in pool.map(partial(inspect_file, noise=noise), files):
-            findings.append(finding)
-            advance()
+    findings = _inspected(list(files), noise, workers)
     maps = _depths(roots, depth, workers) if depth else None
     seen = _masks(roots, workers) if masks else None
     drawn = check_boxes(roots, boxes, {name: layouts.READERS[name] for name in layouts.BOX_LAYOUTS}) if boxes else None
@@ -207,8 +203,7 @@ def doctor(
     owner = {f.path: files[f.path] for f in damaged} | {
         path: _owner(path, roots) for each in (maps, seen) if each for path in each.errors
     }
-    by_root = {root: [path for path, own in owner.items() if own == root] for root in roots if quarantine}
-    lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
+    lists = _written(owner, roots) if quarantine else []
     report = DoctorReport(
         data=tuple(str(root) for root in roots),
         images=len(findings),
@@ -234,6 +229,22 @@ def doctor(
     if out is not None:
         write_json(Path(out), report.to_dict())
     return report
+
+
+def _inspected(files: Sequence[Path], noise: bool, workers: int) -> list[Finding]:
+    """What is found in each file, with a bar."""
+    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
+        findings = []
+        for finding in pool.map(partial(inspect_file, noise=noise), files):
+            findings.append(finding)
+            advance()
+    return findings
+
+
+def _written(owner: Mapping[Path, Path], roots: Sequence[Path]) -> list[Path]:
+    """The quarantine lists of the roots that own one of the files."""
+    by_root = {root: [path for path, own in owner.items() if own == root] for root in roots}
+    return [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
 
 
 def _check_options(small: int, huge_megapixels: float, workers: int, out: str | None) -> None:
