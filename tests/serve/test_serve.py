@@ -27,7 +27,7 @@ from pocketvit import cli
 from pocketvit.errors import DataError, UsageError
 from pocketvit.serve.http.server import listen
 from pocketvit.serve.options import Limits
-from pocketvit.serve.serve import ServeReport, read_token, serve, url_of
+from pocketvit.serve.serve import ServeReport, serve, url_of
 from tests.serve.asking import Running, pixels_of, png, server
 from tests.tiny import make_tiny_artifact, noisy, photo
 
@@ -240,21 +240,25 @@ def test_impossible_options_are_named(classifier: Path, capsys: pytest.CaptureFi
         assert said in capsys.readouterr().err
 
 
+def test_without_a_kept_certificate_no_home_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UsageError, match="no artifact there"):
+        serve(["no-such-artifact"], port=0)
+    with pytest.raises(DataError, match="no certificate with its key"):
+        serve(["no-such-artifact"], port=0, tls="a.pem,b.pem")
+    with pytest.raises(UsageError, match="no home folder") as caught:
+        serve(["no-such-artifact"], port=0, tls="auto")
+    assert "--tls_folder" in caught.value.todo
+
+
 def test_the_same_version_twice_and_no_artifact(classifier: Path) -> None:
     with pytest.raises(UsageError, match=r"tiny-classify 0\.1\.0 is given twice"):
         serve([str(classifier), str(classifier)], port=0)
     with pytest.raises(UsageError):
         serve(["no-such-artifact"], port=0)
-
-
-@pytest.mark.parametrize("content", ["", "short", "with spaces in it, but long", "nönascii-but-long-enough"])
-def test_a_token_file_must_hold_a_token(tmp_path: Path, content: str) -> None:
-    (tmp_path / "token").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match="holds no token"):
-        read_token(tmp_path / "token")
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(DataError, match="the token cannot be read"):
-            read_token(path)
 
 
 def test_without_the_extra_it_exits_6(classifier: Path) -> None:

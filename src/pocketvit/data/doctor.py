@@ -9,12 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
 from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
+from pocketvit.data.entries import Entry
 from pocketvit.data.inspect import Finding, inspect_file
 from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
@@ -181,12 +181,14 @@ def doctor(
     others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
+    entries = _depth_entries(roots, depth) if depth else []
+    theirs = {row.clean.resolve() for row in entries if row.clean}
     with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
         findings = []
-        for finding in pool.map(partial(inspect_file, noise=noise), files):
+        for finding in pool.map(lambda path: inspect_file(path, noise, path.resolve() in theirs), files):
             findings.append(finding)
             advance()
-    maps = _depths(roots, depth, workers) if depth else None
+    maps = check_depths(entries, workers, depth) if depth else None
     damaged = [f for f in findings if f.error]
     owner = {f.path: files[f.path] for f in damaged} | {
         path: _owner(path, roots) for path in (maps.errors if maps else ())
@@ -229,13 +231,12 @@ def _check_options(small: int, huge_megapixels: float, workers: int, out: str | 
         keep_others(Path(out), _MARK)
 
 
-def _depths(roots: Sequence[Path], layout: str, workers: int) -> DepthReport:
-    """The depth maps of all roots that are not quarantined."""
+def _depth_entries(roots: Sequence[Path], layout: str) -> list[Entry]:
+    """The depth maps of all roots that are not quarantined, with their photos."""
     readers = {name: layouts.READERS[name] for name in layouts.DEPTH_LAYOUTS}
     hidden = {path for root in roots for path in quarantined(root)}
     entries = depth_entries(roots, layout, readers)
-    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
-    return check_depths(used, workers, layout)
+    return [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
 
 
 def _owner(path: Path, roots: Sequence[Path]) -> Path:

@@ -118,12 +118,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def run_server(
-    app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None, grace_seconds: float, url: str
-) -> Done:
-    """Serve until a signal comes, and finish what was begun; ``tls`` is a certificate and its key."""
-    services: Services = app.state.services
-    config = uvicorn.Config(
+def config_of(app: FastAPI, tls: tuple[Path, Path] | None, **more: Any) -> uvicorn.Config:
+    """What every server of ours asks of uvicorn: our protocol, no log and no headers of its own."""
+    return uvicorn.Config(
         app,
         http=PatientProtocol,
         ws="none",
@@ -132,11 +129,18 @@ def run_server(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=2,
         ssl_certfile=tls and tls[0],
         ssl_keyfile=tls and tls[1],
+        **more,
     )
+
+
+def run_server(
+    app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None, grace_seconds: float, url: str
+) -> Done:
+    """Serve until a signal comes, and finish what was begun; ``tls`` is a certificate and its key."""
+    services: Services = app.state.services
+    config = config_of(app, tls, limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=2)
     server = Server(config, services.door, grace_seconds)
     began = time.perf_counter()
     models = [f"{one.name} {one.version}" for one in services.models.all()]
