@@ -188,7 +188,7 @@ def hostile(whole: Everything) -> dict[str, Request | bytes]:
 
     form = "multipart/form-data; boundary=b"
     head = b"POST /v1/classify?model=tiny-classify HTTP/1.1\r\nHost: x\r\n"
-    media, start = "application/x-pocketvit-features", whole.features[:28]
+    media, start, tail = "application/x-pocketvit-features", whole.features[:28], "/v1/classify?model=cut1-tail"
 
     def correction(*pictures: bytes) -> Request:
         names = (b"image", b"target")
@@ -222,8 +222,8 @@ def hostile(whole: Everything) -> dict[str, Request | bytes]:
         "too much JSON": at(INFER, b" " * 20_000_000),
         "a form of a hundred thousand parts": at(CLASSIFY, b"--b\r\n\r\n\r\n" * 100_000, form),
         "a form whose boundary repeats": at(CLASSIFY, b"--b" * 1_000_000, form),
-        "features that are a bomb": at("/v1/classify?model=cut1-tail", start + zlib.compress(bytes(200_000_000), 9), media),
-        "features of no length": at("/v1/classify?model=cut1-tail", start, media),
+        "features that are a bomb": at(tail, start + zlib.compress(bytes(200_000_000), 9), media),
+        "features of no length": at(tail, start, media),
         "a correction of 50 megapixels": correction(png(8_000, 6_250, zeros), png(8, 8, b"")),
         "a correction by two headers": correction(png(2**31 - 1, 2**31 - 1, b""), png(2**31 - 1, 2**31 - 1, b"")),
         "a file in thousands of ranges": app,

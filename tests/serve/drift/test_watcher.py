@@ -23,8 +23,8 @@ from pocketvit.runtimes.model import Model, load
 from pocketvit.serve.drift import watcher as watching_module
 from pocketvit.serve.drift.page import page
 from pocketvit.serve.drift.report import report
-from pocketvit.serve.drift.statistics import photo_statistics
 from pocketvit.serve.drift.start import watching
+from pocketvit.serve.drift.statistics import photo_statistics
 from pocketvit.serve.drift.watcher import Watcher
 from pocketvit.serve.http.http_app import make_app
 from pocketvit.serve.http.served import Models, Served
