@@ -11,6 +11,7 @@ export { decide, leafPaths } from "./hierarchy";
 export { faultsOf, limitsOf, readGolden } from "./golden";
 export { parseManifest, webVariants } from "./manifest";
 export { Camera } from "./camera";
+export { InferenceWorker } from "./client";
 export { Keeper } from "./keeper";
 export { openInstalled, take, trusted } from "./models";
 export { file, Unreachable } from "./server";

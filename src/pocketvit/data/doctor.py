@@ -6,20 +6,20 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
-from pocketvit.data.box_check import BoxReport, check_boxes
-from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
+from pocketvit.data.box_check import BoxReport
+from pocketvit.data.depth_check import DepthReport
 from pocketvit.data.inspect import Finding, inspect_file
-from pocketvit.data.mask_check import MaskReport, check_masks, mask_entries
+from pocketvit.data.mask_check import MaskReport
 from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
+from pocketvit.data.truth_check import asked
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import keep_others, write_json
 from pocketvit.progress import track
@@ -195,15 +195,13 @@ def doctor(
     others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    findings = _inspected(list(files), noise, workers)
-    maps = _depths(roots, depth, workers) if depth else None
-    seen = _masks(roots, workers) if masks else None
-    drawn = check_boxes(roots, boxes, {name: layouts.READERS[name] for name in layouts.BOX_LAYOUTS}) if boxes else None
+    beside = asked(roots, depth, masks, boxes)
+    findings = _findings(files, noise, beside.depth_files, workers)
+    truths = beside.check(workers)
     damaged = [f for f in findings if f.error]
-    owner = {f.path: files[f.path] for f in damaged} | {
-        path: _owner(path, roots) for each in (maps, seen) if each for path in each.errors
-    }
-    lists = _written(owner, roots) if quarantine else []
+    owner = {f.path: files[f.path] for f in damaged} | {path: _owner(path, roots) for path in truths.errors}
+    by_root = {root: [path for path, own in owner.items() if own == root] for root in roots if quarantine}
+    lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
     report = DoctorReport(
         data=tuple(str(root) for root in roots),
         images=len(findings),
@@ -221,30 +219,12 @@ def doctor(
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
         noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
-        depth=maps,
-        masks=seen,
-        boxes=drawn,
+        **vars(truths),
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
         write_json(Path(out), report.to_dict())
     return report
-
-
-def _inspected(files: Sequence[Path], noise: bool, workers: int) -> list[Finding]:
-    """What is found in each file, with a bar."""
-    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
-        findings = []
-        for finding in pool.map(partial(inspect_file, noise=noise), files):
-            findings.append(finding)
-            advance()
-    return findings
-
-
-def _written(owner: Mapping[Path, Path], roots: Sequence[Path]) -> list[Path]:
-    """The quarantine lists of the roots that own one of the files."""
-    by_root = {root: [path for path, own in owner.items() if own == root] for root in roots}
-    return [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
 
 
 def _check_options(small: int, huge_megapixels: float, workers: int, out: str | None) -> None:
@@ -258,21 +238,14 @@ def _check_options(small: int, huge_megapixels: float, workers: int, out: str | 
         keep_others(Path(out), _MARK)
 
 
-def _depths(roots: Sequence[Path], layout: str, workers: int) -> DepthReport:
-    """The depth maps of all roots that are not quarantined."""
-    readers = {name: layouts.READERS[name] for name in layouts.DEPTH_LAYOUTS}
-    hidden = {path for root in roots for path in quarantined(root)}
-    entries = depth_entries(roots, layout, readers)
-    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
-    return check_depths(used, workers, layout)
-
-
-def _masks(roots: Sequence[Path], workers: int) -> MaskReport:
-    """The masks of all roots that are not quarantined."""
-    hidden = {path for root in roots for path in quarantined(root)}
-    entries, notes = mask_entries(roots)
-    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
-    return check_masks(used, workers, notes)
+def _findings(files: Iterable[Path], noise: bool, maps: Collection[Path], workers: int) -> list[Finding]:
+    """What there is to say of each file; ``maps`` are no photos."""
+    paths, found = list(files), list[Finding]()
+    with ThreadPoolExecutor(workers) as pool, track("doctor", len(paths)) as advance:
+        for finding in pool.map(lambda path: inspect_file(path, noise, path.resolve() in maps), paths):
+            found.append(finding)
+            advance()
+    return found
 
 
 def _owner(path: Path, roots: Sequence[Path]) -> Path:

@@ -21,6 +21,7 @@ from pocketvit.serve.http.guard import Guard
 from pocketvit.serve.http.refusal import Refusal, refusal_of
 from pocketvit.serve.http.served import Models
 from pocketvit.serve.http.services import Services
+from pocketvit.serve.http.wrong import wrong_of
 from pocketvit.serve.options import Limits
 
 _STYLE = (
@@ -99,8 +100,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    wrong = [f"{'.'.join(map(str, each['loc']))[:80]}: {each['msg'][:120]}" for each in error.errors()[:5]]
-    return await _refuse(request, Refusal(400, "; ".join(wrong)))
+    return await _refuse(request, wrong_of(error))
 
 
 async def _off(request: Request) -> Response:
