@@ -11,9 +11,9 @@ setup: .venv/setup.stamp
 demo: setup
 	$(BIN)/pocketvit demo
 
-# One process for each core: a file's tests stay together, for the sake of its fixtures.
+# One process for each core: a file's tests stay together, for the sake of its fixtures, in the order of tests/conftest.py.
 test: setup $(if $(shell command -v npm),web)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,9 +23,14 @@ _LATE = (
     "alembic.command",
     "sqlalchemy.orm",
 )
-for _name in ("onnxruntime", "torch", *_COMMANDS, *_LATE):
+torch.set_num_threads(1)  # a fork has none of the threads of its parent
+for _name in ("onnxruntime", *_COMMANDS, *_LATE):
     importlib.import_module(_name)
-importlib.import_module("pocketvit.export.torchlib").table(importlib.import_module("pocketvit.export.onnx").OPSET)
+# The first export of a process takes longer than all the rest of a small fit.
+_net = importlib.import_module("tests.export.nets").classifier()
+_pixels = importlib.import_module("pocketvit.export.artifact").pixel_model_of(_net)
+importlib.import_module("pocketvit.export.onnx").capture(_pixels, _net.preprocess.size)
+importlib.import_module("pocketvit.train.fabric").fabric_class()
 run_command = importlib.import_module("pocketvit.cli").main
 helpers = importlib.import_module("tests.train.helpers")
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch.onnx._internal.exporter import _registration
 
+from pocketvit.export import kept as kept_graphs
 from pocketvit.export.artifact import pixel_model_of
 from pocketvit.export.onnx import OPSET, capture
 from pocketvit.export.torchlib import kept_table, table
@@ -23,6 +24,7 @@ def test_exports_read_it_once_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyP
         pytest.fail("the table was read again")
 
     monkeypatch.setattr(_registration.onnxscript_apis, "get_torchlib_ops", read)
+    kept_graphs._KEPT.clear()
     again = capture(model, (33, 46))
     assert table(OPSET) is kept
     assert {name: len(found) for name, found in kept.functions.items()} == size

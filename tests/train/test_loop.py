@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.fabric.plugins import Precision
 
 import pocketvit
 from pocketvit.data.cases import eval_cases
@@ -55,6 +54,20 @@ def test_a_restorer_learns_to_denoise_and_leaves_curves(tmp_path: Path) -> None:
     assert rows[-1]["psnr@sigma25"] > noisy + 0.4
     assert best.info["best_value"] == pytest.approx(max(r["psnr@sigma25"] for r in rows))
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+
+
+def test_curves_are_drawn_at_the_end_and_no_oftener_than_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(loop, "draw_curves", lambda rows, *_: drawn.append(len(rows)))
+    recipe = classify_recipe(write_classes(tmp_path / "d", per_class=4), **{"train.epochs": 4})
+    run(recipe, tmp_path / "run", stop_epoch=2)
+    run(recipe, tmp_path / "run")
+    assert drawn == [2, 4]
+    monkeypatch.setattr(loop, "DRAW_S", 0.0)
+    run(recipe, tmp_path / "other")
+    assert drawn[2:] == [1, 2, 3, 4]
 
 
 def test_a_restorer_learns_to_deblur(tmp_path: Path) -> None:
@@ -126,6 +139,8 @@ def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, m
     run(recipe, tmp_path / "plain", stop_epoch=1)
     assert torch.load(tmp_path / "plain" / "last" / STATE, weights_only=True)["precision"] == {}
     # No fp16 on a CPU: the precision plugin of fp32 plays one that has a state.
+    from lightning.fabric.plugins import Precision  # here, where Fabric has been imported without the rest of Lightning
+
     given: list[dict[str, float]] = []
     monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0, "growth_interval": 2000})
     monkeypatch.setattr(Precision, "load_state_dict", lambda self, state: given.append(state))

@@ -5,6 +5,8 @@ export { resize } from "./resample";
 export { runTiled, tileFor } from "./tiles";
 export { adjusted } from "./tasks";
 export { colored, movedRange } from "./depth";
+export { classesAt, painted, partsOf } from "./segment";
+export { averagePrecision, found } from "./detect";
 export { decide, leafPaths } from "./hierarchy";
 export { faultsOf, limitsOf, readGolden } from "./golden";
 export { parseManifest, webVariants } from "./manifest";

@@ -19,6 +19,7 @@ from torch.export import Dim
 from pocketvit.errors import VerificationError
 from pocketvit.export.branches import has_choices, nest
 from pocketvit.export.built import Built
+from pocketvit.export.kept import captured_once
 from pocketvit.export.torchlib import kept_table
 from pocketvit.export.wrap import INPUT, PixelModel
 from pocketvit.files import replacing
@@ -75,17 +76,22 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
 
 def capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
     """The graph as torch.export sees it, in fp32 on the CPU; of any size in multiples where the model states one."""
-    logger, multiple = logging.getLogger("torch.onnx"), pixel_model.preprocess.multiple
-    free = ({axis: _multiples(multiple, name) for axis, name in ((1, "h"), (2, "w"))},) if multiple else None
+    multiple = pixel_model.preprocess.multiple
     if multiple:  # unlike each other and above 1, so that no equality is taken for a rule
         size = (5 * multiple * -(-64 // multiple), 7 * multiple * -(-64 // multiple))
+    return captured_once(_capture, pixel_model.float().cpu().eval(), size)
+
+
+def _capture(pixel_model: PixelModel, size: tuple[int, int]) -> onnx.ModelProto:
+    logger, multiple = logging.getLogger("torch.onnx"), pixel_model.preprocess.multiple
+    free = ({axis: _multiples(multiple, name) for axis, name in ((1, "h"), (2, "w"))},) if multiple else None
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad(), kept_table(OPSET):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                pixel_model.float().cpu().eval(),
+                pixel_model,
                 (pixel_model.example(size),),
                 dynamo=True,
                 verbose=False,

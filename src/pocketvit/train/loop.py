@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 
 from pocketvit.data.cases import condition_names, eval_cases, main_condition
 from pocketvit.data.collections import Splits
@@ -34,11 +33,18 @@ from pocketvit.tasks.load import load_checkpoint
 from pocketvit.tasks.start import ask_teacher, load_teacher
 from pocketvit.train.distil import Taught, taught_by
 from pocketvit.train.ema import Ema
+from pocketvit.train.fabric import fabric_class
 from pocketvit.train.history import draw_curves, write_rows
 from pocketvit.train.progress import Reporter
 from pocketvit.train.schedule import lr_scale, make_optimizer, set_lr
 from pocketvit.train.state import STATE, Position, Run, resume, save_state, usable_state
 from pocketvit.train.validate import validate
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+DRAW_S = 10.0
+"""Seconds from one drawing of the curves to the next, which may take longer than a short epoch."""
 
 
 def resolve_precision(settings: TrainConfig, cuda: bool) -> str:
@@ -149,7 +155,7 @@ def _fabric(settings: TrainConfig) -> Fabric:
         logging.getLogger(name).setLevel(logging.WARNING)  # it announces its precision
     cuda = torch.cuda.is_available()
     precision: Any = resolve_precision(settings, cuda)
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)
+    return fabric_class()(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)
 
 
 Step = Callable[[list[Batch]], float]
@@ -297,8 +303,9 @@ def _end_epoch(run: Run, splits: Splits, fabric: Fabric, reporter: Reporter, end
     save_state(run, fabric)
     run.sound = True
     reporter.end_epoch(row, metric)
-    if metric:
+    if metric and (at.done or at.epoch >= end or time.monotonic() - run.drawn_at > DRAW_S):
         draw_curves(run.rows, run.folder / "curves.png", metric)
+        run.drawn_at = time.monotonic()
 
 
 def _judge(

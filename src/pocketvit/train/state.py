@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -21,6 +20,9 @@ from pocketvit.models.trained import Trained, bytes_of, save_checkpoint
 from pocketvit.spec.recipe import Recipe
 from pocketvit.train.ema import Ema
 from pocketvit.train.history import read_rows
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 STATE = "state.pt"
 
@@ -61,6 +63,7 @@ class Run:
     began: float = 0.0
     """When this run would have begun without pauses, on the monotonic clock."""
     saved_at: float = 0.0
+    drawn_at: float = 0.0
     check: Callable[[], None] = lambda: None
     """Raises where the process was asked to end."""
     sound: bool = True
@@ -71,7 +74,7 @@ class Run:
     def start(self) -> None:
         """Let the clock run on from where the position stands."""
         now = time.monotonic()
-        self.began, self.saved_at = now - self.position.elapsed, now
+        self.began, self.saved_at, self.drawn_at = now - self.position.elapsed, now, now
 
     def share_done(self, per_epoch: int) -> float:
         """How much of the run is behind it, from 0 to 1 (and beyond): of its minutes, or else of its batches."""
