@@ -2,46 +2,52 @@
 
 python benchmarks/serve_fuzz.py [--bodies 10000] [--seed 0] [--threads 4]
 
+The server is one with everything: phone app, watching, corrections, updates (two versions are published meanwhile, and
+one that must be refused), the tail of a split model; and beside it stands the desk that a phone measures through.
+
 Random: bytes; photos with bytes flipped, cut, doubled or put elsewhere; documents of the Open Inference Protocol with
-any value in any place, whole or damaged; forms; each under a random content type and path. Hostile: half a body, a
+any value in any place, whole or damaged; forms; features; corrections; what phones post; each under a random content
+type and path; and all other routes by any method, with any words in path, query and headers. Hostile: half a body, a
 50-megapixel PNG, decompression bombs, deep and endless JSON, NaN, wrong lengths, bytes that are no HTTP. Every body
 follows from ``--seed`` and its number. Printed are statuses. Exit code 1: a status of 500 and above that is not 503, an
-answer that did not come, a server that died, or one that answers otherwise afterwards than before.
+answer that did not come, a server that died, or answers otherwise afterwards than before, or holds on to something.
 """
 
 import argparse
-import http.client
 import json
 import random
+import signal
 import socket
 import struct
 import sys
 import tempfile
+import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import Server, packed, serving, tiny_classifier
+import psutil
+from serve_routes import At, Request, asked, corrected, desk, featured, measured, send
+from serving import Everything, Server, everything, packed, serving
 
 from pocketvit.bench.memory import synthetic
 
 TYPES = ("image/png", "image/jpeg", "application/octet-stream", "application/json", "text/plain", "multipart/form-data")
 TYPES += ("multipart/form-data; boundary=b", "multipart/form-data; boundary=", "", "image/\x7f", "x" * 300)
 INFER = "/v2/models/tiny-classify/infer"
-PATHS = ("/v1/classify", "/v1/restore", "/v1/classify?format=png", INFER, "/v2/models/denoise-color/infer", "/v1/x")
+CLASSIFY = "/v1/classify?model=tiny-classify"
+PATHS = (CLASSIFY, "/v1/restore", f"{CLASSIFY}&format=png", INFER, "/v2/models/denoise-color/infer", "/v1/x")
+PATHS += ("/v2/models/cut1-tail/infer", "/v1/feedback?model=tiny-classify&label=red")
 NO_ANSWER = 0
 """In place of a status: the server closed the connection without one."""
-
-
-@dataclass(frozen=True)
-class Request:
-    path: str
-    body: bytes
-    headers: dict[str, str]
+CALM_S, TAKEN_S = 20.0, 180.0
+"""For what is still being done after the last answer, and for a version to be taken."""
+VERSIONS = (("0.2.0", False), ("0.3.0", True), ("0.4.0", False))
+"""Published meanwhile, and whether each must be refused."""
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -101,10 +107,15 @@ def document(rng: random.Random) -> bytes:
     return json.dumps(whole).encode("utf-8", "surrogatepass")
 
 
-def made(number: int, seed: int, photos: list[bytes]) -> Request:
+def made(number: int, seed: int, photos: list[bytes], whole: Everything) -> Request:
     """The request of this number."""
     rng = random.Random(f"{seed}-{number}")
-    kind, path = rng.randrange(5), rng.choice(PATHS)
+    kind, path = rng.randrange(10), rng.choice(PATHS)
+    if kind > 4:
+        routes: list[Callable[[], Request]] = [lambda: asked(rng, whole)] * 2
+        routes += [lambda: corrected(rng, photos, damaged), lambda: featured(rng, whole, damaged)]
+        routes += [lambda: measured(rng, value, damaged)]
+        return routes[kind - 5]()
     headers = {"Content-Type": rng.choice(TYPES)} if rng.random() < 0.9 else {}
     if kind == 0:
         body = rng.randbytes(rng.choice((0, 1, 10, 100, 5000)))
@@ -129,16 +140,15 @@ def made(number: int, seed: int, photos: list[bytes]) -> Request:
     return Request(path, body, headers)
 
 
-def ask(server: Server, request: Request) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
-    try:
-        connection.request("POST", request.path, request.body, request.headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        return NO_ANSWER, f"{type(error).__name__}: {error}".encode()
-    finally:
-        connection.close()
+def ask(server: Server, request: Request, at: At | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer; a request for the desk goes to ``at``."""
+    if not request.desk:
+        return send(server.host, server.port, request)
+    assert at is not None
+    filled = at.filled(request)
+    status, text = send(at.host, at.port, filled)
+    at.heard(filled, status, text)
+    return status, text
 
 
 def raw(server: Server, data: bytes) -> tuple[int, bytes]:
@@ -166,7 +176,7 @@ def png(width: int, height: int, data: bytes, kind: bytes = b"\x08\x02") -> byte
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def hostile() -> dict[str, Request | bytes]:
+def hostile(whole: Everything) -> dict[str, Request | bytes]:
     """What is hostile on purpose: requests, and bytes for a bare connection."""
 
     def at(path: str, body: bytes, kind: str = "application/octet-stream") -> Request:
@@ -177,10 +187,25 @@ def hostile() -> dict[str, Request | bytes]:
         return at(INFER, (head + text + "}]}").encode(), "application/json")
 
     form = "multipart/form-data; boundary=b"
-    head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
+    head = b"POST /v1/classify?model=tiny-classify HTTP/1.1\r\nHost: x\r\n"
+    media, start, tail = "application/x-pocketvit-features", whole.features[:28], "/v1/classify?model=cut1-tail"
+
+    def correction(*pictures: bytes) -> Request:
+        names = (b"image", b"target")
+        parts = (
+            b'--b\r\nContent-Disposition: form-data; name="%b"; filename="a"\r\n\r\n%b\r\n' % pair
+            for pair in zip(names, pictures, strict=False)
+        )
+        return at("/v1/feedback?model=denoise-color", b"".join(parts) + b"--b--\r\n", form)
+
+    def posted(what: str, body: bytes) -> Request:
+        headers = {"Authorization": "Bearer {token}", "X-Phone-Session": "{session}"}
+        return Request(f"/phone/{what}", body, headers, desk=True)
+
+    app = Request("/phone/", b"", {"Range": "bytes=" + ",".join(f"{i}-{i + 1}" for i in range(0, 60_000, 7))}, "GET")
     zeros = zlib.compress(bytes(8_000 * 3 + 1) * 6_250, 9)
     return {
-        "50 megapixels, whole": at("/v1/classify", png(8_000, 6_250, zeros)),
+        "50 megapixels, whole": at(CLASSIFY, png(8_000, 6_250, zeros)),
         "50 megapixels in 1 bit": at("/v1/restore", png(10_000, 5_000, zlib.compress(bytes(1251 * 5_000)), b"\x01\0")),
         "a bomb by its header": at("/v1/restore", png(2**31 - 1, 2**31 - 1, b"")),
         "more samples than stated": at("/v1/restore", png(8, 8, zlib.compress(bytes(100_000_000), 9))),
@@ -195,11 +220,21 @@ def hostile() -> dict[str, Request | bytes]:
         "a tensor of 1e999": tensor("[" + "1e999," * 3071 + "1e999]"),
         "a number of a million digits": tensor("[" + "9" * 1_000_000 + "]"),
         "too much JSON": at(INFER, b" " * 20_000_000),
-        "a form of a hundred thousand parts": at("/v1/classify", b"--b\r\n\r\n\r\n" * 100_000, form),
-        "a form whose boundary repeats": at("/v1/classify", b"--b" * 1_000_000, form),
+        "a form of a hundred thousand parts": at(CLASSIFY, b"--b\r\n\r\n\r\n" * 100_000, form),
+        "a form whose boundary repeats": at(CLASSIFY, b"--b" * 1_000_000, form),
+        "features that are a bomb": at(tail, start + zlib.compress(bytes(200_000_000), 9), media),
+        "features of no length": at(tail, start, media),
+        "a correction of 50 megapixels": correction(png(8_000, 6_250, zeros), png(8, 8, b"")),
+        "a correction by two headers": correction(png(2**31 - 1, 2**31 - 1, b""), png(2**31 - 1, 2**31 - 1, b"")),
+        "a file in thousands of ranges": app,
+        "a phone's outputs of 2 GB by their header": posted("jobs/{job}/outputs", b"\xff\xff\xff\x7f" + bytes(1000)),
+        "a phone's rows of NaN": posted("jobs/{job}/rows", b'{"files": [' + b"NaN," * 500_000 + b"1]}"),
+        "a phone's hello of many levels": posted("hello", b"[" * 60_000),
         "half a body": head + b"Content-Length: 1000\r\n\r\n" + bytes(500),
         "half a chunk": head + b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabc",
         "a chunk of no size": head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nabc",
+        "a chunk of no size behind a refusal": head.replace(b"classify?", b"nothing?")
+        + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nabc",
         "both lengths": head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "a negative length": head + b"Content-Length: -5\r\n\r\n",
         "two lengths": head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
@@ -210,11 +245,96 @@ def hostile() -> dict[str, Request | bytes]:
 
 
 def check(server: Server, photo: bytes) -> tuple[int, bytes]:
-    """What both models say of a photo, without the time that it took."""
-    labels = json.loads(ask(server, Request("/v1/classify", photo, {}))[1])
-    labels.pop("ms", None)
+    """What both models say of a photo, without the time that it took and the version that says it."""
+    labels = json.loads(ask(server, Request(CLASSIFY, photo, {}))[1])
+    kept = {name: found for name, found in labels.items() if name not in ("ms", "version")}
     status, picture = ask(server, Request("/v1/restore", photo, {}))
-    return status, picture + json.dumps(labels).encode()
+    return status, picture + json.dumps(kept).encode()
+
+
+def is_wrong(status: int) -> bool:
+    return status == NO_ANSWER or (status >= 500 and status != 503)
+
+
+def told(server: Server, path: str) -> Any:
+    return json.loads(send(server.host, server.port, Request(path, b"", {}, "GET"))[1])
+
+
+class Fuzz:
+    """A run against one server."""
+
+    def __init__(self, server: Server, whole: Everything, at: At) -> None:
+        self.server, self.whole, self.at, self.bad = server, whole, at, 0
+        self.photos = [packed(synthetic((40, 48)), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP")]
+        self.process = psutil.Process(server.process.pid)
+        self.before = check(server, self.photos[0])
+
+    def fault(self, text: str) -> None:
+        self.bad += 1
+        print(text)
+
+    def publish(self) -> None:
+        """One version after the other, each once the one before is taken or refused."""
+        for version, wrong in VERSIONS:
+            self.whole.publish(version, wrong=wrong)
+            ends = time.monotonic() + TAKEN_S
+            while time.monotonic() < ends:
+                (follows,) = told(self.server, "/v1/updates")
+                if follows["refused"] if wrong else follows["version"] == version:
+                    break
+                time.sleep(0.5)
+
+    def random(self, bodies: int, seed: int, clients: int) -> None:
+        """All random bodies; meanwhile versions are published."""
+        found, publisher = Counter[str](), threading.Thread(target=self.publish)
+        publisher.start()
+        with ThreadPoolExecutor(clients) as pool:
+            requests = (made(number, seed, self.photos, self.whole) for number in range(bodies))
+            answers = pool.map(lambda one: (one, *ask(self.server, one, self.at)), requests)
+            for number, (one, status, text) in enumerate(answers):
+                found[f"{'desk ' if one.desk else ''}{status}"] += 1
+                if is_wrong(status):
+                    said = f"{status or 'no answer'} {text[:200]!r}"
+                    self.fault(f"body {number}: {one.method} {one.path[:200]!r} {one.headers} {said}")
+        publisher.join()
+        print(f"{bodies} random bodies: " + ", ".join(f"{k}: {n}" for k, n in sorted(found.items())))
+        print("jobs of the desk: " + ", ".join(f"{k}: {n}" for k, n in sorted(self.at.ended.items())))
+
+    def hostile(self) -> None:
+        """What is hostile on purpose."""
+        for title, one in hostile(self.whole).items():
+            status, text = raw(self.server, one) if isinstance(one, bytes) else ask(self.server, one, self.at)
+            wrong = is_wrong(status) and (status != NO_ANSWER or isinstance(one, Request))
+            self.bad += wrong
+            print(f"{title:46} {status or 'closed'}{'  WRONG ' + repr(text[:200]) if wrong else ''}")
+
+    def held(self) -> tuple[int, int]:
+        """Open files and threads of the server."""
+        return self.process.num_fds(), self.process.num_threads()
+
+    def after(self, held: tuple[int, int]) -> None:
+        """Whether the server is as it was before."""
+        ends, metrics = time.monotonic() + CALM_S, ""
+        calm = ("pocketvit_requests_in_flight 1.0", "pocketvit_body_bytes 0.0", "pocketvit_queue_depth 0.0")
+        while time.monotonic() < ends and not all(line in metrics for line in calm):
+            time.sleep(0.5)
+            metrics = send(self.server.host, self.server.port, Request("/metrics", b"", {}, "GET"))[1].decode()
+        for line in calm:
+            if line not in metrics:
+                self.fault(f"{line.rpartition(' ')[0]} is not what it was before")
+        (files, threads), memory = self.held(), self.process.memory_info().rss / 1e6
+        print(f"open files {held[0]} before, {files} after; threads {held[1]} before, {threads} after; {memory:.0f} MB")
+        if files > held[0] + 10 or threads > held[1] + 10:
+            self.fault("the server holds on to files or threads")
+        drift, (follows,) = told(self.server, "/v1/drift"), told(self.server, "/v1/updates")
+        print(f"updates: {follows['version']} runs, {len(follows['refused'])} refused, error {follows['error']!r}")
+        if (follows["version"], len(follows["refused"])) != (VERSIONS[-1][0], 1):
+            self.fault("the versions that were published are not what runs")
+        kept = ", ".join(f"{model['model']} {model['version']}: {model['requests']}" for model in drift["models"])
+        print(f"watched: {kept}; left out {drift['dropped']}, failed {drift['failed']}")
+        self.bad += drift["failed"]
+        if check(self.server, self.photos[0]) != self.before or self.before[0] != 200:
+            self.fault("the server answers otherwise than before")
 
 
 def main() -> int:
@@ -223,30 +343,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=4)
     options = parser.parse_args()
-    photos = [packed(synthetic((40, 48)), kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP")]
-    bad = 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        whole = everything(Path(name))
         limits = ["--limits.body_seconds", "2", "--limits.workers", "2", "--target", "onnxruntime:fp32:1"]
-        with serving(["denoise-color", tiny_classifier(folder)], limits, folder) as server:
-            before, found = check(server, photos[0]), Counter[int]()
-            with ThreadPoolExecutor(options.threads) as pool:
-                requests = (made(number, options.seed, photos) for number in range(options.bodies))
-                for number, (status, text) in enumerate(pool.map(lambda one: ask(server, one), requests)):
-                    found[status] += 1
-                    if status == NO_ANSWER or (status >= 500 and status != 503):
-                        bad += 1
-                        print(f"body {number}: {status or 'no answer'} {text[:200]!r}")
-            print(f"{options.bodies} random bodies: " + ", ".join(f"{k}: {n}" for k, n in sorted(found.items())))
-            for title, one in hostile().items():
-                status, text = raw(server, one) if isinstance(one, bytes) else ask(server, one)
-                wrong = (status >= 500 and status != 503) or (status == NO_ANSWER and isinstance(one, Request))
-                bad += wrong
-                print(f"{title:46} {status or 'closed'}{'  WRONG ' + repr(text[:200]) if wrong else ''}")
-            same = check(server, photos[0]) == before and before[0] == 200
-            alive = server.process.poll() is None
-        print(f"the server {'is alive' if alive else 'DIED'} and answers {'as before' if same else 'OTHERWISE'}")
-    return 0 if alive and same and not bad else 1
+        with (
+            serving(whole.artifacts, [*limits, *whole.options], whole.folder) as server,
+            desk(whole.restorer, whole.app) as at,
+        ):
+            fuzz = Fuzz(server, whole, at)
+            held = fuzz.held()
+            fuzz.random(options.bodies, options.seed, options.threads)
+            fuzz.hostile()
+            if server.process.poll() is None:
+                fuzz.after(held)
+                server.process.send_signal(signal.SIGTERM)
+            code = server.process.wait(90)
+            traces = [line for line in server.log.read_text().splitlines() if '"trace"' in line]
+        print(f"the server ended with {code}; {len(traces)} traces in its log")
+        print(*(json.loads(line)["trace"] for line in traces[:5]), sep="\n")
+        return 0 if code == 0 and not fuzz.bad and not traces else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """A server under load, and its end: clients that never pause, then SIGTERM while their requests are inside.
 
 python benchmarks/serve_load.py [--seconds 60] [--clients 16] [--artifact denoise-color] [--target onnxruntime:fp32:1]
+    [--everything]
 
 Half of the requests send a small noisy photo to the artifact and get a picture, half a photo to a tiny classifier that
-is made here, each over a connection that is kept. Printed are requests, statuses, and latencies as the clients see them
+is made here, each over a connection that is kept. With ``--everything`` the server has the phone app, watches, takes
+corrections, follows a channel, in which two versions appear meanwhile, and serves the tail of a split network; each of
+these is asked too. Printed are requests, statuses, and latencies as the clients see them
 (they share the processor with the server); the server's resident memory as medians over its first and last minute (or
 third, where it runs for less than three); and what became of the requests that were inside at SIGTERM. A request is
 lost where it was sent and no whole answer came. Exit code 1: a status other than 200 and 429 (503 after SIGTERM),
@@ -25,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from serving import Server, packed, serving, tiny_classifier
+from serving import Everything, Server, everything, packed, serving, tiny_classifier
 
 from pocketvit.bench.memory import synthetic
 
@@ -47,24 +50,33 @@ class Tally:
     """Connections that were not taken any more after SIGTERM."""
 
 
-def requests_of(artifact_task: str) -> list[tuple[str, bytes]]:
-    """Paths and bodies."""
-    rng, found = np.random.default_rng(0), []
+Asked = tuple[str, bytes, str]
+"""Path, body and its content type; without a body it is a GET."""
+
+
+def requests_of(artifact_task: str, whole: Everything | None) -> list[Asked]:
+    """Each client asks for them in turn."""
+    rng, found = np.random.default_rng(0), list[Asked]()
     for height, width in SIZES:
         photo = synthetic((height, width))
         noisy = np.clip(photo + rng.normal(0, 20, photo.shape), 0, 255).astype(np.uint8)
-        found.append((f"/v1/{artifact_task}", packed(noisy)))
-        found.append(("/v1/classify?model=tiny-classify", packed(photo, "JPEG")))
+        found.append((f"/v1/{artifact_task}", packed(noisy), "image/png"))
+        found.append(("/v1/classify?model=tiny-classify", packed(photo, "JPEG"), "image/jpeg"))
+    if whole is not None:
+        form = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--b--\r\n' % packed(
+            photo
+        )
+        found.append(("/v1/classify?model=cut1-tail", whole.features, "application/x-pocketvit-features"))
+        found.append(("/v1/feedback?model=tiny-classify&label=red", form, "multipart/form-data; boundary=b"))
+        found += [(path, b"", "") for path in ("/v1/drift", "/v1/updates", "/phone/config.json", "/phone/sw.js")]
     return found
 
 
-def client(
-    tally: Tally, turn: int, server: Server, asked: Sequence[tuple[str, bytes]], ending: threading.Event
-) -> None:
+def client(tally: Tally, turn: int, server: Server, asked: Sequence[Asked], ending: threading.Event) -> None:
     """Ask without a pause; after SIGTERM until the first refusal."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=120)
     while True:
-        (path, body), turn = asked[turn % len(asked)], turn + 1
+        (path, body, kind), turn = asked[turn % len(asked)], turn + 1
         route = path.partition("?")[0]
         try:
             if connection.sock is None:
@@ -76,7 +88,10 @@ def client(
             continue
         began = time.perf_counter()
         try:
-            connection.request("POST", path, body, {"Content-Type": "application/octet-stream"})
+            if body:
+                connection.request("POST", path, body, {"Content-Type": kind})
+            else:
+                connection.request("GET", path)
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -88,7 +103,7 @@ def client(
             continue
         when = "end" if ending.is_set() else "load"  # asked before SIGTERM, and refused behind it
         tally.statuses[when, route, answer.status] += 1
-        if when == "load" and answer.status == 200:
+        if when == "load" and answer.status < 300:
             tally.times.setdefault(route, []).append(1e3 * (time.perf_counter() - began))
         if answer.status == 429:
             time.sleep(min(1.0, float(answer.headers["Retry-After"])))
@@ -134,7 +149,8 @@ def report(tallies: Sequence[Tally]) -> bool:
     for text in lost[:10]:
         print(f"  {text}")
     fine = {"load": (200, 429), "end": (200, 429, 503)}
-    return not lost and all(status in fine[when] for when, _, status in statuses)
+    again = {"/v1/feedback": (201, 409)}  # of one photo there is one correction
+    return not lost and all(status in (*fine[when], *again.get(route, ())) for when, route, status in statuses)
 
 
 def main() -> int:
@@ -145,6 +161,7 @@ def main() -> int:
     parser.add_argument("--task", default="restore", help="of the artifact")
     parser.add_argument("--target", default="", help="of the server; the artifacts' own by default")
     parser.add_argument("--workers", default="", help="of the server; the cores by default")
+    parser.add_argument("--everything", action="store_true", help="all that serve can do is on, and asked")
     options = parser.parse_args()
     given = list[str]()
     for name, option in (("target", "--target"), ("workers", "--limits.workers")):
@@ -152,17 +169,22 @@ def main() -> int:
     ending, samples, tallies = threading.Event(), list[tuple[float, float]](), list[Tally]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with serving([options.artifact, tiny_classifier(folder)], given, folder) as server:
+        whole = everything(folder, options.artifact) if options.everything else None
+        artifacts = whole.artifacts if whole else (options.artifact, tiny_classifier(folder))
+        with serving(artifacts, [*given, *(whole.options if whole else ())], folder) as server:
             process = psutil.Process(server.process.pid)
             print(f"idle: {process.memory_info().rss / 1e6:.1f} MB resident")
-            asked = requests_of(options.task)
+            asked = requests_of(options.task, whole)
             threads = [threading.Thread(target=watch, args=(process, samples, ending))]
             for number in range(options.clients):
                 tallies.append(Tally())
                 threads.append(threading.Thread(target=client, args=(tallies[-1], number, server, asked, ending)))
             for thread in threads:
                 thread.start()
-            time.sleep(options.seconds)
+            for version in ("0.2.0", "0.3.0") if whole else ():
+                time.sleep(options.seconds / 3)
+                whole.publish(version)
+            time.sleep(options.seconds / (3 if whole else 1))
             ending.set()
             server.process.send_signal(signal.SIGTERM)
             for thread in threads:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-import pocketvit.runtimes  # noqa: F401 - before a test imports an engine: it keeps OpenVINO from sending telemetry
-from pocketvit.bench import load
-from tests.zygote import Zygote
-
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads of each would wait for those of the others
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when NumPy or torch is loaded
+
+import pocketvit.runtimes  # noqa: F401 - before a test imports an engine: it keeps OpenVINO from telemetry
+from pocketvit.bench import load
+from tests.zygote import Zygote
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

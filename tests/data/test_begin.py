@@ -9,6 +9,7 @@ from pocketvit.data.collections import load_splits
 from pocketvit.errors import DataError, UsageError
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.spec.tasks import TASKS
+from tests import detect_data
 from tests.data.helpers import class_folders, clean_folder, write
 
 
@@ -18,6 +19,8 @@ def photos(root: Path, kind: str) -> Path:
     if kind == "split":
         class_folders(root / "val", {"cat": 2, "dog": 2})
         return class_folders(root / "train", {"cat": 4, "dog": 4}).parent
+    if kind in ("coco", "yolo"):
+        return {"coco": detect_data.coco, "yolo": detect_data.yolo}[kind](root, 4)
     if kind == "clean":
         return clean_folder(root, 4)
     names = {
@@ -42,6 +45,8 @@ def photos(root: Path, kind: str) -> Path:
         ("names", "restore", "pairs"),
         ("sidd", "restore", "sidd"),
         ("gopro", "restore", "gopro"),
+        ("coco", "detect", "coco"),
+        ("yolo", "detect", "yolo"),
     ],
 )
 def test_a_folder_becomes_the_recipe_that_its_photos_need(tmp_path: Path, kind: str, task: str, layout: str) -> None:

@@ -231,6 +231,26 @@ def test_doctor_reports_depth_maps(tmp_path: Path) -> None:
     assert doctor(str(tmp_path), workers=2).depth is None
 
 
+def test_depth_maps_are_not_looked_at_as_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "rgb" / f"{name}.jpg")
+    maps = {
+        str(png(tmp_path / "depth" / f"{name}.png", np.full((40, 56), steps)))
+        for name, steps in (("a", 2000.0), ("b", 2001.0))  # the same in their upper 8 bits
+    }
+    assert main(["doctor", str(tmp_path), "--depth", "depth", "--noise"]) == 0
+    said = capsys.readouterr()
+    assert "2 depth maps" in said.out
+    assert "8 are kept" not in said.out + said.err
+    report = doctor(str(tmp_path), depth="depth", noise=True, workers=2)
+    assert not maps & {path for group in report.duplicates for path in group.paths}
+    assert report.noise is not None
+    assert not maps & set(report.noise.to_dict()["photos"])
+    assert main(["doctor", str(tmp_path)]) == 0  # nobody says that there is depth
+    said = capsys.readouterr()
+    assert "8 are kept" in said.out + said.err
+
+
 def test_quarantined_maps_are_left_out_by_readers_and_by_the_doctor(tmp_path: Path) -> None:
     broken(tmp_path)
     report = doctor(str(tmp_path), depth="depth", workers=2, quarantine=True)

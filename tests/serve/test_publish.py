@@ -23,7 +23,7 @@ def world(tmp_path: Path) -> World:
 
 
 def publish(world: World, **options: object) -> object:
-    given = {"to": str(world.channel), "key": [str(world.folder / "key")], "check": False} | options
+    given = {"to": str(world.channel), "key": [str(world.folder / "key")], "check": False, "again": True} | options
     return pocketvit.publish(str(world.folder / "base"), **given)
 
 
@@ -39,8 +39,34 @@ def test_the_command_line_signs_checks_and_publishes(world: World, capsys: pytes
     signed = opened((world.channel / "channel.json").read_bytes(), [world.key])
     assert signed.description.model_dump().items() <= found.items()
     assert pocketvit.load(pack).manifest.version == "0.1.0"
-    assert main([*args, "--no_check"]) == 0
+    assert main([*args, "--no_check", "--again"]) == 0
     assert "counter 2, signed by" in capsys.readouterr().out
+
+
+def test_what_is_the_newest_already_is_not_published_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(world)
+    before = {name: (world.channel / name).read_bytes() for name in os.listdir(world.channel)}
+    monkeypatch.setattr("pocketvit.serve.publish._check", None)  # what is not published is not checked either
+    args = ["publish", str(world.folder / "base"), "--to", str(world.channel), "--key", str(world.folder / "key")]
+    assert main(args) == 0
+    said = capsys.readouterr().out
+    assert "tiny-restore 0.1.0 with this very content is the newest there, as counter 1" in said
+    assert "Nothing was published; --again" in said
+    assert main([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["published"], found["counter"]) == (False, 1)
+    assert {name: (world.channel / name).read_bytes() for name in os.listdir(world.channel)} == before
+    assert publish(world, again=False, counter=5).description.counter == 5  # who states a number means it
+    new_key(world.folder / "new")
+    both = [str(world.folder / "key"), str(world.folder / "new")]
+    assert publish(world, again=False, key=both).description.counter == 6  # another set of signatures
+    assert not publish(world, again=False, key=both[::-1]).published
+    assert publish(world, again=False, key=both[1:]).description.counter == 7
+    make_version(world.folder / "next", "0.2.0")
+    found = pocketvit.publish(str(world.folder / "next"), to=str(world.channel), key=both[1:], check=False)
+    assert (found.published, found.description.counter) == (True, 8)
 
 
 def test_a_wrong_model_is_not_published_unless_the_check_is_left_out(
@@ -140,7 +166,7 @@ def test_one_publication_at_a_time(world: World) -> None:
         (["base", "--to", "https://me:secret@example.org/x", "--key", "key"], "no usable address"),
         (["base", "--to", "http://[::1", "--key", "key"], "no usable address"),
         (["base", "--to", "http://example.org/x", "--key", "key", "--token-file", "token"], "sent unencrypted"),
-        (["base", "--to", "https://example.org/x", "--key", "key", "--token-file", "empty"], "no bearer token"),
+        (["base", "--to", "https://example.org/x", "--key", "key", "--token-file", "empty"], "holds no token"),
         (["base", "--to", "https://example.org/x", "--key", "key", "--token-file", "none"], "token cannot be read"),
         (["nothing", "--to", "channel", "--key", "key"], "no artifact there"),
     ],

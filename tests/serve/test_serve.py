@@ -27,7 +27,7 @@ from pocketvit import cli
 from pocketvit.errors import DataError, UsageError
 from pocketvit.serve.http.server import listen
 from pocketvit.serve.options import Limits
-from pocketvit.serve.serve import ServeReport, read_token, serve, url_of
+from pocketvit.serve.serve import ServeReport, serve, url_of
 from tests.serve.asking import Running, pixels_of, png, server
 from tests.tiny import make_tiny_artifact, noisy, photo
 
@@ -75,10 +75,13 @@ def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_server_of_the_denoiser_is_small_and_its_extras_bring_no_torch() -> None:
+def test_an_idle_server_of_the_denoiser_is_small_and_its_extras_bring_no_torch(tmp_path: Path) -> None:
     with server("denoise-photo") as one:
         assert httpx.get(f"{one.url}/v2/health/ready").json() == {"ready": True}
         assert psutil.Process(one.process.pid).memory_info().rss < 200e6
+    with server("denoise-photo", "--watch.folder", tmp_path / "watched") as one:
+        assert httpx.get(f"{one.url}/v1/drift").json()["models"][0]["status"] == "learning"
+        assert psutil.Process(one.process.pid).memory_info().rss < 200e6  # river comes when there is what to compare
     wanted, found = ["pocketvit[serve,stream]"], set[str]()
     while wanted:
         requirement = Requirement(wanted.pop())
@@ -156,7 +159,31 @@ def test_half_a_body_gets_408_and_the_connection_is_closed(running: Running) -> 
 
 def test_what_is_no_http_is_refused(running: Running) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", HEAD + b"Content-Length: x\r\n\r\n"):
-        assert b" 400 " in raw(running.url, data).partition(b"\r\n")[0]
+        answer = raw(running.url, data)
+        assert b" 400 " in answer.partition(b"\r\n")[0]
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "this is not HTTP/1.1."}
+
+
+def test_a_damaged_chunk_ends_its_request_without_a_trace(running: Running) -> None:
+    """Behind a head whose request is being answered already, or is refused before its body is read."""
+    chunked = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for path in (b"/v1/classify", b"/v1/nothing", b"/v2/models/x/infer"):
+        answer = raw(running.url, b"POST " + path + chunked + b"xyz\r\nabc")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+    host, _, port = running.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /v1/nothing" + chunked + b"5\r\nabcde\r\n")
+        first = connection.recv(65536)
+        connection.sendall(b"xyz\r\n")
+        while part := connection.recv(65536):
+            first += part
+    assert first.startswith(b"HTTP/1.1 404 ")
+    text = httpx.get(f"{running.url}/metrics").text
+    assert "pocketvit_requests_in_flight 1.0" in text
+    assert "pocketvit_body_bytes 0.0" in text
+    assert not [line for line in running.lines if "trace" in line]
+    assert running.other == []
 
 
 def test_clients_that_go_away_and_large_bodies_leave_it_well(running: Running, classifier: Path) -> None:
@@ -240,21 +267,25 @@ def test_impossible_options_are_named(classifier: Path, capsys: pytest.CaptureFi
         assert said in capsys.readouterr().err
 
 
+def test_without_a_kept_certificate_no_home_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UsageError, match="no artifact there"):
+        serve(["no-such-artifact"], port=0)
+    with pytest.raises(DataError, match="no certificate with its key"):
+        serve(["no-such-artifact"], port=0, tls="a.pem,b.pem")
+    with pytest.raises(UsageError, match="no home folder") as caught:
+        serve(["no-such-artifact"], port=0, tls="auto")
+    assert "--tls_folder" in caught.value.todo
+
+
 def test_the_same_version_twice_and_no_artifact(classifier: Path) -> None:
     with pytest.raises(UsageError, match=r"tiny-classify 0\.1\.0 is given twice"):
         serve([str(classifier), str(classifier)], port=0)
     with pytest.raises(UsageError):
         serve(["no-such-artifact"], port=0)
-
-
-@pytest.mark.parametrize("content", ["", "short", "with spaces in it, but long", "nönascii-but-long-enough"])
-def test_a_token_file_must_hold_a_token(tmp_path: Path, content: str) -> None:
-    (tmp_path / "token").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match="holds no token"):
-        read_token(tmp_path / "token")
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(DataError, match="the token cannot be read"):
-            read_token(path)
 
 
 def test_without_the_extra_it_exits_6(classifier: Path) -> None:

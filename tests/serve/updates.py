@@ -57,7 +57,7 @@ class World:
         source = self.folder / "sources" / f"{version}-{blur}-{len(changes)}"
         if not source.exists():
             make_version(source, version, blur, **changes)
-        report = publish(str(source), to=str(self.channel), key=[str(self.folder / "key")], check=False)
+        report = publish(str(source), to=str(self.channel), key=[str(self.folder / "key")], check=False, again=True)
         assert isinstance(report, PublishReport)
         return report
 

@@ -387,9 +387,14 @@ def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-@pytest.mark.parametrize("made", ["best", "trials"])
-def test_a_run_without_an_artifact_says_how_to_make_one(made: str, tmp_path: Path) -> None:
-    (tmp_path / "run" / made).mkdir(parents=True)
-    with pytest.raises(UsageError, match="a run without an artifact") as caught:
-        find_artifact(tmp_path / "run")
-    assert f"pocketvit export {tmp_path / 'run'}" in caught.value.todo
+@pytest.mark.parametrize(("made", "next_step"), [("best", "compress"), ("trials", "fit")])
+def test_a_run_without_an_artifact_says_how_to_make_one(made: str, next_step: str, tmp_path: Path) -> None:
+    run, told = tmp_path / "run", []
+    (run / made).mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="a run without an artifact") as caught:
+            find_artifact(run)
+        told.append(caught.value.todo)
+        (run / "recipe.yaml").write_text("task: restore\n")
+    assert all(f"pocketvit export {run}" in todo for todo in told)
+    assert [f"pocketvit {next_step} {run / 'recipe.yaml'} " in todo for todo in told] == [False, True]

@@ -117,9 +117,9 @@ def until(page: Any, expression: str, seconds: float = 60) -> Any:
     return value
 
 
-def ready(page: Any) -> dict[str, Any]:
+def ready(page: Any, seconds: float = 60) -> dict[str, Any]:
     """Wait until a model is open; what runs."""
-    until(page, "!document.getElementById('camera').disabled")
+    until(page, "!document.getElementById('camera').disabled", seconds)
     return status(page)["model"]
 
 

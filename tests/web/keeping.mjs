@@ -8,8 +8,9 @@ Object.assign(globalThis, {
   navigator: { hardwareConcurrency: 1 },
 });
 
-/** Answers as the engine does; `alive` are those that were not ended. */
+/** Answers as the engine does; `alive` are those that were not ended. `mute` says of which questions it answers none. */
 const alive = new Set();
+let mute = () => false;
 globalThis.Worker = class {
   constructor() {
     alive.add(this);
@@ -23,6 +24,7 @@ globalThis.Worker = class {
   postMessage({ id, kind, args }) {
     const content = kind === "open" ? Buffer.from(args.bytes).toString() : this.content;
     this.content = content;
+    if (mute(kind, content)) return;
     const fault = kind === "open" && { memory: ["memory", "bad_alloc"], lacks: ["other", "ERROR_CODE: 9"] }[content];
     const value = kind === "prove" ? { faults: content === "wrong" ? ["max_abs"] : [] } : { session: 1, threads: 1 };
     const data = fault ? { id, ok: false, trouble: fault[0], message: fault[1] } : { id, ok: true, value };
@@ -86,6 +88,7 @@ function page() {
   const shown = new Proxy({}, { get: (_, name) => (...args) => {
     if (name === "refused") seen.push(`refused ${args[0].reason}${args[2] ? " first" : ""}`);
     else if (name === "failed") seen.push(`failed ${args[0].message}`);
+    else if (name === "silent") seen.push(`silent during ${args[0].during}`);
     else if (["running", "rolledBack", "offline"].includes(name)) seen.push(name);
   } });
   globalThis.fetch = async (path) => {
@@ -105,7 +108,56 @@ function page() {
   };
 }
 
+/** Runs `work` with workers that answer none of the first `times` questions of `kind` about a file of `content`. */
+async function muted(kind, content, times, work) {
+  app.InferenceWorker.patience = { start: 4, open: 3, run: 2, tickMs: 5 };
+  mute = (asked, file) => asked === kind && (!content || file === content) && times-- > 0;
+  await work();
+  mute = () => false;
+}
+
 const stories = {
+  /** A worker that does not answer while a first version loads. */
+  async muteLoading({ kind, times, contents }) {
+    const one = page();
+    one.serve(await version("1.0.0", contents));
+    await muted(kind, contents[0], times, () => one.keeper.check());
+    return { ...one.take(), runs: one.runs(), alive: alive.size };
+  },
+  /** One that does not answer a frame, so often; `fresh` where the version that runs has just come. */
+  async muteRunning({ times, fresh }) {
+    const one = page(), found = [];
+    for (const number of fresh ? ["1.0.0", "2.0.0"] : ["1.0.0"]) {
+      one.serve(await version(number, ["good"]));
+      await one.keeper.check();
+    }
+    one.take();
+    await muted("answer", null, times, async () => {
+      for (let i = 0; i <= times && one.keeper.running; i++) {
+        const running = one.keeper.running;
+        const error = await running.worker.ask("answer", {}).then(() => null, (error) => error);
+        found.push(error && [error.trouble, error.during]);
+        if (error) await one.keeper.restart(running, error);
+        else await one.keeper.report(true);
+      }
+    });
+    return { ...one.take(), found, runs: one.runs(), alive: alive.size };
+  },
+  /** Many short runs for one question take longer than one may. */
+  async slow({ alive: signs }) {
+    app.InferenceWorker.patience = { start: 4, open: 3, run: 4, tickMs: 5 };
+    mute = (kind) => kind === "answer";
+    const worker = new app.InferenceWorker();
+    await worker.ask("open", { bytes: Buffer.from("good"), options: {} });
+    const [own] = [...alive].slice(-1), asked = worker.ask("answer", {}).then(() => "answered", (error) => error.trouble);
+    for (let i = 0; i < 8; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 8));
+      if (signs) own.take({ data: { id: 0, ok: true, value: null } });
+    }
+    own.take({ data: { id: 2, ok: true, value: null } });
+    mute = () => false;
+    return [await asked, await worker.ask("reset", {}).then(() => "asked", (error) => error.message)];
+  },
   /** An update that cannot be opened, then the next look, then Retry. */
   async update({ contents, full }) {
     const one = page();

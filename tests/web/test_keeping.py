@@ -64,6 +64,46 @@ def test_a_lost_connection_is_no_failed_variant() -> None:
     assert back["runs"] == "1.0.0 onnxruntime:fp32"
 
 
+@pytest.mark.parametrize("kind", ["open", "prove"])
+def test_a_worker_that_hangs_while_it_loads_is_started_again(kind: str) -> None:
+    once, always, other = told(
+        {"story": "muteLoading", "kind": kind, "times": 1, "contents": ["good"]},
+        {"story": "muteLoading", "kind": kind, "times": 99, "contents": ["good"]},
+        {"story": "muteLoading", "kind": kind, "times": 99, "contents": ["bad", "good"]},
+    )
+    assert once["seen"] == [f"silent during {kind}", "running"]
+    assert (once["runs"], once["alive"], once["fetched"]) == ("1.0.0 onnxruntime:int8", 1, ["int8.onnx"])
+    silent, failed = always["seen"]
+    assert silent == f"silent during {kind}"
+    assert failed.startswith("failed the worker did not answer for ")
+    assert (always["runs"], always["alive"]) == (None, 0)
+    assert (other["runs"], other["alive"]) == ("1.0.0 onnxruntime:fp32", 1)  # another file may do
+
+
+def test_a_worker_that_does_not_answer_a_frame_is_started_again_but_not_for_ever() -> None:
+    once, always, fresh = told(
+        {"story": "muteRunning", "times": 1},
+        {"story": "muteRunning", "times": 9},
+        {"story": "muteRunning", "times": 1, "fresh": True},
+    )
+    assert once["found"] == [["silent", "answer"], None]
+    assert once["seen"] == ["silent during answer", "running", "running"]  # opened, and found to be the newest
+    assert (once["runs"], once["alive"]) == ("1.0.0 onnxruntime:int8", 1)
+    assert always["found"] == [["silent", "answer"]] * 4
+    assert always["seen"][-1].startswith("failed the worker did not answer for ")
+    assert (always["runs"], always["alive"]) == (None, 0)
+    assert fresh["found"] == [["silent", "answer"], None]
+    assert fresh["seen"] == ["silent during answer", "running", "rolledBack"]
+    assert (fresh["runs"], fresh["alive"]) == ("1.0.0 onnxruntime:int8", 1)
+
+
+def test_signs_of_life_keep_a_worker_that_has_much_to_do() -> None:
+    assert told({"story": "slow", "alive": True}, {"story": "slow", "alive": False}) == [
+        ["answered", "asked"],
+        ["silent", "the worker was ended"],
+    ]
+
+
 def test_nothing_unsigned_is_taken_once_something_signed_was_seen() -> None:
     """Also where what was signed was damaged, or went back to something unsigned."""
     cases = [(0, None, "new"), (7, None, "evil"), (7, "good", "evil"), (7, "good", "good")]

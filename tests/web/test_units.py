@@ -18,15 +18,18 @@ from pocketvit.runtimes.whole import tile_for
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.depth_stream import DepthStream
 from pocketvit.spec.golden import read_golden
-from pocketvit.spec.hierarchy import decide, leaf_paths
+from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths
 from pocketvit.spec.manifest import Manifest, Memory
 from pocketvit.spec.parity import parity_violations, tolerances
 from pocketvit.spec.preprocess import Preprocess, prepare, resize
 from pocketvit.spec.tasks.depth import Depth
+from pocketvit.spec.tasks.detect import DETECT, Detections, stacked
+from pocketvit.spec.tasks.segment import Segmentation
 from pocketvit.spec.tasks.strength import adjusted
 from pocketvit.spec.tiles import run_tiled
 from tests.tiny import LEVELS, make_tiny_artifact, photo
 from tests.web.browser import ROOT, UNITS, need
+from tests.web.segment_artifact import make_segment_artifact
 
 Case = dict[str, Any]
 
@@ -140,9 +143,51 @@ def test_answers_are_pythons(tmp_path: Path) -> None:
             assert answer == wanted
 
 
+def test_masks_are_pythons(tmp_path: Path) -> None:
+    asked, rng = Asked(), np.random.default_rng(4)
+    for count, size, shape in [(3, (24, 32), (61, 83)), (20, (15, 20), (700, 90)), (2, (30, 40), (30, 40))]:
+        raw = np.kron(rng.normal(0, 2, (count, size[0] // 3, size[1] // 4 + 1)), np.ones((1, 3, 4)))[:, :, : size[1]]
+        probs = (np.exp(raw) / np.exp(raw).sum(axis=0)).astype(np.float32)
+        wanted = Segmentation(probs, tuple(f"c{k}" for k in range(count)))
+        image = photo(*shape, seed=count)
+        asked.add("masks", (wanted.tinted(image), wanted.ranked()), image, probs=asked.keep(probs))
+    for (picture, ranked), answer in zip(asked.expected, asked.run(tmp_path), strict=True):
+        np.testing.assert_array_equal(pixels(answer), picture)
+        assert {each["label"]: each["share"] for each in answer["parts"]} == pytest.approx(dict(ranked))
+        assert [each["share"] for each in answer["parts"]] == sorted(dict(ranked).values(), reverse=True)
+
+
+def test_boxes_and_their_precision_are_pythons(tmp_path: Path) -> None:
+    asked, rng = Asked(), np.random.default_rng(3)
+    levels = [LevelSpec(name="label", labels=["a", "b"])]
+    answers, truths = [], []
+    for _ in range(8):
+        heat = rng.uniform(0, 0.3, (2, 9, 12)).astype(np.float32) ** 2
+        heat[0, 2, 2:4] = 0.5  # equal neighbours
+        sides = rng.uniform(0.02, 0.4, (4, 9, 12)).astype(np.float32)
+        found = DETECT.finish({"heat": heat[None], "sides": sides[None]}, levels)
+        assert isinstance(found, Detections)
+        rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        answers.append([{"index": k, "score": score, "box": box} for k, score, box in rows])
+        asked.add("boxes", answers[-1], heat=asked.keep(heat), sides=asked.keep(sides))
+        near = found.boxes[:6] + rng.normal(0, 0.01, (len(found.boxes[:6]), 4))
+        truths.append(np.concatenate([found.classes[:6, None], near], axis=1))
+    evaluator = DETECT.evaluator(levels, "")
+    for one, truth in zip(answers, truths, strict=True):
+        columns = (np.array([row[key] for row in one]) for key in ("box", "index", "score"))
+        evaluator.update(Detections(("a", "b"), *columns), truth)
+    precision = next(evaluator.metrics()).value
+    assert 20 < precision < 95
+    asked.add("precision", precision, answers=answers, truth=asked.keep(stacked(truths)), classes=2)
+    *boxes, value = asked.run(tmp_path)
+    assert boxes == asked.expected[:-1]
+    assert value == pytest.approx(precision, abs=0.01)  # truths are float32 there
+
+
 def test_the_golden_check_finds_what_python_finds(tmp_path: Path) -> None:
     asked, rng = Asked(), np.random.default_rng(2)
     artifacts = [read_artifact("denoise-photo"), make_tiny_artifact(tmp_path / "c", "classify")]
+    artifacts.append(make_segment_artifact(tmp_path / "s"))
     for artifact, size in itertools.product(artifacts, (0.0, 1e-4, 0.05, 30.0)):
         golden, noise = read_golden(artifact), rng.normal(0, size, 997).astype(np.float32)
         outputs = {name: value + tiled(noise, value) for name, value in golden.outputs.items()}

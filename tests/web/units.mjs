@@ -33,6 +33,17 @@ const kinds = {
       return { range, ...packed(app.colored(data, dims[0], dims[1], range, metric)) };
     });
   },
+  masks: ({ probs, image }) => {
+    const { data, dims } = arrays[probs], photo = picture(image);
+    const classes = app.classesAt(data, dims, photo.height, photo.width);
+    const labels = Array.from({ length: dims[0] }, (_, k) => `c${k}`);
+    return { parts: app.partsOf(data, dims, labels), ...packed(app.painted(photo, classes, dims[0])) };
+  },
+  boxes: ({ heat, sides }) => {
+    const { data, dims } = arrays[heat];
+    return app.found(data, arrays[sides].data, dims[1], dims[2]);
+  },
+  precision: ({ answers, truth, classes }) => app.averagePrecision(answers, arrays[truth], classes),
   faults: async ({ artifact, precision, noise }) => {
     const manifest = app.parseManifest(new Uint8Array(readFileSync(join(artifact, "manifest.json"))));
     const bytes = new Uint8Array(readFileSync(join(artifact, "golden.npz")));

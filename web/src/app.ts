@@ -93,6 +93,7 @@ export class App {
         }),
       damaged: (detail) => problem("damaged", "damaged_todo", { detail, action: retry }),
       failed: (error) => this.failed(error),
+      silent: (error) => this.view.note("silent", { title: "silent", todo: "silent_todo", detail: error.message }),
       offline: (kept) => {
         if (kept) this.view.note("offline", { title: "offline", todo: "offline_todo" });
         else problem("no_model", "no_model_todo", { action: retry });
@@ -241,9 +242,11 @@ export class App {
       element<HTMLButtonElement>("save").disabled = false;
       if (shown !== null) this.meters.answer(performance.now() - shown);
       else this.view.say("photo_done", { ms: Math.round(performance.now() - began) });
+      this.view.clear("silent");
       await this.keeper?.report(true);
     } catch (error) {
-      if (this.keeper?.running === running) await this.answerFailed(error as Error);
+      if (error instanceof WorkerError && error.trouble === "silent") void this.keeper?.restart(running, error);
+      else if (this.keeper?.running === running) await this.answerFailed(error as Error);
     } finally {
       this.working = false;
       this.next();
@@ -261,10 +264,11 @@ export class App {
     input.value = "";
     if (!file) return;
     this.stopCamera();
+    this.view.clear("camera"); // a photo works without one
     try {
       this.photo = await photoFrame(file);
     } catch {
-      return this.view.say("photo_bad");
+      return this.view.urge("photo_bad");
     }
     this.view.say("photo_running");
     this.again = true;

@@ -2,12 +2,14 @@
 // within the task's limits and those of the manifest where they are tighter.
 //
 // Left out: the metric of relative depth, which needs a fit; the limits on its outputs themselves are checked.
+import { averagePrecision, found } from "./detect";
 import { decide, leafPaths } from "./hierarchy";
 import table from "./limits.json";
 import type { Manifest } from "./manifest";
 import { readNpz, type Arrays } from "./npz";
 import { prepare, roundEven } from "./preprocess";
 import type { Data, Proof, Tensors } from "./protocol";
+import { segmentFigures } from "./segment";
 
 type Limits = Record<string, number>;
 type Table = Record<string, { relative: boolean; precisions: Record<string, Limits> }>;
@@ -159,7 +161,11 @@ function taskFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limi
     return { metric_drop: meanPsnr(golden.outputs[name], truth.data) - meanPsnr(outputs[name], truth.data) };
   }
   if (manifest.task === "classify") return classFigures(manifest, outputs, golden);
+  if (manifest.task === "detect") return boxFigures(manifest, outputs, golden);
   const name = manifest.outputs[0].name;
+  if (manifest.task === "segment") {
+    return segmentFigures(outputs[name], golden.outputs[name], manifest.outputs[0], truth);
+  }
   if (name !== "depth") return {};
   return { metric_drop: meanAbsRel(outputs[name], truth.data) - meanAbsRel(golden.outputs[name], truth.data) };
 }
@@ -189,6 +195,13 @@ function meanAbsRel(answers: Data[], truth: Data): number {
     return count ? sum / count : null;
   });
   return mean(each.filter((value) => value !== null));
+}
+
+function boxFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {
+  const [, classes, rows, columns] = manifest.outputs.find(({ name }) => name === "heat")!.shape;
+  const precision = ({ heat, sides }: Outputs) => averagePrecision(
+    heat.map((one, i) => found(one, sides[i], rows, columns)), golden.arrays.truth, classes);
+  return { metric_drop: precision(golden.outputs) - precision(outputs) };
 }
 
 function classFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {

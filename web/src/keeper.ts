@@ -1,5 +1,5 @@
 // Keeps a model running: what is installed first, then what the server offers, now and again in the background.
-import { WorkerError } from "./client";
+import { InferenceWorker, WorkerError } from "./client";
 import { Damaged, openInstalled, pinnedKeys, Refused, take, Tried, type Running } from "./models";
 import { config, TokenNeeded, Unreachable, type Config, type Offer } from "./server";
 import { Store, type ModelState } from "./store";
@@ -17,6 +17,8 @@ export interface Shown {
   refused(error: Refused, offer: Offer, first: boolean): void;
   damaged(detail: string): void;
   failed(error: WorkerError | Error): void;
+  /** A worker did not answer and is started again. */
+  silent(error: WorkerError): void;
   offline(kept: boolean): void;
   online(): void;
   token(): void;
@@ -27,6 +29,8 @@ export interface Shown {
 const CHOSEN = "pocketvit-model";
 /** Answers in a row that fail before a new version is taken back. */
 const MOST_FAILED = 3;
+/** Times in a row that a worker that went silent is started again. */
+const MOST_SILENT = 3;
 
 export class Keeper {
   running: Running | null = null;
@@ -34,9 +38,12 @@ export class Keeper {
   private busy: Promise<void> = Promise.resolve();
   private failures = 0;
   private fresh = false;
+  private silences = 0;
   private readonly tried = new Set<string>();
 
-  private constructor(private readonly store: Store, private readonly shown: Shown, private readonly gpu: boolean) {}
+  private constructor(private readonly store: Store, private readonly shown: Shown, private gpu: boolean) {
+    InferenceWorker.onSilent = (error) => shown.silent(error);
+  }
 
   static async start(shown: Shown, gpu: boolean): Promise<Keeper> {
     return new Keeper(await Store.open(), shown, gpu);
@@ -153,16 +160,31 @@ export class Keeper {
     old?.worker.end();
     this.shown.running(running, updated);
     void running.tryGpu?.().then(() => {
-      if (this.running === running) this.shown.engine();
+      if (this.running !== running) return;
+      if (running.worker.ended) void this.restart(running, new WorkerError("silent", running.gpuFault, "agree"));
+      else this.shown.engine();
     });
   }
 
   /** Tell of an answer of what runs. A new version whose first answers fail goes, and the one before comes back. */
   async report(ok: boolean): Promise<void> {
     this.failures = ok ? 0 : this.failures + 1;
+    this.silences = ok ? 0 : this.silences;
     this.fresh &&= !ok;
     const { running } = this;
     if (this.fresh && this.failures >= MOST_FAILED && running) await this.queued(() => this.rollBack(running));
+  }
+
+  /** What did not answer is ended and opened anew: without WebGPU where that was tried; the version before, if new. */
+  async restart(running: Running, error: WorkerError): Promise<void> {
+    if (this.running !== running) return;
+    this.shown.silent(error);
+    if (error.during !== "answer") this.gpu = false;
+    else if (this.fresh) await this.queued(() => this.rollBack(running));
+    if (this.running !== running) return;
+    this.close();
+    if (++this.silences > MOST_SILENT) this.shown.failed(error);
+    else await this.check(true);
   }
 
   private async rollBack(running: Running): Promise<void> {

@@ -64,7 +64,7 @@ export interface Manifest {
 export const GOLDEN = "golden.npz";
 export const MANIFEST = "manifest.json";
 const MOST_BYTES = 16_000_000;
-const TASKS = ["restore", "classify", "depth"];
+const TASKS = ["restore", "classify", "depth", "segment", "detect"];
 const PLAIN_NAME = /^[^/\\:]{1,255}$/;
 
 /**

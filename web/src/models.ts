@@ -2,7 +2,7 @@
 //
 // The rules are those of docs/updates.md, "What a receiver does". Keys are pinned at the first contact that names any.
 // A model that came over no channel has no signature: its checksums are checked, and the page says that it is unsigned.
-import { InferenceWorker, WorkerError } from "./client";
+import { InferenceWorker, twice, WorkerError } from "./client";
 import { hasWebGPU, mostThreads } from "./device";
 import { fileEntry, GOLDEN, MANIFEST, parseManifest, variantKey, variantOf, webVariants } from "./manifest";
 import type { Manifest, Variant } from "./manifest";
@@ -195,7 +195,7 @@ async function proven(
       const installed = {
         version: manifest.version, manifestSha256: digest, counter, keyId, variant: variantKey(variant), bytes,
       };
-      const running = await openProven(manifest, variant, content, golden, installed, gpu);
+      const running = await twice(() => openProven(manifest, variant, content, golden, installed, gpu));
       return { running, files: { [GOLDEN]: golden, [variant.path]: content }, faults };
     } catch (error) {
       if (error instanceof Unreachable || error instanceof TokenNeeded) throw error;
@@ -223,7 +223,7 @@ async function openProven(
   try {
     const { worker, session } = running, { precision } = variant;
     const proof = await worker.ask("prove", { session, manifest, precision, golden }).catch((error: WorkerError) => {
-      throw error.trouble === "memory" ? error : new Refused("golden", error.message);
+      throw error.trouble === "memory" || error.trouble === "silent" ? error : new Refused("golden", error.message);
     });
     if (proof.faults.length) throw new Refused("golden", proof.faults.join("; "));
     if (gpu) running.tryGpu = () => onGpu(running, content, golden);
@@ -279,7 +279,7 @@ export async function openInstalled(store: Store, state: ModelState, gpu: boolea
     }
     return bytes;
   }));
-  const running = await open(manifest, variant, content, installed);
+  const running = await twice(() => open(manifest, variant, content, installed));
   if (gpu) running.tryGpu = () => onGpu(running, content, golden);
   return running;
 }

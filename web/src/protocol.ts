@@ -1,4 +1,5 @@
-// What the page and its inference worker say to each other. Every question has an id and gets exactly one reply.
+// What the page and its inference worker say to each other. Every question has an id and gets exactly one reply; a reply
+// to question 0, which nobody asked, is a sign of life.
 import type { Manifest } from "./manifest";
 import type { Answer } from "./tasks";
 
@@ -61,9 +62,11 @@ export interface Asked {
     reply: Answer };
   reset: { args: Record<string, never>; reply: null };
 }
+export const ALIVE = { id: 0, ok: true, value: null } as const;
 export type Kind = keyof Asked;
 export type Question = { [K in Kind]: { id: number; kind: K; args: Asked[K]["args"] } }[Kind];
-export type Trouble = "memory" | "damaged" | "other";
+/** `silent`: the page's own finding, no worker says it. */
+export type Trouble = "memory" | "damaged" | "silent" | "other";
 export type Reply =
   | { id: number; ok: true; value: Asked[Kind]["reply"] }
   | { id: number; ok: false; trouble: Trouble; message: string };

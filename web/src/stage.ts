@@ -1,6 +1,12 @@
-// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth.
-import type { Answer, LabelAnswer, PictureAnswer } from "./tasks";
+// The picture and its answer: before and after behind one slider, labels with their path, the scale of depth, the
+// legend of masks, boxes with their scores.
+import { drawBoxes } from "./detect";
+import type { Part } from "./segment";
+import type { Answer, BoxAnswer, LabelAnswer, PictureAnswer } from "./tasks";
 import { element, make, type View } from "./view";
+
+/** Lines of a legend, and boxes that are listed beneath the picture, at most. */
+const MOST_LINES = 8;
 
 export class Stage {
   private readonly before = element<HTMLCanvasElement>("before");
@@ -36,13 +42,17 @@ export class Stage {
     element("compare-row").hidden = !picture;
     if (picture) put(this.before, frame.rgba, frame.width, frame.height);
     put(this.after, picture ? answer.rgba : frame.rgba, frame.width, frame.height);
+    if (answer.kind === "boxes") drawBoxes(this.after, answer.boxes, answer.labels);
     this.caption();
   }
 
   /** Words to the picture, in the language of the page. */
   caption(): void {
     const answer = this.last, place = element("answer");
-    const content = answer?.kind === "labels" ? this.labels(answer) : answer?.range ? [this.scale(answer)] : [];
+    const content = answer?.kind === "labels" ? this.labels(answer)
+      : answer?.kind === "boxes" ? this.boxes(answer)
+      : answer?.range ? [this.scale(answer)]
+      : answer?.parts ? [this.legend(answer.parts)] : [];
     place.hidden = content.length === 0;
     place.replaceChildren(...content);
   }
@@ -50,14 +60,27 @@ export class Stage {
   private labels(answer: LabelAnswer): HTMLElement[] {
     const path = answer.path.map(({ label, score }) => `${label} ${percent(score)}`).join(" › ");
     const list = document.createElement("ol");
-    for (const { label, score } of answer.top) {
-      const row = make("li"), bar = document.createElement("meter");
-      bar.value = score;
-      bar.setAttribute("aria-hidden", "true");
-      row.append(make("span", "", label), bar, make("span", "", percent(score)));
+    for (const { label, score } of answer.top) list.append(scored(label, score));
+    return [make("p", "path", path), list];
+  }
+
+  private legend(parts: Part[]): HTMLElement {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const { label, colour, share } of parts.slice(0, MOST_LINES)) {
+      const row = make("li"), patch = make("span", "patch");
+      patch.style.background = `rgb(${colour.join(",")})`;
+      patch.setAttribute("aria-hidden", "true");
+      row.append(patch, make("span", "", label), make("span", "", percent(share)));
       list.append(row);
     }
-    return [make("p", "path", path), list];
+    return list;
+  }
+
+  private boxes({ boxes, labels }: BoxAnswer): HTMLElement[] {
+    const list = document.createElement("ol");
+    for (const { index, score } of boxes.slice(0, MOST_LINES)) list.append(scored(labels[index], score));
+    return boxes.length ? [list] : [];
   }
 
   private scale({ range }: PictureAnswer): HTMLElement {
@@ -77,6 +100,14 @@ export class Stage {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
+}
+
+function scored(label: string, score: number): HTMLElement {
+  const row = make("li"), bar = document.createElement("meter");
+  bar.value = score;
+  bar.setAttribute("aria-hidden", "true");
+  row.append(make("span", "", label), bar, make("span", "", percent(score)));
+  return row;
 }
 
 function percent(share: number): string {

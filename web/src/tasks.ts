@@ -1,10 +1,12 @@
 // A frame through a model: preprocessing, inference and the task's answer, in the worker.
 import { colored, drawn, movedRange, type Range } from "./depth";
+import { found, SHOWN, type Box } from "./detect";
 import { decide, leafPaths } from "./hierarchy";
 import type { Manifest, Variant } from "./manifest";
 import { prepare, rgbaOf, rgbOf, roundEven } from "./preprocess";
 import type { Frame, Tensors } from "./protocol";
 import type { Picture } from "./resample";
+import { classesAt, painted, partsOf, type Part } from "./segment";
 import { runTiled, tileFor, toPixels } from "./tiles";
 
 export interface Spent {
@@ -24,6 +26,8 @@ export interface PictureAnswer extends Base {
   rgba: Uint8ClampedArray<ArrayBuffer>;
   /** Of depth: what the ends of the colours stand for. */
   range: (Range & { metric: boolean }) | null;
+  /** Of masks: the classes that are there. */
+  parts?: Part[];
 }
 
 export interface LabelAnswer extends Base {
@@ -33,7 +37,14 @@ export interface LabelAnswer extends Base {
   top: { label: string; score: number }[];
 }
 
-export type Answer = PictureAnswer | LabelAnswer;
+export interface BoxAnswer extends Base {
+  kind: "boxes";
+  labels: string[];
+  /** Those that are shown, the best first. */
+  boxes: Box[];
+}
+
+export type Answer = PictureAnswer | LabelAnswer | BoxAnswer;
 export type Run = (inputs: Tensors) => Promise<Tensors>;
 
 /** What is kept from frame to frame. */
@@ -65,10 +76,12 @@ export async function answerFrame(
 
 async function answerFixed(
   run: Run, manifest: Manifest, image: Picture, follow: Follow, ms: Spent,
-): Promise<Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base>> {
+): Promise<Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base> | Omit<BoxAnswer, keyof Base>> {
   const began = performance.now(), input = prepare(image, manifest.preprocess);
   ms.pre += performance.now() - began;
   const outputs = await run(pixelsOf(input));
+  if (manifest.task === "segment") return maskPicture(outputs, manifest, image);
+  if (manifest.task === "detect") return boxed(outputs, manifest);
   return manifest.task === "classify"
     ? labelled(outputs, manifest)
     : depthPicture(outputs, manifest, image, follow);
@@ -133,6 +146,12 @@ function labelled(outputs: Tensors, manifest: Manifest): Omit<LabelAnswer, keyof
   return { kind: "labels", path, top };
 }
 
+function boxed(outputs: Tensors, manifest: Manifest): Omit<BoxAnswer, keyof Base> {
+  const { heat, sides } = outputs, [, , rows, columns] = heat.dims;
+  const boxes = found(heat.data, sides.data, rows, columns).filter(({ score }) => score >= SHOWN);
+  return { kind: "boxes", labels: manifest.levels[0].labels, boxes };
+}
+
 function depthPicture(
   outputs: Tensors, manifest: Manifest, image: Picture, follow: Follow,
 ): Omit<PictureAnswer, keyof Base> {
@@ -141,4 +160,11 @@ function depthPicture(
   const map = colored(data as Float32Array, dims[1], dims[2], follow.range, metric);
   const picture = drawn(map, image.height, image.width);
   return { kind: "picture", task: manifest.task, rgba: rgbaOf(picture), range: { ...follow.range, metric } };
+}
+
+function maskPicture(outputs: Tensors, manifest: Manifest, image: Picture): Omit<PictureAnswer, keyof Base> {
+  const { data, dims } = outputs[manifest.outputs[0].name], { labels } = manifest.levels[0], shape = dims.slice(1);
+  const classes = classesAt(data, shape, image.height, image.width);
+  const rgba = rgbaOf(painted(image, classes, labels.length));
+  return { kind: "picture", task: manifest.task, rgba, range: null, parts: partsOf(data, shape, labels) };
 }

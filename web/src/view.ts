@@ -72,7 +72,19 @@ export class View {
 
   say(key: Key, values: Values = {}): void {
     this.status = { key, values };
+    element("status").classList.remove("bad");
     this.set("status", this.t(key, values)); // the same words are not announced twice
+  }
+
+  /** Something that went wrong with what somebody just did: marked, in sight, and announced also where it was before. */
+  urge(key: Key): void {
+    const place = element("status");
+    this.hush();
+    requestAnimationFrame(() => {
+      this.say(key);
+      place.classList.add("bad");
+      place.scrollIntoView({ block: "nearest" });
+    });
   }
 
   /** Nothing is going on. */

@@ -2,6 +2,7 @@
 import { openSession, type Session } from "./engine";
 import { agree, prove, type RunPixels } from "./golden";
 import { variantOf } from "./manifest";
+import { ALIVE } from "./protocol";
 import type { Asked, Data, Kind, Opened, Question, Reply, Tensors, Trouble } from "./protocol";
 import { answerFrame, type Follow } from "./tasks";
 
@@ -21,7 +22,7 @@ const handlers: Handlers = {
     return { session: last, backend, threads, version, inputs: [...inputs], outputs: [...outputs], ms };
   },
   async run({ session, inputs }) {
-    const began = performance.now(), outputs = await find(session).run(inputs);
+    const began = performance.now(), outputs = await runIn(session, inputs);
     return { outputs, ms: performance.now() - began };
   },
   async release({ session }) {
@@ -33,7 +34,7 @@ const handlers: Handlers = {
   agree: ({ first, second, manifest, precision, golden }) =>
     agree(pixelsTo(first), pixelsTo(second), manifest, precision, golden),
   answer: ({ session, manifest, variant, frame, strength }) =>
-    answerFrame((inputs) => find(session).run(inputs), manifest, variantOf(manifest, variant), frame, strength, follow),
+    answerFrame((inputs) => runIn(session, inputs), manifest, variantOf(manifest, variant), frame, strength, follow),
   async reset() {
     follow.range = null;
     return null;
@@ -46,8 +47,15 @@ function find(session: number): Session {
   return found;
 }
 
+/** A large photo in tiles, or all golden inputs, are many runs: the page hears of each that it is still being worked. */
+async function runIn(session: number, inputs: Tensors): Promise<Tensors> {
+  const outputs = await find(session).run(inputs);
+  self.postMessage(ALIVE);
+  return outputs;
+}
+
 function pixelsTo(session: number): RunPixels {
-  return (data, dims) => find(session).run({ pixels: { dtype: "uint8", data, dims } });
+  return (data, dims) => runIn(session, { pixels: { dtype: "uint8", data, dims } });
 }
 
 /** An overflow in the engine's sizes is a tensor that cannot be addressed. */
@@ -83,6 +91,7 @@ async function handle({ id, kind, args }: Question): Promise<void> {
   self.postMessage(reply, { transfer: reply.ok && kind !== "open" ? transfers(reply.value) : [] });
 }
 
+self.postMessage(ALIVE);
 self.addEventListener("message", (event: MessageEvent<Question>) => {
   queue = queue.then(() => handle(event.data)); // one after the other, in the order in which they came
 });

@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from pocketvit.data import layouts
+from pocketvit.data.box_layouts import has_coco, has_yolo
 from pocketvit.data.depth_layouts import has_depth, has_frames
+from pocketvit.data.mask_layouts import has_masks
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import writing
 from pocketvit.spec.images import list_images, readable_suffixes
@@ -70,8 +72,22 @@ def _maps(root: Path) -> str:
     return f"it holds {count} photos with depth maps" if count else ""
 
 
+def _masks(root: Path) -> str:
+    count = has_masks(root)
+    return f"it holds {count} photos with masks" if count else ""
+
+
+def _coco(root: Path) -> str:
+    return "it holds a JSON file of boxes (instances*.json)" if has_coco(root) else ""
+
+
+def _yolo(root: Path) -> str:
+    return "it holds images/ and labels/ with text files" if has_yolo(root) else ""
+
+
 SIGNS: dict[str, Callable[[Path], str]] = {
-    **{"scenes7": _frames, "depth": _maps},
+    **{"coco": _coco, "yolo": _yolo},
+    **{"scenes7": _frames, "depth": _maps, "masks": _masks},
     **{"sidd": _sidd, "pairs": _pairs, "gopro": _gopro},
     **{"classes": _classes, "clean": _clean},
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.data import labels, layouts
+from pocketvit.data import box_labels, labels, layouts
 from pocketvit.data.copies import first_of
 from pocketvit.data.entries import Entry
 from pocketvit.data.quarantine import quarantined
@@ -36,6 +36,8 @@ class Item:
     """Class at every level, coarsest first, where the task is labelled."""
     unit: float = 1.0
     """What one stored step of ``clean`` stands for, where that is a map: metres."""
+    boxes: tuple[tuple[float, float, float, float, float], ...] | None = None
+    """Class, left, top, right, bottom in shares of the photo, where the task's truth are boxes."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,12 @@ class Collection:
         return self.layout == "clean" and task_of(self.task).degrades
 
     def counts(self) -> dict[str, int]:
-        """Images per finest class, classes without images included; empty where there are no labels."""
-        if not self.levels:
+        """Images per finest class (with a box of it, where there are boxes), classes without images included; empty
+        where images have no labels."""
+        if not self.levels or not all(item.labels or item.boxes is not None for item in self.items):
             return {}
-        found = np.bincount([item.labels[-1] for item in self.items], minlength=len(self.levels[-1].labels))
+        each = ({int(box[0]) for box in x.boxes} if x.boxes is not None else x.labels[-1:] for x in self.items)
+        found = np.bincount([k for classes in each for k in classes], minlength=len(self.levels[-1].labels))
         return {name: int(count) for name, count in zip(self.levels[-1].labels, found, strict=True)}
 
 
@@ -160,7 +164,8 @@ def load_collection(
                 repeated += 1
                 contradicting += rows[file].labels != row.labels
         notes += remarks
-        notes += [f"{root}: {line}." for line in not_looked_at(Path(root))] if os.path.isdir(root) else []
+        if os.path.isdir(root) and record.geometry != "boxes":  # files of labels are no photos that somebody misses
+            notes += [f"{root}: {line}." for line in not_looked_at(Path(root))]
     first = first_of(list(rows))
     copies = [file for file in rows if first[file] != file]
     repeated += len(copies)
@@ -225,9 +230,15 @@ def _absent(train: Collection, val: Collection) -> tuple[str, ...]:
 def _items(
     rows: Sequence[Entry], data: DataConfig, task: str, levels: Sequence[LevelSpec]
 ) -> tuple[tuple[Item, ...], tuple[LevelSpec, ...]]:
-    if not task_of(task).labelled:
-        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), ()
-    known = labels.read_class_names(Path(data.class_names)) if data.class_names else None
+    record = task_of(task)
+    if record.geometry == "boxes":
+        boxes, classes = box_labels.encode(rows, levels)
+        return tuple(Item(row.path, boxes=each) for row, each in zip(rows, boxes, strict=True)), classes
+    named = data.class_names if record.labelled or record.names_parts else None
+    known = labels.read_class_names(Path(named)) if named else None
+    if not record.labelled:
+        parts = labels.of_parts(rows, known, levels) if record.names_parts else ()
+        return tuple(Item(row.path, row.clean, (), data.depth_unit or row.unit) for row in rows), parts
     codes, found = labels.encode(rows, known, levels)
     return tuple(Item(row.path, row.clean, code, row.unit) for row, code in zip(rows, codes, strict=True)), found
 

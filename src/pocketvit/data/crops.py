@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.augment import packed, settle, symmetry, vary, vary_map
+from pocketvit.data.box_augment import vary_boxes
 from pocketvit.data.collections import Collection
 from pocketvit.data.decode import Decoded, ImageCache
 from pocketvit.data.degrade import degrade, margin
@@ -57,6 +58,7 @@ def training_sample(
     Geometry ``image``: the augmented photo at ``preprocess.size``. Geometry ``pixels``: a crop (patch, patch, 3) at
     native resolution, flipped and turned like its ground truth; images smaller than the patch are padded by reflection.
     Geometry ``maps``: the same part of photo and map, both at ``preprocess.size``, flipped together.
+    Geometry ``boxes``: a part of the photo at ``preprocess.size``, with the boxes that lie in it.
     Raises DataError: the image cannot be decoded.
     """
     cache, record = cache if cache is not None else CACHE, task_of(collection.task)
@@ -68,6 +70,10 @@ def training_sample(
         image = vary(image, preprocess, train, rng)
     elif record.geometry == "maps":
         image, clean = vary_map(cache.get(collection, item), preprocess, train, record.partner.enlarged, rng)
+    elif record.geometry == "boxes":
+        tag = (preprocess, train.augment, train.crop_scale)
+        found = cache.get(collection, item, lambda found: (settle(found[0], preprocess, train), found[1]), tag)
+        image, clean = vary_boxes(*found, preprocess, train, rng)
     else:
         around = margin(data) if degraded else 0
         image, clean = _crop(cache.get(collection, item), data.patch + 2 * around, train, rng)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from pocketvit.data.collections import Collection, Item
@@ -16,7 +17,7 @@ from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.base import Truth
 
 Decoded = tuple[Pixels, Truth | None]
-"""The image of an item and, for pairs, what its partner holds."""
+"""The image of an item and, for pairs, what its partner holds; or its boxes."""
 
 
 def read_item(collection: Collection, item: Item) -> Decoded:
@@ -38,6 +39,10 @@ def read_item(collection: Collection, item: Item) -> Decoded:
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
         what = f"{item.path}: {sizes[0]}, but its {partner.name} {item.clean} is {sizes[1]}."
         raise DataError(what, "Remove the pair or cut both to one size.")
+    if clean is not None and (fault := partner.fault(clean, collection.levels)):
+        raise DataError(f"{item.clean}: {fault}.", f"Correct the {partner.name}, or the list of classes.")
+    if item.boxes is not None:
+        return image, np.asarray(item.boxes, np.float32).reshape(-1, 5)
     return image, clean
 
 
@@ -63,7 +68,7 @@ class ImageCache:
 
         ``tag`` tells the results of different changes of one file apart.
         """
-        key = (collection.task, _identity(item.path), item.clean and _identity(item.clean), item.unit, tag)
+        key = (collection.task, _identity(item.path), item.clean and _identity(item.clean), item.unit, item.boxes, tag)
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]

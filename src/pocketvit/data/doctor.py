@@ -6,18 +6,20 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocketvit.data import layouts
-from pocketvit.data.depth_check import DepthReport, check_depths, depth_entries
+from pocketvit.data.box_check import BoxReport
+from pocketvit.data.depth_check import DepthReport
 from pocketvit.data.inspect import Finding, inspect_file
+from pocketvit.data.mask_check import MaskReport
 from pocketvit.data.noise_report import FolderNoise
 from pocketvit.data.quarantine import FILE_NAME, folder_of, quarantined, write_list
+from pocketvit.data.truth_check import asked
 from pocketvit.errors import DataError, UsageError
 from pocketvit.files import keep_others, write_json
 from pocketvit.progress import track
@@ -78,11 +80,15 @@ class DoctorReport:
     """Where it was asked for."""
     depth: DepthReport | None = None
     """Where it was asked for."""
+    masks: MaskReport | None = None
+    """Where it was asked for."""
+    boxes: BoxReport | None = None
+    """Where it was asked for."""
 
     @property
     def wrong(self) -> set[str]:
-        """Files that readers stumble over: damaged ones, and depth maps that cannot be used."""
-        return {*self.damaged, *(map(str, self.depth.errors) if self.depth else ())}
+        """Files that readers stumble over: damaged ones, and depth maps and masks that cannot be used."""
+        return {*self.damaged, *(str(path) for each in (self.depth, self.masks) if each for path in each.errors)}
 
     @property
     def ok(self) -> bool:
@@ -91,7 +97,7 @@ class DoctorReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 if there are damaged images or depth maps that are not quarantined."""
+        """0, or 3 if there are damaged images, depth maps or masks that are not quarantined."""
         return 0 if self.ok else DataError.exit_code
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +106,8 @@ class DoctorReport:
         plain["duplicates"] = [vars(group) for group in self.duplicates]
         plain["noise"] = self.noise.to_dict() if self.noise else None
         plain["depth"] = self.depth.to_dict() if self.depth else None
+        plain["masks"] = self.masks.to_dict() if self.masks else None
+        plain["boxes"] = self.boxes.to_dict() if self.boxes else None
         return {"ok": self.ok, **plain}
 
     def render(self) -> str:
@@ -127,13 +135,14 @@ class DoctorReport:
             span = f"from {self.classes[few]} images ({shown(few)}) to {self.classes[many]} ({shown(many)})"
             lines.append(f"{len(self.classes)} classes or folders, {span}")
         lines += self.noise.lines(_SHOWN) if self.noise else []
-        lines += [*(self.depth.lines(_SHOWN) if self.depth else ()), *self.notes]
+        lines += [line for each in (self.depth, self.masks, self.boxes) if each for line in each.lines(_SHOWN)]
+        lines += self.notes
         if self.quarantine:
             lines.append(
                 f"{len(self.wrong)} damaged files are left out from now on: {shown(', '.join(self.quarantine))}"
             )
         elif self.wrong:
-            also = f" --depth {self.depth.layout}" if self.depth else ""
+            also = (f" --depth {self.depth.layout}" if self.depth else "") + " --masks" * bool(self.masks)
             lines.append(f"Leave them out with: pocketvit doctor {shown(self.data[0])}{also} --quarantine")
         else:
             lines.append("every image can be decoded")
@@ -149,6 +158,8 @@ def doctor(
     huge_megapixels: float = 50.0,
     noise: bool = False,
     depth: str = "",
+    masks: bool = False,
+    boxes: str = "",
     workers: int | None = None,
     out: str | None = None,
 ) -> DoctorReport:
@@ -164,6 +175,9 @@ def doctor(
         noise: also estimate the noise of each photo: level, grain, dependence on brightness, JPEG settings.
         depth: also check the depth maps of this layout (depth, scenes7, kitti, nyu): share of valid pixels, range in
             metres, unit, and whether they fit their photos.
+        masks: also check the masks of layout masks: sizes, class indices, and how the classes share the pixels.
+        boxes: also read the boxes of this layout (coco, yolo, kitti-objects): how many of each class, their sizes, and
+            those that look like mistakes.
         workers: threads; all cores by default.
         out: also write the whole report to this JSON file; an older report there is replaced, nothing else is.
 
@@ -171,8 +185,8 @@ def doctor(
         The report; its ``exit_code`` is 3 if damaged images are left.
 
     Raises:
-        DataError: a folder is missing or holds no image, a list names files that do not exist, or ``out`` or a
-            quarantine list cannot be written.
+        DataError: a folder is missing or holds no image, a list names files that do not exist, a box cannot be used, or
+            ``out`` or a quarantine list cannot be written.
         UsageError: a limit or the number of workers makes no sense, or ``out`` is there and no report.
     """
     workers = min(os.cpu_count() or 1, MAX_WORKERS) if workers is None else workers
@@ -181,16 +195,11 @@ def doctor(
     others = [others] if isinstance(others, str | os.PathLike) else others
     roots = [Path(root) for root in dict.fromkeys((data, *others))]
     files, classes, skipped = _collect(roots)
-    with ThreadPoolExecutor(workers) as pool, track("doctor", len(files)) as advance:
-        findings = []
-        for finding in pool.map(partial(inspect_file, noise=noise), files):
-            findings.append(finding)
-            advance()
-    maps = _depths(roots, depth, workers) if depth else None
+    beside = asked(roots, depth, masks, boxes)
+    findings = _findings(files, noise, beside.depth_files, workers)
+    truths = beside.check(workers)
     damaged = [f for f in findings if f.error]
-    owner = {f.path: files[f.path] for f in damaged} | {
-        path: _owner(path, roots) for path in (maps.errors if maps else ())
-    }
+    owner = {f.path: files[f.path] for f in damaged} | {path: _owner(path, roots) for path in truths.errors}
     by_root = {root: [path for path, own in owner.items() if own == root] for root in roots if quarantine}
     lists = [write_list(folder_of(root), mine) for root, mine in by_root.items() if mine]
     report = DoctorReport(
@@ -210,7 +219,7 @@ def doctor(
         skipped=skipped,
         quarantine=tuple(str(file) for file in lists),
         noise=FolderNoise({str(f.path): f.noise for f in findings if f.noise}) if noise else None,
-        depth=maps,
+        **vars(truths),
         notes=tuple(f"{root}: {line}" for root in roots if root.is_dir() for line in not_looked_at(root)),
     )
     if out is not None:
@@ -229,17 +238,18 @@ def _check_options(small: int, huge_megapixels: float, workers: int, out: str | 
         keep_others(Path(out), _MARK)
 
 
-def _depths(roots: Sequence[Path], layout: str, workers: int) -> DepthReport:
-    """The depth maps of all roots that are not quarantined."""
-    readers = {name: layouts.READERS[name] for name in layouts.DEPTH_LAYOUTS}
-    hidden = {path for root in roots for path in quarantined(root)}
-    entries = depth_entries(roots, layout, readers)
-    used = [row for row in entries if row.clean and not hidden & {row.path.resolve(), row.clean.resolve()}]
-    return check_depths(used, workers, layout)
+def _findings(files: Iterable[Path], noise: bool, maps: Collection[Path], workers: int) -> list[Finding]:
+    """What there is to say of each file; ``maps`` are no photos."""
+    paths, found = list(files), list[Finding]()
+    with ThreadPoolExecutor(workers) as pool, track("doctor", len(paths)) as advance:
+        for finding in pool.map(lambda path: inspect_file(path, noise, path.resolve() in maps), paths):
+            found.append(finding)
+            advance()
+    return found
 
 
 def _owner(path: Path, roots: Sequence[Path]) -> Path:
-    """The root that a depth map lies below; the first one for those that lie elsewhere."""
+    """The root that a depth map or mask lies below; the first one for those that lie elsewhere."""
     return next((root for root in roots if root in path.parents), roots[0])
 
 
@@ -270,6 +280,8 @@ def _entries(root: Path) -> list[tuple[Path, str]]:
         return [(path, path.parent.relative_to(root).as_posix().removeprefix(".")) for path in list_images(root)]
     if root.suffix.lower() in IMAGE_SUFFIXES:
         return [(row.path, "") for row in layouts.read_clean(root, "train")[0]]
+    if root.suffix.lower() == ".json":
+        return [(row.path, "") for row in layouts.read_coco(root, "train")[0]]
     try:
         rows = layouts.read_list(root, "train")[0]
     except DataError:

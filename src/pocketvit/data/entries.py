@@ -22,6 +22,10 @@ class Entry:
     """Where the labels stand, for error messages."""
     unit: float = 1.0
     """What one stored step of ``clean`` stands for, where that is a map: metres."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that parts of the photo can have, by their index in ``clean``, where its data name them."""
+    boxes: tuple[tuple[str, float, float, float, float], ...] | None = None
+    """Class, left, top, right, bottom in shares of the photo; None in layouts without boxes."""
 
 
 Found = tuple[list[Entry], list[str]]

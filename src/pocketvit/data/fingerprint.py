@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 from pocketvit.data.collections import Collection, Item, Splits
 
 Fingerprint = dict[str, Any]
-"""``labels``: label names at each level; and for each part name -> [bytes, class at each level]."""
+"""``labels``: label names at each level; and for each part name -> [bytes, class at each level], with boxes
+[bytes, checksum of them]."""
 
 
 def fingerprint(splits: Splits) -> Fingerprint:
@@ -58,7 +60,8 @@ def _part(part: Collection, top: str) -> dict[str, list[int]]:
 
 
 def _entry(item: Item) -> list[int]:
-    return [sum(_size(path) for path in (item.path, item.clean) if path is not None), *item.labels]
+    boxes = [] if item.boxes is None else [zlib.crc32(repr(item.boxes).encode())]
+    return [sum(_size(path) for path in (item.path, item.clean) if path is not None), *item.labels, *boxes]
 
 
 def _size(path: Path) -> int:

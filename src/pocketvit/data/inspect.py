@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from pocketvit.data.noise_report import PhotoNoise, look_at
 from pocketvit.errors import DataError, MissingDependencyError
+from pocketvit.spec.depth_files import stored_picture
 from pocketvit.spec.images import FORMATS, open_image, read_image
 
 # Of the largest images one is decoded at a time, so that memory does not grow with the threads.
@@ -51,9 +54,12 @@ class Finding:
         return self.width * self.height / 1e6
 
 
-def inspect_file(path: Path, noise: bool = False) -> Finding:
+def inspect_file(path: Path, noise: bool = False, depth: bool = False) -> Finding:
     """Open, hash and fully decode one file, and with ``noise`` estimate its noise; never raises for what is wrong with
-    the image itself."""
+    the image itself.
+
+    A ``depth`` map is no photo: its samples are taken as they are, with all their bits, and have no noise.
+    """
     try:
         if path.exists() and not path.is_file():
             return Finding(path, 0, error="is no regular file")
@@ -65,14 +71,22 @@ def inspect_file(path: Path, noise: bool = False) -> Finding:
     large = _LARGE if facts.get("width", 0) * facts.get("height", 0) > _LARGE_PIXELS else nullcontext()
     try:
         with large:
-            image = read_image(path)
-            pixels = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+            image = _decoded(path, depth)
+            pixels = hashlib.blake2b(repr((image.shape, image.dtype.str)).encode(), digest_size=16)
             pixels.update(image.data)
-            seen = look_at(path, image) if noise else None
+            seen = look_at(path, image) if noise and image.ndim == 3 else None
     except (DataError, MissingDependencyError) as error:
         reason = error.what.removeprefix(f"{path}").lstrip(": ").rstrip(".")
         return Finding(path, size, sha256=sha256, error=reason, **facts)
     return Finding(path, size, sha256=sha256, pixels=pixels.hexdigest(), noise=seen, **facts)
+
+
+def _decoded(path: Path, depth: bool) -> NDArray[Any]:
+    """(H, W, 3) uint8 of a photo, (H, W) of a depth map; one of 8 bits is a picture, and a damaged one fails as one."""
+    if depth:
+        with suppress(DataError):
+            return stored_picture(path)
+    return read_image(path)
 
 
 def _header(path: Path) -> dict[str, Any]:

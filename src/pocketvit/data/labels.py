@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pocketvit.data.entries import Entry
 from pocketvit.data.layouts import read_lines, same_name
+from pocketvit.data.mask_layouts import check_count, known_classes
 from pocketvit.errors import DataError
 from pocketvit.spec.manifest import LevelSpec
 
@@ -91,6 +92,38 @@ def encode(
     levels = tuple(levels) or _make_levels(rows, depth)
     tables = [_table(level, levels[k - 1] if k else None) for k, level in enumerate(levels)]
     return _look_up(rows, tables, levels, source), levels
+
+
+def of_parts(
+    rows: Sequence[Entry], known: ClassNames | None, levels: Sequence[LevelSpec] = ()
+) -> tuple[LevelSpec, ...]:
+    """The one level of the classes that parts of photos have, by their index: of a class list, else as the data say.
+
+    ``levels`` are those of training data or of an artifact, which data that name none mean, and others must equal.
+    Raises DataError: no classes are named, or others; a class list with two levels, or with other ids than 0, 1, ...
+    """
+    if known is None and levels and not any(row.classes for row in rows):
+        return tuple(levels)
+    where = str(known.file) if known else str(rows[0].path.parent.parent)
+    names = _by_index(known) if known else list(known_classes(rows, where))
+    check_count(len(names), where)
+    if levels and names != list(levels[-1].labels):
+        odd = next((name for name in names if name not in levels[-1].labels), "")
+        reason = (
+            f"names the class {odd!r}, which is" if odd else "lists its classes in another order, or not all, which is"
+        )
+        raise DataError(f"{where}: {reason} not so among the known classes.", "Use data with the same classes.")
+    return tuple(levels) or (LevelSpec(name=level_names(1)[0], labels=names),)
+
+
+def _by_index(known: ClassNames) -> list[str]:
+    """Names in the order of their ids, which are 0, 1, ..."""
+    if len(known.levels) != 1:
+        raise DataError(f"{known.file}: parts of a photo have classes of one level.", "Leave the coarse ones out.")
+    names = list(known.levels[0].labels)
+    if any(known.tables[0].get(str(index)) != index for index in range(len(names))):
+        raise DataError(f"{known.file}: the ids are not 0 to {len(names) - 1}.", "An id is the value in the masks.")
+    return names
 
 
 def alike(levels: Sequence[LevelSpec]) -> list[str]:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pocketvit.data.box_layouts import read_coco, read_kitti_objects, read_yolo
 from pocketvit.data.depth_layouts import read_depth_folder, read_scenes7
 from pocketvit.data.entries import Entry, Found, left_out, need_folder
 from pocketvit.data.kitti import read_kitti
+from pocketvit.data.mask_layouts import read_masks
 from pocketvit.data.nyu import read_nyu
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
@@ -164,10 +166,14 @@ READERS: dict[str, Callable[[Path, str], Found]] = {
     "depth": read_depth_folder,
     "kitti": read_kitti,
     "nyu": read_nyu,
+    "masks": read_masks,
+    **{"coco": read_coco, "yolo": read_yolo, "kitti-objects": read_kitti_objects},
 }
 
 DEPTH_LAYOUTS = ("depth", "scenes7", "kitti", "nyu")
 """Layouts whose partner files are depth maps."""
+BOX_LAYOUTS = ("coco", "yolo", "kitti-objects")
+"""Layouts whose photos have boxes."""
 SPLIT_THEMSELVES = ("scenes7",)
 """Layouts whose root holds all parts: the reader gives those of training, or those of validation and test."""
 

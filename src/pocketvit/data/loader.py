@@ -18,6 +18,7 @@ from pocketvit.data.decode import default_limit
 from pocketvit.errors import DataError
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
+from pocketvit.spec.tasks import task_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Plan = tuple[int, list[int]]
@@ -111,8 +112,9 @@ class _Samples(Dataset[Batch]):
             crops.training_sample(self.collection, self.data, self.preprocess, self.train, epoch, index)
             for index in indices
         ]
-        inputs, targets = (np.stack(parts) for parts in zip(*samples, strict=True))
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        inputs, targets = zip(*samples, strict=True)
+        stack = task_of(self.collection.task).stack
+        return torch.from_numpy(np.stack(inputs)), torch.from_numpy(stack(targets))
 
     def __getitems__(self, plan: Plan) -> Batch | _Failure:
         try:

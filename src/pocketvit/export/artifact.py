@@ -102,7 +102,7 @@ def make_golden(
     outputs = answers(pixel_model_of(trained), inputs)
     if step := task.golden.round_to:
         outputs = {name: (np.round(value / step) * step).astype(np.float32) for name, value in outputs.items()}
-    return Golden(np.stack(inputs), outputs, tuple(sources), np.stack(truth), spec)
+    return Golden(np.stack(inputs), outputs, tuple(sources), task.stack(truth), spec)
 
 
 def _decided(trained: Trained, inputs: Sequence[Pixels]) -> list[int]:

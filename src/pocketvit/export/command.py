@@ -80,7 +80,7 @@ def export(
         formats: any of onnx, openvino, torchscript; the first is the default variant.
         size: height and width of the input, instead of those it was trained with.
         data: folder or list with real images of the task's kind for the goldens; by default the run's validation data.
-        layout: how ``data`` is laid out: clean, pairs, classes, list, sidd, gopro, depth or scenes7.
+        layout: how ``data`` is laid out: clean, pairs, classes, list, sidd, gopro, depth, scenes7 or masks.
         goldens: number of golden images; by default as many as suit the task (classify 32, restore 6).
         name: name of the artifact; by default that of the folder ``out``.
         version: semantic version of the artifact.

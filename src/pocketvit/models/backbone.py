@@ -37,7 +37,8 @@ class Backbone(Protocol):
     def forward(self, image: Tensor) -> Any:
         """(B, 3, H, W) -> (B, embed_dim); where the architecture gives images, one (B, 3, H, W) in [0, 1]; where it
         gives depth, a score (B, 1, h, w), or with adaptive bins (attribute ``bins``) depth (B, 1, h, w) and the centres
-        (B, bins), both in metres."""
+        (B, bins), both in metres. Those that have a method ``give_classes`` give after ``give_classes(K)`` logits of K
+        classes (B, K, h, w) in place of the score."""
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """A state of this network, of any input size, for a network built at ``size`` (by default this one).

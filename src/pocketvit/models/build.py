@@ -171,6 +171,9 @@ def load_weights(
 ) -> list[str]:
     """Load weights into a backbone built by :func:`build`, resampling positions to its size.
 
+    Layers that it has made new for its task (attribute ``renewed``: how their names begin) keep their random weights
+    where the file has others.
+
     Args:
         model: the backbone.
         weights: path of a .safetensors, ``timm`` for timm's pretrained weights of the variant ``timm_name``, or
@@ -193,6 +196,7 @@ def load_weights(
         state = read_safetensors(Path(weights))
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
     state = model.resize_state(state)  # type: ignore[operator]
+    state |= _renewed(model, state)
     if original is not None:
         cut_like(model, state, original)
     own = model.state_dict()
@@ -204,6 +208,13 @@ def load_weights(
         raise UsageError(what, "Choose weights of the same architecture, or other model.options.")
     model.load_state_dict({key: state[key] for key in own})
     return [key for key in state if key not in own]
+
+
+def _renewed(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the layers that the model has made new (``renewed``) the tensors that the file has not, or in other shapes."""
+    prefixes = tuple(getattr(model, "renewed", ()))
+    own = {key: value for key, value in model.state_dict().items() if prefixes and key.startswith(prefixes)}
+    return {key: value for key, value in own.items() if key not in state or state[key].shape != value.shape}
 
 
 def _of_transformers(model: nn.Module, weights: str) -> dict[str, Tensor]:

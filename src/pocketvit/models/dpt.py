@@ -98,7 +98,7 @@ class DPT(nn.Module):
         }
         if head not in heads:
             raise UsageError(f"head {head!r} is unknown.", f"Known: {', '.join(heads)}.")
-        self.answers, self.head = head, heads[head]()
+        self.answers, self.head, self._dropout, self._whole = head, heads[head](), dropout, True
         self._channels, self._prefix = tuple(tap.channels for tap in taps), tuple(tap.prefix for tap in taps)
 
     @property
@@ -131,11 +131,18 @@ class DPT(nn.Module):
         return self.decoder([layer(x) for layer, x in zip(self.reassemble, self._taps(image), strict=True)])
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1, H, W), or (B, classes, H, W)."""
+        """(B, 3, H, W) -> (B, 1, H, W), or (B, classes, H, W); after :meth:`give_classes` of the decoder's size."""
         fused = self.fused(image)
-        whole = fused if self.doubling else image
-        scale = 2 if self.doubling else 1
+        whole = fused if self.doubling or not self._whole else image
+        scale = 2 if self.doubling and self._whole else 1
         return self.head(fused, (scale * int(whole.shape[-2]), scale * int(whole.shape[-1])))
+
+    def give_classes(self, count: int) -> None:
+        """Give logits of ``count`` classes from now on, (B, count, h, w) at the decoder's size: a segmentation head in
+        the place of the head, with random weights."""
+        width = int(self.decoder.fusion[0].get_submodule("project").get_parameter("weight").shape[0])
+        self.answers, self.head = "segmentation", SegmentationHead(width, count, self._dropout)
+        self._whole, self.renewed = False, ("head.",)
 
     def resize_state(self, state: State, size: Size | None = None) -> State:
         """The encoder's state for ``size``; all the rest is the same at any.

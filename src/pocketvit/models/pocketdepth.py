@@ -73,7 +73,7 @@ class PocketDepth(nn.Module):
     Raises UsageError: hooks that do not rise, lists of other lengths, a size that the patches do not divide.
     """
 
-    feature_kind, any_size = "maps", False
+    feature_kind, any_size, answers = "maps", False, "depth"
 
     def __init__(
         self,
@@ -127,6 +127,11 @@ class PocketDepth(nn.Module):
             taps.append(block(taps[-1]))
         behind = (taps[min(hook + 1, len(taps) - 1)] for hook in self.hooks)
         return [norm(x[:, 1:]) for norm, x in zip(self.norms, behind, strict=True)]
+
+    def give_classes(self, count: int) -> None:
+        """Give logits (B, count, h, w) of ``count`` classes from now on: the last layer is a new one."""
+        self.answers, self.renewed = "segmentation", ("decoder.score.",)
+        self.decoder.score = nn.Conv2d(self.decoder.score.in_channels, count, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Score each place."""

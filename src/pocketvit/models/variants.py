@@ -22,7 +22,8 @@ class Architecture:
 
     gives: Literal["features", "image", "depth"]
     """``forward`` gives pooled features (B, embed_dim), for a task to put its head on, an image (B, 3, H, W), or of
-    each pixel a score of its depth (B, 1, h, w) without an activation; with adaptive bins depth and their centres."""
+    each pixel a score of its depth (B, 1, h, w) without an activation, or, where it is told to (``give_classes``), the
+    logits of its classes; with adaptive bins depth and their centres."""
     build: Callable[..., nn.Module]
     options: dict[str, Any] = field(default_factory=dict)
     sized: bool = False

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.files import make_folder, scratch
 from pocketvit.serve.channels.golden import check_golden
 from pocketvit.serve.channels.signing import (
@@ -32,7 +33,8 @@ from pocketvit.serve.channels.signing import (
 )
 from pocketvit.serve.channels.signing import new_key as make_pair
 from pocketvit.serve.channels.store import hold
-from pocketvit.serve.channels.transport import Place, place_of, read_token
+from pocketvit.serve.channels.transport import Place, place_of
+from pocketvit.serve.tokens import read_token
 from pocketvit.spec.artifact import MANIFEST, Artifact, pack, read_artifact, sha256
 from pocketvit.verify.pack import check_complete
 
@@ -67,15 +69,21 @@ class PublishReport:
     description: Description
     key_ids: tuple[str, ...]
     exit_code: int = 0
+    published: bool = True
+    """False where the channel's newest version is this very artifact: nothing was written."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         described = self.description.model_dump(mode="json")
-        return {"to": self.to, **described, "key_ids": list(self.key_ids), "exit_code": self.exit_code}
+        more = {"key_ids": list(self.key_ids), "published": self.published, "exit_code": self.exit_code}
+        return {"to": self.to, **described, **more}
 
     def render(self) -> str:
-        """Three lines for people."""
+        """Three lines for people; two where nothing was published."""
         new, pack = self.description, self.description.pack
+        if not self.published:
+            there = f"{new.name} {new.version} with this very content is the newest there, as counter {new.counter}"
+            return f"{self.to}: {there}.\nNothing was published; --again publishes it under a new counter."
         lines = [f"{self.to}: {new.name} {new.version}, counter {new.counter}, signed by {', '.join(self.key_ids)}"]
         return "\n".join([*lines, f"{pack.file}: {pack.bytes / 1e6:.2f} MB", f"sha256 {pack.sha256}"])
 
@@ -87,13 +95,15 @@ def publish(
     key: Sequence[str] = (),
     new_key: str | None = None,
     counter: int | None = None,
+    again: bool = False,
     token_file: str | None = None,
     check: bool = True,
     trust: bool = False,
 ) -> PublishReport | KeyReport:
     """Sign an artifact and put it into a channel, from where servers and phones update themselves; or make a key pair.
 
-    Older versions stay there. What receivers check is in docs/updates.md.
+    Older versions stay there. Where the newest one is this very artifact, signed by just these keys, nothing is done.
+    What receivers check is in docs/updates.md.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -101,6 +111,7 @@ def publish(
         key: the file with the private key; several, old and new, while receivers are brought from one to the other.
         new_key: make a key pair instead: this file, and FILE.pub for the receivers.
         counter: the number of this publication, where it cannot be found out; it must be higher than any before.
+        again: publish it under a new counter also where it is the newest there.
         token_file: file with a bearer token for the address.
         check: run the golden check first, as receivers do; it needs an engine that runs the artifact here.
         trust: let that check run files that are programs (TorchScript).
@@ -126,6 +137,8 @@ def publish(
     place = place_of(to, read_token(token_file))
     found = read_artifact(artifact)
     check_complete(found)
+    if not again and counter is None and (same := _same_there(place, found, [k.public for k in keys])):
+        return PublishReport(to, same, tuple(k.public.id for k in keys), published=False)
     if check:
         _check(found.path, trust)
     with _alone(to):
@@ -138,6 +151,21 @@ def _read_keys(names: Sequence[str]) -> list[PrivateKey]:
     if len({key.public.id for key in keys}) != len(keys):
         raise UsageError("one key is given twice.", "Name each key once.")
     return keys
+
+
+def _same_there(place: Place, found: Artifact, keys: Sequence[PublicKey]) -> Description | None:
+    """The newest description of the channel where it is of this very artifact and signed by just these keys."""
+    try:
+        content = place.read(DESCRIPTION, MAX_DESCRIPTION_BYTES)
+        if content is None:
+            return None
+        new, *_ = [opened(content, [key]).description for key in keys]
+    except (DataError, VerificationError):  # what is wrong there is told when it is written
+        return None
+    signers = {signature["key_id"] for signature in json.loads(content)["signatures"]}
+    mine = (found.manifest.name, found.manifest.version, sha256(found.path / MANIFEST))
+    same = (new.name, new.version, new.manifest_sha256) == mine and signers == {key.id for key in keys}
+    return new if same else None
 
 
 def _check(folder: Path, trust: bool) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from pocketvit.errors import PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import Model
 from pocketvit.runtimes.parts import encoded, split_of
-from pocketvit.serve.channels.transport import read_token
+from pocketvit.serve.tokens import read_token
 from pocketvit.spec.features import MEDIA
 from pocketvit.spec.images import ImageLike
 from pocketvit.spec.preprocess import Pixels

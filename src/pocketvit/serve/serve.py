@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import DataError, MissingDependencyError, UsageError
-from pocketvit.files import home_folder, plain, read_text
+from pocketvit.errors import MissingDependencyError, UsageError
+from pocketvit.files import plain
 from pocketvit.runtimes.model import load
 from pocketvit.serve.options import Limits, Updates, Watch
+from pocketvit.serve.tokens import MIN_TOKEN, read_token
 
 if TYPE_CHECKING:
     from pocketvit.serve.http.services import Services
 
-MIN_TOKEN = 16
-"""Characters of a token; fewer could be guessed."""
 PACKAGES = ("fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart", "cryptography", "segno")
 """What the extra ``serve`` brings for this command."""
-TOKEN_BYTES = 4096
 _LIMITS, _UPDATES, _WATCH = Limits(), Updates(), Watch()
 
 
@@ -93,8 +91,9 @@ def serve(
         collect: folder for the corrections that clients send to /v1/feedback; nothing is kept without it.
 
     Raises:
-        UsageError: no such artifact, a version twice, a port that cannot be listened on, or a limit out of range.
-        DataError: the token or certificate files cannot be used.
+        UsageError: no such artifact, a version twice, a port that cannot be listened on, a limit out of range, or no
+            token in the file that should hold it.
+        DataError: the certificate files cannot be used.
         MissingDependencyError: the extra serve is not installed.
     """
     _check_packages()
@@ -107,7 +106,7 @@ def serve(
     from pocketvit.serve.phone.start import app_folder, open_phone
 
     phone_folder = app_folder(phone, phone_app)
-    token = None if token_file is None else read_token(Path(token_file))
+    token = read_token(token_file, MIN_TOKEN) or None
     files = _certificate(tls, tls_folder, host)
 
     def loaded(name: str) -> Served:
@@ -143,36 +142,13 @@ def _check_packages() -> None:
             raise MissingDependencyError.of(package, "serve")
 
 
-def read_token(path: Path) -> str:
-    """The bearer token in a file; white space around it does not count.
-
-    Raises:
-        DataError: no such file, or it holds no token of at least 16 plain characters.
-    """
-    try:
-        token = read_text(path, TOKEN_BYTES).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "") or "no text file of a token's size"
-        raise DataError(f"{path}: the token cannot be read ({reason}).", "Check --token_file.") from error
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        what = f"{path}: holds no token of at least {MIN_TOKEN} printable ASCII characters without spaces."
-        raise DataError(what, "Make one, e.g.: python -c 'import secrets; print(secrets.token_urlsafe(32))'.")
-    return token
-
-
 def _certificate(tls: str | None, tls_folder: str | None, host: str) -> tuple[Path, Path] | None:
-    from pocketvit.serve.http.tls import certificate_files
+    """Certificate and key; a home folder is asked for only where they are kept there."""
+    from pocketvit.serve.http.tls import certificate_files, kept_in
 
-    folder = _tls_folder(tls_folder, tls)
-    return None if tls is None else certificate_files(tls, folder, host)
-
-
-def _tls_folder(folder: str | None, tls: str | None) -> Path:
-    if folder is None:
-        return home_folder(".config/pocketvit/tls", "tls_folder")
-    if tls != "auto":
+    if tls_folder is not None and tls != "auto":
         raise UsageError("tls_folder goes with --tls auto.", "Leave it out, or add --tls auto.")
-    return Path(folder)
+    return None if tls is None else certificate_files(tls, kept_in(tls, tls_folder, "tls_folder"), host)
 
 
 def url_of(listener: socket.socket, host: str, secure: bool) -> str:

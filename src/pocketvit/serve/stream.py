@@ -55,10 +55,11 @@ def stream(
     what is dropped is counted. A file or folder that is written to a video is answered whole (--frames every); a file
     without output is played at its own speed, as if it were a camera, and shows whether the model keeps up.
 
-    Restored frames are drawn beside the originals, depth as colours in a range that stays, labels on the frame. A live
-    source that breaks is opened again. Ctrl-C and SIGTERM end the stream and leave a file that plays. Latency counts
-    from when a frame comes from the camera or network (exposure and the camera's own encoding are not seen), or is due
-    in a played file, to when its answer is there, drawn where it is drawn; of --frames every from when it is read.
+    Restored frames are drawn beside the originals, depth as colours in a range that stays, masks in colours and boxes
+    over the frame, labels on it. A live source that breaks is opened again. Ctrl-C and SIGTERM end the stream and leave
+    a file that plays. Latency counts from when a frame comes from the camera or network (exposure and the camera's own
+    encoding are not seen), or is due in a played file, to when its answer is there, drawn where it is drawn; of
+    --frames every from when it is read.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
@@ -70,7 +71,8 @@ def stream(
         view: both shows each frame beside its answer, answer only the answer.
         target: runtime:precision[:threads]; by default the artifact's own.
         strength: how strongly frames are restored, 0 to 2; see predict.
-        smooth: of depth, the share that each answer keeps of those before it, 0 (off) to below 1; 0.8 by default.
+        smooth: of depth and masks, the share that each answer keeps of those before it, 0 (off) to below 1; by default
+            0.8 and 0.7.
         seconds: end after so many seconds of the stream.
         fps: frames in a second of a folder of images; 25 by default.
         retries: how often a live source that broke is opened again before it is given up, after 0.5, 1, 2, 4, 8 s.
@@ -100,7 +102,7 @@ def stream(
 def _follower(model: Model, smooth: float | None) -> Follower | None:
     task = TASKS[model.manifest.task]
     if smooth is not None and task.follow is None:
-        what = f"smooth goes with depth; {model.manifest.name} {task.purpose}."
+        what = f"smooth goes with depth and masks; {model.manifest.name} {task.purpose}."
         raise UsageError(what, "Leave it out.")
     return task.follow(smooth) if task.follow is not None else None
 

@@ -110,13 +110,27 @@ def find_artifact(path_or_name: str | os.PathLike[str]) -> Path:
     if str(path_or_name) in shipped_names():  # also where a folder of that name holds something else
         return shipped_root() / str(path_or_name)
     if os.path.isdir(path / "best") or os.path.isdir(path / "trials"):
-        todo = f"Make one of what was trained: pocketvit export {path} {path / 'artifact'} --data PHOTOS"
-        raise UsageError(f"{str(path_or_name)[:200]}: a run without an artifact.", todo)
+        raise _without_artifact(path)
     near = difflib.get_close_matches(str(path_or_name)[:200], shipped_names(), n=1, cutoff=0.7)
     names = ", ".join(shipped_names()) or "none shipped"
     todo = f"Give a folder with a {MANIFEST}, a run that has one, a .pvit file or one of: {names}."
     todo = f"Did you mean {near[0]}?" if near else todo
     raise UsageError(f"{str(path_or_name)[:200]}: no artifact there.", todo)
+
+
+def _without_artifact(run: Path) -> UsageError:
+    """The error for a run that was trained and not fitted, or whose fit has not come to its end: what comes next."""
+    recipe, as_it_is = run / "recipe.yaml", f"pocketvit export {run} {run / 'artifact'} --data PHOTOS"
+    if os.path.isdir(run / "trials"):
+        what, todo = "a fit", f"Go on with it: pocketvit fit {recipe} --name {run.name} --runs {run.parent}"
+    else:
+        command = f"pocketvit compress {recipe} --checkpoint {run} --name {run.name}-compress --runs {run.parent}"
+        what, todo = "trained", f"Fit it to its target: {command}"
+    if not recipe.is_file():
+        return UsageError(f"{str(run)[:200]}: a run without an artifact.", f"Make one of its weights: {as_it_is}")
+    return UsageError(
+        f"{str(run)[:200]}: {what}, a run without an artifact.", f"{todo} (its weights alone: {as_it_is})"
+    )
 
 
 def read_artifact(path_or_name: str | os.PathLike[str]) -> Artifact:

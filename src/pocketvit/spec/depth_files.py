@@ -27,7 +27,7 @@ def read_depth(path: Path, unit: float) -> NDArray[np.float32]:
         DataError: no such file, damaged, no map of one channel, too large, or 8-bit: those are pictures of depth, which
             hold no distances.
     """
-    stored = _array(path) if path.suffix.lower() == ".npy" else _picture(path)
+    stored = _array(path) if path.suffix.lower() == ".npy" else stored_picture(path)
     values = stored.astype(np.float32)
     if stored.dtype.kind in "iu":
         values[stored == NO_VALUE] = 0
@@ -35,7 +35,12 @@ def read_depth(path: Path, unit: float) -> NDArray[np.float32]:
     return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
-def _picture(path: Path) -> NDArray[Any]:
+def stored_picture(path: Path) -> NDArray[Any]:
+    """(H, W) steps of a depth map that is stored as a picture, as they lie in the file.
+
+    Raises:
+        DataError: as :func:`read_depth` says.
+    """
     with open_image(path) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path}: {image.width}x{image.height} is too large for a depth map.", "Leave it out.")

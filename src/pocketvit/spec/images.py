@@ -42,6 +42,8 @@ IMAGE_SUFFIXES = frozenset(FORMATS)
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 OWN_LIST = "pocketvit-quarantine.txt"
 """The doctor's list of files that readers leave out; it is no photo that somebody misses."""
+CLASS_LIST = "classes.txt"
+"""Beside photos with masks the names of their classes, which is read and not left out either."""
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 MAX_PIXELS = 200_000_000
 """Images larger than this are refused before they are decoded (a decompression bomb of a few kB can ask for 100 GB)."""
@@ -301,7 +303,8 @@ def not_looked_at(source: Path | Sequence[Path]) -> list[str]:
     others = Counter(
         path.suffix.lower() or "without suffix"
         for path in files
-        if path.name != OWN_LIST and (path.suffix.lower() not in suffixes or not path.is_file())  # pipes, dead links
+        if path.name not in (OWN_LIST, CLASS_LIST)
+        and (path.suffix.lower() not in suffixes or not path.is_file())  # pipes, dead links
     )
     if not others:
         return []

@@ -279,8 +279,8 @@ class Manifest(_Strict):
         if split is not None and split.is_head:
             if levels:
                 raise ValueError("a head has no levels: labels are its tail's")
-        elif task is not None and task.labelled != bool(levels):
-            raise ValueError(f"{task.name} needs at least one level" if task.labelled else f"{task.name} has no levels")
+        elif task is not None and (task.labelled or task.names_parts) != bool(levels):
+            raise ValueError(f"{task.name} has no levels" if levels else f"{task.name} needs at least one level")
         for level in levels:
             if not level.labels:
                 raise ValueError(f"level {level.name} has no labels")

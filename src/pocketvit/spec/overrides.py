@@ -14,7 +14,7 @@ from pocketvit.spec.yamlfile import read_yaml
 
 PATHS = {"data": ("train", "val", "test", "class_names"), "model": ("weights",), "train": ("teacher",)}
 """Fields that name files."""
-READ_BY = {"class_names": ("list",)}
+READ_BY = {"class_names": ("list", "masks")}
 """Fields of ``data`` that go with some layouts; another layout on the command line leaves them out."""
 
 

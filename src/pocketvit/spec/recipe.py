@@ -92,11 +92,12 @@ class DataConfig:
     """Test data, scored once and never used to choose; empty has none."""
     layout: str = "clean"
     """``clean``: photos, noise is added; ``pairs``: noisy/ + clean/ or *_real + *_mean; ``classes``: a folder for each;
-    ``list``: path, fine, coarse; ``sidd``; ``gopro``; ``depth``: photos with depth maps beside them; ``scenes7``."""
+    ``list``: path, fine, coarse; ``sidd``; ``gopro``; ``depth``: photos with depth maps beside them; ``scenes7``;
+    ``masks``: images/ + masks/; ``coco``, ``yolo``, ``kitti-objects``: photos with boxes."""
     val_layout: str | None = None
     """Layout of ``val`` and ``test`` where it is another one: photos to train on, real pairs to validate on."""
     class_names: str | None = None
-    """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout)."""
+    """CSV with columns for fine name, fine id, coarse name, coarse id (``list`` layout), or name, id (``masks``)."""
     val_share: float = 0.1
     """Share split off for validation where ``val`` is empty."""
     noise: Literal["none", "gaussian", "poisson", "correlated", "camera", "mixture"] = "gaussian"

@@ -24,6 +24,7 @@ from pocketvit.serve.drift import watcher as watching_module
 from pocketvit.serve.drift.page import page
 from pocketvit.serve.drift.report import report
 from pocketvit.serve.drift.start import watching
+from pocketvit.serve.drift.statistics import photo_statistics
 from pocketvit.serve.drift.watcher import Watcher
 from pocketvit.serve.http.http_app import make_app
 from pocketvit.serve.http.served import Models, Served
@@ -204,6 +205,26 @@ def test_over_http(models: dict[str, Model], tmp_path: Path, few: int) -> None:
     assert few + 12 < float(mark.attrib["x1"]) / 640 * (few + 42) < few + 42  # at the request, in the dark part
     assert not root.findall(".//script")
     assert "prefers-color-scheme" in answer.text
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_plots_have_axes_while_the_reference_is_learnt(models: dict[str, Model], tmp_path: Path, count: int) -> None:
+    watcher = Watcher(tmp_path / "d.db")
+    send(watcher, models["classify"], photos(count))
+    root = ElementTree.fromstring(page(watcher, report(watcher)))
+    watcher.close()
+    svg = "{http://www.w3.org/2000/svg}"
+    plots = {str(plot[0].text).split()[0]: plot for plot in root.iter(f"{svg}svg")}
+    assert {"brightness", "confidence", "latency"} <= set(plots)
+    bright = [photo_statistics(each)["brightness"] for each in photos(count)]
+    for name, plot in plots.items():
+        assert [path.attrib["class"] for path in plot.findall(f"{svg}path")] == ["axis"]
+        said = [str(text.text) for text in plot.findall(f"{svg}text")]
+        assert "the last request" in said
+        assert (f"{count - 1} requests ago" in said) == (count > 1)
+        assert name != "latency" or said[0].endswith(" ms")
+    high = float(plots["brightness"].findall(f"{svg}text")[0].text or "nan")
+    assert high == pytest.approx(max(bright), rel=0.01)
 
 
 def test_the_page_escapes_what_it_shows(models: dict[str, Model], tmp_path: Path) -> None:

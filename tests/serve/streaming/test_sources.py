@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import sys
@@ -210,6 +211,36 @@ def test_the_sample_video() -> None:
     assert len(frames) == 377
     assert frames[100].pixels().shape == (432, 768, 3)
     assert frames[-1].time == pytest.approx(30.08, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "todo"),
+    [
+        (401, "Unauthorized", "rtsp://USER:PASSWORD@HOST"),
+        (403, "Forbidden", "let you in"),
+        (404, "Not Found", "the path behind the host"),
+    ],
+)
+def test_a_camera_that_refuses_says_what_to_do(status: int, words: str, todo: str) -> None:
+    """A server that answers RTSP with a refusal, as GStreamer's does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while asked := connection.recv(4096):
+                    sequence = re.search(rb"CSeq: (\d+)", asked)
+                    assert sequence is not None
+                    code = b"200 OK" if asked.startswith(b"OPTIONS") else b"%d %b" % (status, words.encode())
+                    connection.sendall(b"RTSP/1.0 " + code + b"\r\nCSeq: " + sequence[1] + b"\r\n\r\n")
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        with pytest.raises(DataError, match=words) as caught:
+            open_source(f"rtsp://me:secret@127.0.0.1:{listener.getsockname()[1]}/cam")
+        thread.join(5)
+    assert todo in caught.value.todo
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

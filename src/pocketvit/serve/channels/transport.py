@@ -25,7 +25,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import need_space, read_text, replacing, writing
+from pocketvit.files import need_space, replacing, writing
 from pocketvit.terminal import shown
 
 CHUNK = 1 << 18
@@ -68,24 +68,6 @@ def place_of(where: str, token: str = "", timeout_s: float = 30.0, longest_s: fl
     if scheme:
         raise UsageError(f"{where[:200]}: {scheme[:20]} is no way to a channel.", "Name a folder or an https address.")
     return Folder(Path(where), longest_s)
-
-
-def read_token(path: str | None) -> str:
-    """The bearer token in the first line of a file; empty where no file is named.
-
-    Raises:
-        UsageError: the file cannot be read, or holds nothing that can be sent.
-    """
-    if path is None:
-        return ""
-    try:
-        lines = read_text(Path(path), 10_000).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the token cannot be read ({_words(error)}).", "Check --token-file.") from error
-    token = lines[0].strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"{path}: its first line is no bearer token.", "Write the token alone into the first line.")
-    return token
 
 
 @dataclass(frozen=True)

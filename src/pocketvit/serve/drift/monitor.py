@@ -56,10 +56,15 @@ class Watch:
         self._begin()
 
     def _begin(self) -> None:
+        self._heard, self._patience = "", 0
+        self._detectors: dict[str, Any] = {}
+
+    def _make(self) -> None:
+        """Detectors that have seen the reference. Not before the first value comes: river takes much along, and a
+        server that only waits need not hold it."""
         from river.drift import ADWIN, PageHinkley
 
-        self._heard, self._patience = "", 0
-        self._detectors: dict[str, Any] = {
+        self._detectors = {
             "adwin": ADWIN(delta=ADWIN_DELTA),
             "page_hinkley": PageHinkley(LAST, PAGE_DELTA, PAGE_THRESHOLD),
         }
@@ -68,6 +73,8 @@ class Watch:
 
     def _alarm(self, value: float) -> str:
         """Show the detectors a value; which of them says that something has changed, or nothing."""
+        if not self._detectors:
+            self._make()
         z = min(max((value - self.mean) / self.deviation, -MOST_DEVIATIONS), MOST_DEVIATIONS)
         found = ""
         for name, detector in self._detectors.items():

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pocketvit.serve.drift.monitor import Watch
 from pocketvit.serve.drift.statistics import Statistic
 from pocketvit.serve.drift.store import Reader
 from pocketvit.serve.drift.watcher import Watched, Watcher
 
 MOST_POINTS = 500
-WIDTH, HEIGHT, EDGE = 640, 120, 8
+WIDTH, HEIGHT, EDGE, LEFT, BOTTOM = 640, 140, 8, 64, 20
+"""Of a plot; left of it and below are the axes' figures."""
 REFRESH_S = 30
 _STYLE = (
     ":root{--ink:#1a1a1a;--ground:#fff;--soft:#5a5a5a;--line:#1f5fa8;--band:#1f5fa826;--bad:#b3261e;--good:#1b6e3c}"
@@ -23,7 +25,8 @@ _STYLE = (
     "svg{width:100%;height:auto;display:block}.soft{color:var(--soft);font-size:.9em}.drift{color:var(--bad)}"
     ".ok{color:var(--good)}table{border-collapse:collapse;font-size:.9em}td,th{padding:.15em .8em .15em 0;"
     "text-align:left}polyline{fill:none;stroke:var(--line);stroke-width:1.5}rect{fill:var(--band)}"
-    "line{stroke:var(--bad);stroke-dasharray:4 3}circle{fill:var(--line)}"
+    "line{stroke:var(--bad);stroke-dasharray:4 3}circle{fill:var(--line)}text{fill:var(--soft);font-size:11px}"
+    ".axis{fill:none;stroke:var(--soft);stroke-width:1}"
 )
 _WORDS = {"ok": "as the reference", "drift": "drifts", "learning": "reference is being learnt"}
 
@@ -61,7 +64,7 @@ def _model(model: dict[str, Any], watched: Watched, reader: Reader) -> list[str]
             places[each["time"]] for each in changes if each["statistic"] == statistic.name and each["time"] in places
         ]
         parts += [f"<h3>{statistic.name}: {_status(row['status'])}</h3>", _said(row)]
-        parts.append(_plot(statistic, values, watched, sorted(marks)))
+        parts.append(_plot(statistic, values, watched.watches.get(statistic.name), sorted(marks)))
     return parts + _events(model["events"])
 
 
@@ -83,10 +86,9 @@ def _span(summary: dict[str, Any], unit: str) -> str:
     return html.escape(f"{text} {unit}".strip())
 
 
-def _plot(statistic: Statistic, values: list[float | None], watched: Watched, changes: list[int]) -> str:
+def _plot(statistic: Statistic, values: list[float | None], watch: Watch | None, changes: list[int]) -> str:
     """The values in turn, over the band that holds four fifths of the reference, and a line at each change."""
     points = [(i, value) for i, value in enumerate(values) if value is not None]
-    watch = watched.watches.get(statistic.name)
     band = () if watch is None else tuple(float(x) for x in np.percentile(watch.reference, (10, 90)))
     if not points:
         return ""
@@ -94,20 +96,34 @@ def _plot(statistic: Statistic, values: list[float | None], watched: Watched, ch
     wide = max(high - low, 1e-9)
 
     def x(i: float) -> float:
-        return EDGE + i / max(len(values) - 1, 1) * (WIDTH - 2 * EDGE)
+        return LEFT + i / max(len(values) - 1, 1) * (WIDTH - LEFT - EDGE)
 
     def y(value: float) -> float:
-        return HEIGHT - EDGE - (value - low) / wide * (HEIGHT - 2 * EDGE)
+        return HEIGHT - BOTTOM - (value - low) / wide * (HEIGHT - BOTTOM - EDGE)
 
     name = html.escape(f"{statistic.name} of the last {len(points)} requests")
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{name}</title>']
     if band:
         tall = max(y(band[0]) - y(band[1]), 1)
-        parts.append(f'<rect x="{EDGE}" y="{y(band[1]):.1f}" width="{WIDTH - 2 * EDGE}" height="{tall:.1f}"/>')
+        parts.append(f'<rect x="{LEFT}" y="{y(band[1]):.1f}" width="{WIDTH - LEFT - EDGE}" height="{tall:.1f}"/>')
     line = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in points)
-    parts.append(f'<polyline points="{line}"/>' if len(points) > 1 else f'<circle cx="{EDGE}" cy="60" r="3"/>')
-    parts += [f'<line x1="{x(i):.1f}" x2="{x(i):.1f}" y1="0" y2="{HEIGHT}"/>' for i in changes]
-    return "".join([*parts, "</svg>"])
+    only = f'<circle cx="{x(points[0][0]):.1f}" cy="{y(points[0][1]):.1f}" r="3"/>'
+    parts.append(f'<polyline points="{line}"/>' if len(points) > 1 else only)
+    parts += [f'<line x1="{x(i):.1f}" x2="{x(i):.1f}" y1="0" y2="{HEIGHT - BOTTOM}"/>' for i in changes]
+    return "".join([*parts, *_axes(statistic, low, high, len(values)), "</svg>"])
+
+
+def _axes(statistic: Statistic, low: float, high: float, count: int) -> list[str]:
+    """Lines and figures: the values' ends in the statistic's own unit, and how many requests ago each end is."""
+    floor = HEIGHT - BOTTOM
+    ends = ((high, EDGE), (low, floor)) if high > low else ((low, floor),)
+    parts = [f'<path class="axis" d="M{LEFT} {EDGE}V{floor}H{WIDTH - EDGE}"/>']
+    for value, at in ends:
+        figure = html.escape(f"{statistic.plain(value):.3g} {statistic.unit}".strip())
+        parts.append(f'<text x="{LEFT - 4}" y="{at + 4}" text-anchor="end">{figure}</text>')
+    if count > 1:
+        parts.append(f'<text x="{LEFT}" y="{HEIGHT - 6}">{count - 1} requests ago</text>')
+    return [*parts, f'<text x="{WIDTH - EDGE}" y="{HEIGHT - 6}" text-anchor="end">the last request</text>']
 
 
 def _events(events: list[dict[str, Any]]) -> list[str]:

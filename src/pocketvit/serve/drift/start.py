@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +57,9 @@ def _watching(models: Models, folder: Path, watch: Watch, routers: list[APIRoute
     from pocketvit.serve.drift.store import place
     from pocketvit.serve.drift.watcher import Watcher
 
-    try:
-        import river.drift  # noqa: F401 - takes seconds, which the first request need not wait for
-    except ImportError as error:
-        raise MissingDependencyError.of("river", "serve") from error
+    # Imported when there is something to compare, in the thread that watches: no request waits for it.
+    if importlib.util.find_spec("river") is None:
+        raise MissingDependencyError.of("river", "serve")
     alerts = None if watch.alert_url is None else Alerts(watch.alert_url)
 
     def tell(event: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from pocketvit.serve.http.guard import Guard
 from pocketvit.serve.http.refusal import Refusal, refusal_of
 from pocketvit.serve.http.served import Models
 from pocketvit.serve.http.services import Services
+from pocketvit.serve.http.wrong import wrong_of
 from pocketvit.serve.options import Limits
 
 _STYLE = (
@@ -99,8 +100,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    wrong = [f"{'.'.join(map(str, each['loc']))[:80]}: {each['msg'][:120]}" for each in error.errors()[:5]]
-    return await _refuse(request, Refusal(400, "; ".join(wrong)))
+    return await _refuse(request, wrong_of(error))
 
 
 async def _off(request: Request) -> Response:
@@ -123,15 +123,17 @@ def _description(app: FastAPI) -> dict[str, Any]:
     services: Services = app.state.services
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     served = services.models.all()
+    names = [one.name for one in served]
     examples = {
-        "name": [one.name for one in served],
+        "name": names,
+        "model": names,
         "version": [one.version for one in served],
         "task": list(dict.fromkeys(one.task for one in served)),
     }
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
-                if parameter["in"] == "path":
+                if parameter["name"] in examples and parameter["in"] in ("path", "query"):
                     parameter["schema"]["examples"] = examples[parameter["name"]]
     if services.door.token is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}

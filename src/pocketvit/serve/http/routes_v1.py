@@ -94,7 +94,8 @@ async def answer(
 ) -> Response:
     """Answer for one image file, as JSON or as a picture (PNG).
 
-    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG. The tail of a
+    `format=values` gives the values of a map as a file: of depth in metres millimetres as 16-bit PNG, of masks class
+    indices as 8-bit PNG. The tail of a
     split model takes what its head has encoded (`application/x-pocketvit-features`), and answers as JSON.
     """
     services = services_of(request)
@@ -167,7 +168,8 @@ def _asked(served: Served, accept: str, form: Form | None, top: int, strength: f
     if not extras:
         raise Refusal(400, f"answers of {served.name} have no values to write; take json or png.")
     suffix, write = next(iter(extras.items()))
-    return _Asked(PNG if suffix.endswith(".png") else NPY, top, strength, (suffix, write))
+    media = {".png": PNG, ".json": JSON}.get(suffix[suffix.rfind(".") :], NPY)
+    return _Asked(media, top, strength, (suffix, write))
 
 
 def _check_kind(served: Served, content_type: str) -> None:

@@ -17,12 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pocketvit.errors import UsageError
 from pocketvit.serve.http.guard import Door
+from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.http.services import Services
 from pocketvit.serve.http.telemetry import event
 
@@ -55,6 +57,23 @@ class PatientProtocol(H11Protocol):
         """See asyncio."""
         self._timer.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, as all errors are answered.
+
+        Where it came behind a head, in a chunked body, the request that runs is over and must not answer as well; where
+        it has begun to, nothing more can be said.
+        """
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = Refusal(400, "this is not HTTP/1.1.").body
+            headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+            head = h11.Response(status_code=400, headers=[*headers, ("connection", "close")])
+            for part in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(part))
+        self.transport.close()
 
     def _look(self) -> None:
         """Close where since the last look no request was running and none has come."""
@@ -118,12 +137,9 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def run_server(
-    app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None, grace_seconds: float, url: str
-) -> Done:
-    """Serve until a signal comes, and finish what was begun; ``tls`` is a certificate and its key."""
-    services: Services = app.state.services
-    config = uvicorn.Config(
+def config_of(app: FastAPI, tls: tuple[Path, Path] | None, **more: Any) -> uvicorn.Config:
+    """What every server of ours asks of uvicorn: our protocol, no log and no headers of its own."""
+    return uvicorn.Config(
         app,
         http=PatientProtocol,
         ws="none",
@@ -132,11 +148,18 @@ def run_server(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=2,
         ssl_certfile=tls and tls[0],
         ssl_keyfile=tls and tls[1],
+        **more,
     )
+
+
+def run_server(
+    app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None, grace_seconds: float, url: str
+) -> Done:
+    """Serve until a signal comes, and finish what was begun; ``tls`` is a certificate and its key."""
+    services: Services = app.state.services
+    config = config_of(app, tls, limit_concurrency=MAX_CONNECTIONS, timeout_graceful_shutdown=2)
     server = Server(config, services.door, grace_seconds)
     began = time.perf_counter()
     models = [f"{one.name} {one.version}" for one in services.models.all()]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pocketvit.errors import DataError, UsageError
-from pocketvit.files import make_folder, replacing
+from pocketvit.files import home_folder, make_folder, replacing
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 DAYS, SPARE_DAYS = 365, 14
@@ -55,6 +55,17 @@ def certificate_files(tls: str, folder: Path, host: str) -> tuple[Path, Path]:
         what = f"{pair[0]} and {pair[1]} are no certificate with its key ({getattr(error, 'strerror', '') or error})."
         raise DataError(what, "Give two PEM files, the key without a password.") from error
     return pair
+
+
+def kept_in(tls: str, folder: str | None, option: str) -> Path:
+    """The folder for the pair of ``auto``; of other ``tls`` none is needed, and the home folder is not asked for.
+
+    Raises:
+        UsageError: there is no home folder; ``option`` is what names another.
+    """
+    if folder is not None or tls != "auto":
+        return Path(folder or ".")
+    return home_folder(".config/pocketvit/tls", option)
 
 
 def names_of(host: str) -> list[str]:

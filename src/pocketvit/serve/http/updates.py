@@ -16,11 +16,11 @@ from pocketvit.errors import UsageError
 from pocketvit.files import home_folder
 from pocketvit.serve.channels.channel import Channel, Current
 from pocketvit.serve.channels.signing import PublicKey, read_public
-from pocketvit.serve.channels.transport import read_token
 from pocketvit.serve.http.refusal import Refusal, refusal_of
 from pocketvit.serve.http.served import Models, Served
 from pocketvit.serve.http.services import Ran, Services
 from pocketvit.serve.options import Updates
+from pocketvit.serve.tokens import read_token
 from pocketvit.spec.artifact import read_artifact
 
 Load = Callable[[str], Served]

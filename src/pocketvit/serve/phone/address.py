@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psutil
 import segno
 
-from pocketvit.serve.phone.routes import PREFIX
+from pocketvit.serve.phone.pages import PREFIX
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::"})

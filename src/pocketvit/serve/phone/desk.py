@@ -18,18 +18,17 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from pocketvit.errors import PocketvitError, UsageError
-from pocketvit.files import home_folder
 from pocketvit.serve.http.refusal import Refusal, refusal_of
-from pocketvit.serve.http.server import PatientProtocol, listen
-from pocketvit.serve.http.tls import certificate_files
+from pocketvit.serve.http.server import config_of, listen
+from pocketvit.serve.http.tls import certificate_files, kept_in
+from pocketvit.serve.http.wrong import wrong_of
 from pocketvit.serve.phone.address import LOCAL, phone_urls, qr
-from pocketvit.serve.phone.app_files import TYPES, app_files, headers_of
 from pocketvit.serve.phone.jobs import Jobs
-from pocketvit.serve.phone.routes import PREFIX
+from pocketvit.serve.phone.pages import pages
 from pocketvit.serve.phone.routes_jobs import Desk, router
 from pocketvit.spec.devices import ContactConfig
 
@@ -42,15 +41,7 @@ def make_desk(desk: Desk, app_folder: Path) -> FastAPI:
     app = FastAPI(title="pocketvit phone", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.desk = desk
     app.include_router(router)
-    files = app_files(app_folder)
-
-    async def page(name: str = "") -> Response:
-        if name not in files:
-            raise Refusal(404, "the page has no such file.")
-        return FileResponse(files[name], headers=headers_of(name), media_type=TYPES[files[name].suffix])
-
-    app.add_api_route(f"{PREFIX}/", page)
-    app.add_api_route(PREFIX + "/{name:path}", page)
+    app.include_router(pages(app_folder))
     for kind in (Exception, Refusal, PocketvitError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     return app
@@ -60,7 +51,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         error = Refusal(error.status_code, "there is nothing here.")
     if isinstance(error, RequestValidationError):
-        error = Refusal(400, "a parameter or header is wrong.")
+        error = wrong_of(error)
     refusal = refusal_of(error)
     return Response(refusal.body, refusal.status, refusal.headers, "application/json")
 
@@ -74,8 +65,7 @@ def listening(contact: ContactConfig) -> Iterator[tuple[socket.socket, tuple[Pat
     """
     tls = None
     if contact.tls != "none":
-        kept = contact.tls_folder
-        folder = Path(kept) if kept else home_folder(".config/pocketvit/tls", "contact.tls_folder")
+        folder = kept_in(contact.tls, contact.tls_folder, "contact.tls_folder")
         tls = certificate_files(contact.tls, folder, contact.host)
     opened = listen(contact.host, contact.port)
     try:
@@ -92,11 +82,7 @@ def listening(contact: ContactConfig) -> Iterator[tuple[socket.socket, tuple[Pat
 @contextmanager
 def served(app: FastAPI, listener: socket.socket, tls: tuple[Path, Path] | None) -> Iterator[None]:
     """Answer from a thread of its own while the block runs."""
-    config = uvicorn.Config(
-        app, http=PatientProtocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=1, ssl_certfile=tls and tls[0], ssl_keyfile=tls and tls[1],
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config_of(app, tls, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="phone", daemon=True)
     thread.start()
     try:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 
 from pocketvit import __version__
 from pocketvit.serve.http.refusal import Refusal
 from pocketvit.serve.http.served import Served
 from pocketvit.serve.http.services import Services
-from pocketvit.serve.phone.app_files import HEADERS, TYPES, app_files, headers_of
+from pocketvit.serve.phone.app_files import HEADERS
+from pocketvit.serve.phone.pages import PREFIX, pages
 from pocketvit.spec.artifact import MANIFEST, sha256
 
-PREFIX = "/phone"
 _FRESH = {**HEADERS, "Cache-Control": "no-cache"}
 _NAMES = ("config.json", "models/")
 """Below the prefix: not of the app."""
@@ -30,26 +30,11 @@ def add_phone(app: FastAPI, folder: Path) -> None:
     services: Services = app.state.services
     services.door.public = is_public
     router = APIRouter(prefix=PREFIX, include_in_schema=False)
-    files = app_files(folder)
-
-    async def page(name: str = "") -> Response:
-        if name not in files:
-            raise Refusal(404, "the phone app has no such file.")
-        path = files[name]
-        if not path.is_file():  # built anew meanwhile
-            raise Refusal(404, "the phone app has changed; load the page again.")
-        return FileResponse(path, headers=headers_of(name), media_type=TYPES[path.suffix])
-
-    async def to_page() -> Response:
-        return RedirectResponse(f"{PREFIX}/", 308)
-
-    router.add_api_route("", to_page)
     router.add_api_route("/config.json", _config)
     router.add_api_route("/models/{name}/channel.json", _description)
     router.add_api_route("/models/{name}/{version}/files/{path:path}", _file)
-    router.add_api_route("/", page)
-    router.add_api_route("/{name:path}", page)
     app.include_router(router)
+    app.include_router(pages(folder))
 
 
 def is_public(path: str) -> bool:

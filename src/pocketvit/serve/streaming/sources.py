@@ -216,7 +216,17 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
+_ANSWERS = {
+    "HTTPUnauthorizedError": "Put user and password into the address: rtsp://USER:PASSWORD@HOST/PATH.",
+    "HTTPForbiddenError": "Ask who runs the camera to let you in.",
+    "HTTPNotFoundError": "Check the path behind the host in the address; each camera has its own.",
+}
+"""What to do about the refusals of RTSP and HTTP servers, by PyAV's errors."""
+
+
 def _todo(error: Exception) -> str:
+    if todo := _ANSWERS.get(type(error).__name__):
+        return todo
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "ExitError":
         return "Check address and network; is the sender on?"
     if "Invalid data" in _reason(error):

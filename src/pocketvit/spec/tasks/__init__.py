@@ -12,10 +12,12 @@ from pocketvit.errors import UsageError, did_you_mean
 from pocketvit.spec.tasks.base import Task, TaskConfig
 from pocketvit.spec.tasks.classify import CLASSIFY
 from pocketvit.spec.tasks.depth import DEPTH
+from pocketvit.spec.tasks.detect import DETECT
 from pocketvit.spec.tasks.restore import RESTORE
+from pocketvit.spec.tasks.segment import SEGMENT
 from pocketvit.spec.typed import short, strict
 
-TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH)}
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY, RESTORE, DEPTH, SEGMENT, DETECT)}
 """By name; the first one is what a recipe that names none means."""
 
 

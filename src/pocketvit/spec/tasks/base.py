@@ -174,7 +174,8 @@ class GoldenPolicy:
 
 
 Truth = NDArray[Any]
-"""What the file beside a photo holds: (H, W, 3) uint8, or a map (H, W) float32 where 0 is no value."""
+"""What the file beside a photo holds: (H, W, 3) uint8; or a map (H, W): float32 where 0 is no value, or uint8; or boxes
+(N, 5) float32: class, then left, top, right, bottom in shares of the photo, 0 to 1."""
 
 
 def _same_size(photo: tuple[int, int], partner: tuple[int, int]) -> bool:
@@ -193,6 +194,8 @@ class Partner:
     """Whether a photo and a partner of these heights and widths go together."""
     enlarged: Callable[[Truth, float], Truth] = lambda truth, factor: truth
     """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
+    fault: Callable[[Truth, Sequence[LevelSpec]], str] = lambda truth, levels: ""
+    """What is wrong with its content for these classes, in a phrase; empty where nothing is."""
 
 
 def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
@@ -294,10 +297,11 @@ class Task:
     """The recipe's ``task`` section."""
     layouts: tuple[str, ...]
     """Data layouts it can read, the default one first."""
-    geometry: Literal["image", "pixels", "maps"]
+    geometry: Literal["image", "pixels", "maps", "boxes"]
     """``image``: a photo is resized to the model's input and has one answer; ``pixels``: it keeps its resolution, is
     covered with tiles, and crops of photo and truth go together; ``maps``: it is resized to the model's input, and so
-    is the map (H, W) that is its truth."""
+    is the map (H, W) that is its truth; ``boxes``: it is resized, and its truth are boxes in shares of the photo, which
+    go with what is cut and flipped."""
     degrades: bool
     """Clean photos (layout ``clean``) get synthetic noise, and are their own ground truth."""
     labelled: bool
@@ -348,6 +352,9 @@ class Task:
     """(the recipe's ``data.protocol``, layout) to the conditions under which every case is scored, the main one first;
     ``UsageError`` where there are none of these names. Empty where there is one way alone; where photos are degraded
     (``degrades``), how they are is the condition."""
+    names_parts: bool = False
+    """Parts of a photo have a class, of one level: samples carry none, and their layout or ``data.class_names`` names
+    them all."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     study: Callable[[Sequence[LevelSpec]], Study] | None = None
@@ -363,6 +370,8 @@ class Task:
     stands alone."""
     signs: Signs | None = None
     """What a server watches of its answers."""
+    stack: Callable[[Sequence[NDArray[Any]]], NDArray[Any]] = np.stack
+    """The truths of several photos as one array (B, ...)."""
     start: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of a first recipe for photos without one: small, and trained in minutes on a processor."""
 
