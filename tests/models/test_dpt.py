@@ -27,6 +27,10 @@ VIT = {"embed_dim": 48, "depth": 6, "num_heads": 3, "patch_size": 8}
 SMALL: dict[str, Any] = {"hooks": [1, 2, 3, 4], "reassemble": [8, 8, 16, 16], "width": 16, "head_width": 8}
 
 
+def as_it_is(score: torch.Tensor, _: Preprocess) -> torch.Tensor:
+    return score
+
+
 def small(size: tuple[int, int] = (32, 48), name: str = "dpt_tiny", **options: Any) -> Any:
     torch.manual_seed(0)
     inner = {**VIT, **options.pop("inner", {})}
@@ -331,7 +335,7 @@ def test_a_state_goes_to_another_size_and_back() -> None:
 def test_onnx_and_openvino_answer_as_the_network_does(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     engine, size = pytest.importorskip("openvino"), (42, 70) if name == "depth_anything_small" else (40, 56)
     torch.manual_seed(0)
-    graph = PixelModel(build(name, size, options), Preprocess(size=size), lambda score, _: score, ["score"])
+    graph = PixelModel(build(name, size, options), Preprocess(size=size), as_it_is, ["score"])
     pixels = photo(*size)[None]
     with torch.inference_mode():
         expected = graph(torch.from_numpy(pixels)).numpy()
