@@ -299,7 +299,10 @@ SEGMENT = base.Task(
     example="model(image).classes  # (h, w) uint8 at the answer's size; .resized(height, width), .labels, .draw(photo)",
     plain=_PLAIN,
     partner=base.Partner(
-        "mask", read_mask, fault=lambda mask, levels: unknown_class(mask, len(levels[-1].labels)) if levels else ""
+        "mask",
+        read_mask,
+        fault=lambda mask, levels: unknown_class(mask, len(levels[-1].labels)) if levels else "",
+        doctor=" --masks",
     ),
     study=SegmentStudy,
     agreement=_agreement,
