@@ -119,7 +119,7 @@ def _coco_file(root: Path, split: str) -> Path:
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen or instances) or "none"
         what = f"{root}: which JSON file has the boxes of {split} is not clear (there is {names})."
-        raise DataError(what, "Name the JSON file itself.")
+        raise DataError(what, "Name the JSON file itself, or the layout that the data have (yolo, kitti-objects).")
     return chosen[0]
 
 

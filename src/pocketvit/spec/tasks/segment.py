@@ -189,7 +189,7 @@ def _kept(truth: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def _fault(truths: NDArray[Any], inputs: Pixels) -> str:
     if truths.dtype == np.uint8 and truths.shape == inputs.shape[:3]:
-        return ""
+        return "" if (truths != IGNORED).any() else f"all pixels of the golden masks are ignored ({IGNORED})"
     return f"the ground truth is {truths.dtype} {truths.shape}, not classes {inputs.shape[:3]} as the inputs"
 
 
