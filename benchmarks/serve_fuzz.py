@@ -233,6 +233,8 @@ def hostile(whole: Everything) -> dict[str, Request | bytes]:
         "half a body": head + b"Content-Length: 1000\r\n\r\n" + bytes(500),
         "half a chunk": head + b"Transfer-Encoding: chunked\r\n\r\nffff\r\nabc",
         "a chunk of no size": head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nabc",
+        "a chunk of no size behind a refusal": head.replace(b"classify?", b"nothing?")
+        + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nabc",
         "both lengths": head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "a negative length": head + b"Content-Length: -5\r\n\r\n",
         "two lengths": head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",

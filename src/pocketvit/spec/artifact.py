@@ -124,7 +124,8 @@ def _without_artifact(run: Path) -> UsageError:
     if os.path.isdir(run / "trials"):
         what, todo = "a fit", f"Go on with it: pocketvit fit {recipe} --name {run.name} --runs {run.parent}"
     else:
-        what, todo = "trained", f"Fit it to its target: pocketvit compress {recipe} --checkpoint {run}"
+        command = f"pocketvit compress {recipe} --checkpoint {run} --name {run.name}-compress --runs {run.parent}"
+        what, todo = "trained", f"Fit it to its target: {command}"
     if not recipe.is_file():
         return UsageError(f"{str(run)[:200]}: a run without an artifact.", f"Make one of its weights: {as_it_is}")
     return UsageError(

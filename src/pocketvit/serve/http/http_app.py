@@ -123,15 +123,17 @@ def _description(app: FastAPI) -> dict[str, Any]:
     services: Services = app.state.services
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     served = services.models.all()
+    names = [one.name for one in served]
     examples = {
-        "name": [one.name for one in served],
+        "name": names,
+        "model": names,
         "version": [one.version for one in served],
         "task": list(dict.fromkeys(one.task for one in served)),
     }
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
-                if parameter["in"] == "path":
+                if parameter["name"] in examples and parameter["in"] in ("path", "query"):
                     parameter["schema"]["examples"] = examples[parameter["name"]]
     if services.door.token is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
