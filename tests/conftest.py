@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes: threads of each wo
 
 import pocketvit.runtimes  # noqa: F401 - before a test imports an engine: it keeps OpenVINO from telemetry
 from pocketvit.bench import load
+from tests.zygote import Zygote
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +51,14 @@ def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts programs at once in which PyTorch has been imported."""
+    one = Zygote()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

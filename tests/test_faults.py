@@ -1,17 +1,26 @@
 """The scripts that kill a fit and fill its disk, with small counts; by hand they are run with larger ones."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.zygote import Zygote, script
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "count"), [("kill_test.py", 2), ("full_disk_test.py", 1)])
-def test_a_fit_survives_faults(script: str, count: int, repository: Path) -> None:
-    command = [sys.executable, str(repository / "scripts" / script), "--count", str(count)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert ", 0 of them wrong" in run.stdout
-    assert run.stdout.count("kill ") >= 2 or run.stdout.count(" bytes: 3 ") >= 4
+@pytest.mark.parametrize(
+    ("name", "arguments", "line", "least"),
+    [
+        ("kill_test.py", ["--count", "2", "--epochs", "8"], "kill ", 2),
+        ("full_disk_test.py", ["--count", "1"], " bytes: 3 ", 4),
+    ],
+    ids=["kills", "full disks"],
+)
+def test_a_fit_survives_faults(
+    name: str, arguments: list[str], line: str, least: int, zygote: Zygote, tmp_path: Path
+) -> None:
+    run = zygote.start(script(name, *arguments), tmp_path / "log")
+    code, said = run.wait(), run.log.read_text()
+    assert code == 0, said[-6000:]
+    assert ", 0 of them wrong" in said
+    assert said.count(line) >= least

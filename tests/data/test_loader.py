@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
-import sys
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from pocketvit.errors import DataError
 from pocketvit.spec.preprocess import Preprocess
 from pocketvit.spec.recipe import DataConfig, TrainConfig
 from tests.data.helpers import class_folders, clean_folder
+from tests.zygote import Zygote
 
 PREPROCESS = Preprocess(size=(16, 16))
 
@@ -97,7 +97,7 @@ def test_processes_and_what_they_have_decoded_live_over_epochs_and_end_with_the_
 
 
 @pytest.mark.slow
-def test_killing_the_run_leaves_no_processes(tmp_path: Path) -> None:
+def test_killing_the_run_leaves_no_processes(tmp_path: Path, zygote: Zygote) -> None:
     code = f"""
 import time, psutil
 from pocketvit.data.collections import load_collection
@@ -111,13 +111,13 @@ list(loader.epoch(0))
 print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
 time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    children = [int(pid) for pid in process.stdout.readline().split()]
+    process = zygote.start(code, tmp_path / "log")
+    while process.poll() is None and not (process.log.exists() and process.log.read_text().endswith("\n")):
+        time.sleep(0.02)
+    children = [int(pid) for pid in process.log.read_text().split()]
     assert len(children) >= 2
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 30
+    assert process.kill() == -signal.SIGKILL
+    deadline = time.monotonic() + 60
     while any(map(psutil.pid_exists, children)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not any(map(psutil.pid_exists, children))

@@ -53,6 +53,14 @@ def test_photos_and_masks_of_one_name_are_a_sample(tmp_path: Path) -> None:
     assert (case.truth.dtype, case.condition) == (np.uint8, "")
 
 
+def test_the_folders_of_pascal_voc_are_known(tmp_path: Path) -> None:
+    root = segment_net.folder(tmp_path, 2)
+    (root / "images").rename(root / "JPEGImages")
+    (root / "masks").rename(root / "SegmentationClass")
+    write(root / "JPEGImages" / "unlabelled.jpg")
+    assert [item.path.stem for item in load(root).items] == ["000", "001"]
+
+
 def test_the_list_of_classes_may_lie_one_folder_above_or_in_the_recipe(tmp_path: Path) -> None:
     root = segment_net.folder(tmp_path / "all" / "train", 2, names=False)
     with pytest.raises(DataError, match=r"there is no classes\.txt that names the classes") as caught:

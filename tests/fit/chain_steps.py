@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -118,7 +117,3 @@ def chain_recipe(data: Path, steps: list[object], weights: str, max_drop: float 
 def main(recipe: str, runs: str) -> None:
     STEPS.extend(KINDS)
     pocketvit.fit(recipe, name="k", runs=runs, quiet=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

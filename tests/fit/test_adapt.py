@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +19,7 @@ from pocketvit.errors import DataError, NothingFitsError, UsageError, Verificati
 from pocketvit.serve.channels.signing import opened, read_public
 from pocketvit.serve.publish import publish
 from pocketvit.spec.artifact import read_artifact, sha256
+from tests.zygote import Zygote
 
 NAMES = ("red", "green", "blue")
 FAST: dict[str, Any] = {
@@ -191,12 +188,9 @@ def contents(*roots: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for root in roots for path in root.rglob("*") if path.is_file()}
 
 
-ADAPT = "import sys, json, pocketvit; pocketvit.adapt(*sys.argv[1:3], **json.loads(sys.argv[3]))"
-
-
 @pytest.mark.slow
 def test_a_kill_changes_nothing_that_was_there_and_the_next_call_hands_over_what_has_learnt(
-    weights: str, shipped: Path, tmp_path: Path
+    weights: str, shipped: Path, tmp_path: Path, zygote: Zygote
 ) -> None:
     folder, channel, key = collect(tmp_path / "c" / "colours", mixed).parent, tmp_path / "channel", tmp_path / "key"
     publish(new_key=str(key))
@@ -204,13 +198,11 @@ def test_a_kill_changes_nothing_that_was_there_and_the_next_call_hands_over_what
     options = {"artifact": str(shipped), "name": "a", "runs": str(tmp_path), "quiet": True, **FAST}
     options |= {"publish": str(channel), "key": [str(key)]}
     before = contents(shipped, channel)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", ADAPT, weights, str(folder), json.dumps(options)]
-    process = subprocess.Popen(command, env=environment)
+    code = f"import pocketvit; pocketvit.adapt({weights!r}, {str(folder)!r}, **{options!r})"
+    process = zygote.start(code, tmp_path / "log")
     while process.poll() is None and not list((tmp_path / "a").glob("candidate/.*artifact*")):
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL, process.log.read_text()
     assert contents(shipped, channel) == before
     assert not (tmp_path / "a" / "artifact").exists()
     trained = (tmp_path / "a" / "best" / "model.safetensors").stat().st_mtime_ns

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +17,9 @@ from pocketvit.fit.rows import Row
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.golden import read_golden
 from pocketvit.tasks.load import load_checkpoint
+from tests.zygote import Zygote
 
 from . import chain_steps
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -91,14 +87,13 @@ def test_two_model_steps_leave_the_network_of_the_last_one_and_names_of_their_ow
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_shrinking_goes_on_at_the_step_it_was_in(
-    data: Path, weights: str, tmp_path: Path
+    data: Path, weights: str, tmp_path: Path, zygote: Zygote
 ) -> None:
     recipe = chain_steps.chain_recipe(data, ["drop_blocks", "wreck", {"half": {"least": 32}}], weights)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    command = [sys.executable, "-m", "tests.fit.chain_steps", str(tmp_path / "r.yaml"), str(tmp_path)]
-    environment = {**os.environ, chain_steps.DIE: str(tmp_path / "died")}
-    first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=240, check=False)
-    assert first.returncode == -signal.SIGKILL, first.stderr.decode()[-2000:]
+    code = f"from tests.fit.chain_steps import main; main({str(tmp_path / 'r.yaml')!r}, {str(tmp_path)!r})"
+    first = zygote.start(code, tmp_path / "log", {chain_steps.DIE: str(tmp_path / "died")})
+    assert first.wait() == -signal.SIGKILL, first.log.read_text()[-2000:]
     files = tmp_path / "k" / "files"
     before = {path: path.read_bytes() for path in files.rglob("row.json")}
     assert sorted(path.parent.name for path in before) == ["drop_blocks", "drop_blocks+wreck", "float"]

@@ -1,9 +1,6 @@
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from pocketvit.fit import demo
 from pocketvit.spec.artifact import read_artifact
 from pocketvit.spec.recipe import load_recipe
 from pocketvit.train.runs import open_run
+from tests.zygote import Zygote
 
 from ..train.helpers import classify_recipe, restore_recipe, write_classes, write_photos
 
@@ -77,7 +75,7 @@ def test_fit_classify_hands_over_a_verified_artifact_with_its_lineage(tmp_path: 
 
 
 @pytest.mark.slow
-def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: Path) -> None:
+def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: Path, zygote: Zygote) -> None:
     small = {"widths": [8, 12], "encoder": [1], "decoder": [1], "bottleneck": "cw", "window": 4}
     fields = {
         **FAST,
@@ -89,24 +87,13 @@ def test_fit_restore_searches_models_halves_and_resumes_after_a_kill(tmp_path: P
     }
     recipe = restore_recipe(write_photos(tmp_path / "d"), **fields)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import pocketvit, sys; pocketvit.fit(sys.argv[1], name='k', runs=sys.argv[2], quiet=True)",
-            str(tmp_path / "r.yaml"),
-            str(tmp_path),
-        ]
+    code = (
+        f"import pocketvit; pocketvit.fit({str(tmp_path / 'r.yaml')!r}, name='k', runs={str(tmp_path)!r}, quiet=True)"
     )
-    deadline = time.monotonic() + 150
-    while (
-        not list((tmp_path / "k").glob("trials/*/last/state.pt"))
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
+    process = zygote.start(code, tmp_path / "log")
+    while process.poll() is None and not list((tmp_path / "k").glob("trials/*/last/state.pt")):
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL, process.log.read_text()
     timed = (tmp_path / "k" / "timing.json").read_text()
     report = pocketvit.fit(tmp_path / "r.yaml", name="k", runs=str(tmp_path), quiet=True)
     assert (tmp_path / "k" / "timing.json").read_text() == timed
@@ -208,18 +195,13 @@ def test_a_budget_nothing_can_meet_names_the_nearest_misses_and_leaves_no_artifa
 
 
 @pytest.mark.slow
-def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(tmp_path: Path) -> None:
-    base = {**FAST, "search.runtimes": ["onnxruntime"], "compress.steps": []}
+def test_a_floor_or_a_memory_limit_nothing_reaches_is_refused_after_measuring(data: Path, tmp_path: Path) -> None:
+    base = {**FAST, "search.runtimes": ["onnxruntime"], "compress.steps": [], "train.lr": 1e-9}
     with pytest.raises(NothingFitsError, match=r"floor"):
-        pocketvit.fit(
-            restore_recipe(write_photos(tmp_path / "d", 2), **{**base, "floor.value": 99}),
-            name="f",
-            runs=str(tmp_path),
-            quiet=True,
-        )
+        pocketvit.fit(classify_recipe(data, **{**base, "floor.value": 99}), name="f", runs=str(tmp_path), quiet=True)
     with pytest.raises(NothingFitsError, match=r"memory_mb"):
         pocketvit.fit(
-            restore_recipe(tmp_path / "d", **{**base, "budget.memory_mb": 1}), name="m", runs=str(tmp_path), quiet=True
+            classify_recipe(data, **{**base, "budget.memory_mb": 1}), name="m", runs=str(tmp_path), quiet=True
         )
     assert not (tmp_path / "m" / "artifact").exists()
 

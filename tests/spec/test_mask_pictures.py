@@ -29,6 +29,14 @@ def test_probabilities_are_enlarged_and_then_decided(size: tuple[int, int]) -> N
     assert sure.mean() > 0.99
 
 
+def test_many_classes_that_are_nowhere_change_nothing() -> None:
+    probs = probabilities(60, (9, 12))
+    probs[3:] *= 0.02
+    probs /= probs.sum(axis=0)
+    large = F.interpolate(torch.from_numpy(probs)[None], size=(90, 120), mode="bilinear", align_corners=False)[0]
+    assert (classes_at(probs, (90, 120)) == large.argmax(0).numpy()).mean() > 0.999
+
+
 def test_of_equal_classes_the_first_wins() -> None:
     assert classes_at(np.full((3, 2, 2), 1 / 3, np.float32), (5, 5)).max() == 0
 

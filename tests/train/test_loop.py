@@ -1,7 +1,4 @@
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +24,7 @@ from pocketvit.train import loop
 from pocketvit.train.history import read_rows
 from pocketvit.train.loop import resolve_precision, train_model
 from pocketvit.train.state import STATE
+from tests.zygote import Zygote
 
 from .helpers import classify_recipe, diverge, restore_recipe, write_classes, write_photos
 
@@ -151,31 +149,27 @@ def test_the_state_holds_the_gradient_scaler_and_gives_it_back(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path) -> None:
+def test_a_run_killed_in_mid_epoch_gives_the_same_loss_curve(tmp_path: Path, zygote: Zygote) -> None:
     photos = write_photos(tmp_path / "d")
     recipe = restore_recipe(
         photos, **{"train.epochs": 2, "train.checkpoint_steps": 2, "train.threads": 1, "data.patches_per_image": 40}
     )
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     given = f"{str(tmp_path / 'r.yaml')!r}, name='killed', runs={str(tmp_path)!r}, quiet=True"
-    code = f"import pocketvit; pocketvit.train({given})"
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = zygote.start(f"import pocketvit; pocketvit.train({given})", tmp_path / "log")
     state = tmp_path / "killed" / "last" / STATE
     killed_at = None
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while killed_at is None and process.poll() is None:
         if state.exists():
             try:
                 position = torch.load(state, weights_only=True)["position"]
             except (EOFError, RuntimeError, OSError):
                 continue
             if position["batch"] >= 4:
-                os.kill(process.pid, signal.SIGKILL)
+                assert process.kill() == -signal.SIGKILL, process.log.read_text()
                 killed_at = position
-                break
         time.sleep(0.005)
-    assert process.wait() == -signal.SIGKILL
-    assert killed_at is not None
+    assert killed_at is not None, process.log.read_text()
     assert not (tmp_path / "killed" / "finished.json").exists()
     pocketvit.train(tmp_path / "r.yaml", name="killed", runs=str(tmp_path), quiet=True)
     pocketvit.train(tmp_path / "r.yaml", name="whole", runs=str(tmp_path), quiet=True)

@@ -46,7 +46,9 @@ export function classesAt(probs: Data, dims: number[], height: number, width: nu
   const [count, h, w] = dims, rows = axis(h, height), columns = axis(w, width), { fround } = Math;
   const which = new Uint8Array(height * width), best = new Float32Array(height * width).fill(-Infinity);
   const across = new Float32Array(h * width);
+  const least = leastBest(probs, count, h * w);
   for (let k = 0; k < count; k++) {
+    if (highest(probs, k * h * w, h * w) < least) continue; // it can win nowhere: see Python's classes_at
     for (let y = 0; y < h; y++) {
       for (let x = 0, from = (k * h + y) * w; x < width; x++) {
         const a = Number(probs[from + columns.low[x]]), b = Number(probs[from + columns.high[x]]);
@@ -65,6 +67,23 @@ export function classesAt(probs: Data, dims: number[], height: number, width: nu
     }
   }
   return which;
+}
+
+function highest(probs: Data, from: number, length: number): number {
+  let found = -Infinity;
+  for (let i = from; i < from + length; i++) found = Math.max(found, Number(probs[i]));
+  return found;
+}
+
+/** What the best class of any pixel has at least. */
+function leastBest(probs: Data, count: number, places: number): number {
+  let least = Infinity;
+  for (let i = 0; i < places; i++) {
+    let best = -Infinity;
+    for (let k = 0; k < count; k++) best = Math.max(best, Number(probs[k * places + i]));
+    least = Math.min(least, best);
+  }
+  return (0.99 * least) / 4;
 }
 
 /** The photo tinted by the class of each pixel, with white lines between classes. */

@@ -102,6 +102,9 @@ def vit_of(trained: Trained) -> ViT:
     if not isinstance(vit, ViT):
         what = f"compress.steps.merge_tokens: {name} has no tokens that could be merged."
         raise UsageError(what, "Leave the step out; it merges tokens of our own ViTs that classify.")
+    if getattr(trained.model, "reads_patches", False):
+        what = f"compress.steps.merge_tokens: the head of task.name {trained.task.name} reads the token of every patch."
+        raise UsageError(what, "Leave the step out; it merges tokens of our own ViTs that classify.")
     if any(isinstance(block, MergeBlock) for block in vit.blocks):
         what = f"compress.steps.merge_tokens: the tokens of this {name} are merged already."
         raise UsageError(what, "Give one such step, or start from the network before.")

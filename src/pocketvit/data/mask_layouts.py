@@ -13,12 +13,15 @@ from pocketvit.files import read_text
 from pocketvit.spec.images import CLASS_LIST, list_images
 from pocketvit.spec.mask_files import IGNORED, MOST_CLASSES, SUFFIX, read_mask
 
-PHOTO_FOLDERS, MASK_FOLDERS = ("images", "image", "photos", "rgb"), ("masks", "mask")
+PHOTO_FOLDERS = ("images", "image", "photos", "rgb", "jpegimages")
+MASK_FOLDERS = ("masks", "mask", "segmentationclass", "annotations")
+"""Names in any case, of one's own, PASCAL VOC's and ADE20K's."""
 
 
 def read_masks(root: Path, split: str) -> Found:
     """Photos in ``images/`` and PNG masks of the same names in ``masks/``; ``classes.txt`` in the same folder, or in
-    the one above it, names the classes.
+    the one above it, names the classes. The folders of PASCAL VOC (``JPEGImages/``, ``SegmentationClass/``) and ADE20K
+    (``annotations/``) are known too.
 
     Photos without a mask, and masks without a photo, are left out.
     """

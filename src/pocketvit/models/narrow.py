@@ -172,5 +172,5 @@ def width_layers(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module], li
         pool = vit.attn_pool
         norms, writers = [*norms, pool.norm], [*writers, pool.proj, pool.mlp.fc2]
         readers += [pool.q, pool.kv, pool.mlp.fc1]
-    readers += list(getattr(model, "heads", ()))
+    readers += [*getattr(model, "heads", ()), *getattr(model, "enter", ())]
     return writers, readers, [norm for norm in norms if isinstance(norm, nn.LayerNorm)]

@@ -142,12 +142,12 @@ def predict(
 ) -> PredictReport:
     """Run an artifact on images.
 
-    Tasks whose answer is a picture (restoration) or a map (depth, masks) write a picture for each image, and of a map
-    its values beside it (for depth 16-bit PNG in millimetres, for masks 8-bit PNG of class indices); others
-    (classification) print the answers and write them to a JSON or CSV file where ``out`` or ``csv`` asks for it. An
-    image that cannot be used is reported and skipped; the exit code is then 3. Input files are never overwritten, and
-    files that are there already only with ``overwrite``: names that are taken get a number. In JSON and CSV a byte of a
-    name that is no UTF-8 is an escape, ``\\udce9`` for 0xE9.
+    Tasks whose answer is a picture (restoration) or a map (depth, masks) or boxes write a picture for each image, of a
+    map its values beside it (for depth 16-bit PNG in millimetres, for masks 8-bit PNG of class indices), of boxes a
+    JSON file; others (classification) print the answers and write them to a JSON or CSV file where ``out`` or ``csv``
+    asks for it. An image that cannot be used is reported and skipped; the exit code is then 3. Input files are never
+    overwritten, and files that are there already only with ``overwrite``: names that are taken get a number. In JSON
+    and CSV a byte of a name that is no UTF-8 is an escape, ``\\udce9`` for 0xE9.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.

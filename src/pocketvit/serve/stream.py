@@ -55,9 +55,9 @@ def stream(
     what is dropped is counted. A file or folder that is written to a video is answered whole (--frames every); a file
     without output is played at its own speed, as if it were a camera, and shows whether the model keeps up.
 
-    Restored frames are drawn beside the originals, depth as colours in a range that stays, masks in colours over the
-    frame, labels on it. A live source that breaks is opened again. Ctrl-C and SIGTERM end the stream and leave a file
-    that plays. Latency counts from when a frame comes from the camera or network (exposure and the camera's own
+    Restored frames are drawn beside the originals, depth as colours in a range that stays, masks in colours and boxes
+    over the frame, labels on it. A live source that breaks is opened again. Ctrl-C and SIGTERM end the stream and leave
+    a file that plays. Latency counts from when a frame comes from the camera or network (exposure and the camera's own
     encoding are not seen), or is due in a played file, to when its answer is there, drawn where it is drawn; of
     --frames every from when it is read.
 

@@ -55,20 +55,22 @@ def classes_at(probs: NDArray[np.float32], size: tuple[int, int]) -> Classes:
     """(K, h, w) float32 to the class (H, W) of each pixel of a picture of ``size`` (height, width).
 
     Probabilities are interpolated bilinearly, not classes, so that borders are smooth; of equal ones the first wins.
-    One class after the other: memory does not grow with their number.
+    One class after the other: memory does not grow with their number. Classes that can win nowhere are passed over: a
+    pixel lies between four places, one of which has at least a quarter of the weight, so that its best class has at
+    least a quarter of the least probability with which any place is decided.
     """
     rows, columns = (_axis(have, wanted) for have, wanted in zip(probs.shape[1:], size, strict=True))
-    best: Any = None
-    which = np.zeros(size, np.uint8)
+    best, which = np.full(size, -np.inf, np.float32), np.zeros(size, np.uint8)
+    least = 0.99 * float(probs.max(axis=0).min()) / 4
     for number, each in enumerate(probs):
+        if each.max() < least:
+            continue
         across = each[:, columns[0]]
         across = across + columns[2] * (each[:, columns[1]] - across)
         full = across[rows[0]]
         full = full + rows[2][:, None] * (across[rows[1]] - full)
-        if number:
-            np.copyto(which, np.uint8(number), where=full > best)
-            full = np.maximum(best, full)
-        best = full
+        np.copyto(which, np.uint8(number), where=full > best)
+        np.maximum(best, full, out=best)
     return which
 
 

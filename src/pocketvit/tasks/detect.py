@@ -47,6 +47,7 @@ class Detector(nn.Module):
     in it things are. Then residual pairs of 3x3 convolutions, and one 1x1 convolution for each output.
     """
 
+    reads_patches = True
     reach: Tensor
     """(1, 4, 1, 1): what a side of 1 before scaling is, in shares of the photo."""
 

@@ -136,7 +136,8 @@ def eval(
 
     Restoration: PSNR and SSIM on 8-bit RGB, per image and then averaged; clean photos get Gaussian noise in the 8-bit
     protocol (noise added, rounded and clipped, the same for every run). Classification: accuracy at each level. Depth:
-    errors and shares of near pixels by one or more protocols, which stand behind each name.
+    errors and shares of near pixels by one or more protocols, which stand behind each name. Boxes: COCO's average
+    precision.
 
     Args:
         artifact: artifact folder, run folder, .pvit file or the name of a shipped artifact.
