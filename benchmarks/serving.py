@@ -105,8 +105,8 @@ class Everything:
 
 
 def everything(folder: Path, artifact: str = "denoise-color") -> Everything:
-    """A restorer, a classifier that follows a channel, the tail of a split one, masks, boxes; watched, with corrections, with
-    the phone app (a stand-in where it is not built). Needs torch, which the split network comes from."""
+    """A restorer, a classifier that follows a channel, the tail of a split one, masks, boxes; watched, with corrections
+    and the phone app (a stand-in where it is not built). Needs torch, which the split network comes from."""
     from tests.halves import write_halves
     from tests.serve.phone.app import built
     from tests.tiny import make_tiny_artifact
