@@ -73,6 +73,16 @@ def test_the_place_in_the_answer_is_the_place_in_the_photo() -> None:
     assert moved[:, :6].max() < 1e-6
 
 
+@pytest.mark.parametrize(("width", "blocks"), [(16, 0), (24, 2)])
+def test_the_head_is_as_large_as_asked_for(width: int, blocks: int) -> None:
+    spec = Preprocess(size=(64, 96), resize="stretch")
+    backbone = build_backbone("vit_micro_patch16_224", spec.size, TINY)
+    network = build(backbone, DetectConfig(head_width=width, head_blocks=blocks), LEVELS, spec)
+    head = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("backbone."))
+    outside = 33 * width + width * (4 * width + 1) + (3 + 4) * (width + 1)
+    assert head == outside + blocks * 2 * width * (9 * width + 1)
+
+
 def test_cells_that_do_not_fit_are_refused_with_those_that_do() -> None:
     with pytest.raises(UsageError, match=r"task\.cell 6 does not go with") as error:
         model(cell=6)

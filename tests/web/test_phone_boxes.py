@@ -22,6 +22,7 @@ from tests.web.detect_artifact import make_detect_artifact
 from tests.web.test_units import Asked, kind_of, tiled
 
 
+@pytest.mark.slow
 def test_the_golden_check_of_boxes_finds_what_python_finds(tmp_path: Path) -> None:
     artifact, asked, rng = make_detect_artifact(tmp_path / "boxes"), Asked(), np.random.default_rng(2)
     assert pocketvit.verify(str(artifact.path)).passed
