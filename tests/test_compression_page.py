@@ -22,7 +22,7 @@ def test_the_page_is_written_from_the_files_of_a_run(tmp_path: Path, monkeypatch
     save_checkpoint(tmp_path / "net", trained)
     steps = ["graph", {"early_exit": {"exits": [1], "epochs": 2, "views": 1, "threshold": 0.6}}, "store"]
     compress = replace(recipe.compress, steps=steps, alone=True, calibration_images=4)
-    search = replace(recipe.search, runtimes=("onnxruntime",), timing_seconds=0.3, quiet_seconds=0.0)
+    search = replace(recipe.search, runtimes=("onnxruntime",), timing_seconds=0.05, quiet_seconds=0.0)
     floor = replace(recipe.floor, value=0.0, max_drop=100.0)
     document = replace(recipe, name="tiny", compress=compress, search=search, floor=floor).to_dict()
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(document))

@@ -25,7 +25,7 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return sink
 
 
-def shown(sink: Terminal, text: str, seconds: float = 5.0) -> bool:
+def shown(sink: Terminal, text: str, seconds: float = 60.0) -> bool:
     """Whether the bar comes to show a text; it is drawn by threads of its own."""
     end = time.monotonic() + seconds
     while text not in sink.getvalue() and time.monotonic() < end:

@@ -49,13 +49,14 @@ def test_real_pairs_gain_what_the_readme_says() -> None:
 @needs_photos
 def test_added_noise_and_clean_photos() -> None:
     photo, color = (pocketvit.load(name, "onnxruntime:fp32") for name in ("denoise-photo", "denoise-color"))
-    rng, found = np.random.default_rng(0), []
-    for path in sorted((SHARED / "bsds500" / "val32").glob("*.jpg")):
+    rng, found, untouched = np.random.default_rng(0), [], []
+    for number, path in enumerate(sorted((SHARED / "bsds500" / "val32").glob("*.jpg"))):
         clean = read_image(path)
         noisy = quantize(clean + rng.normal(0, 25, clean.shape))
-        answers = [model(image).image for model, image in ((photo, noisy), (color, noisy), (photo, clean))]
-        found.append([psnr(answer, clean) for answer in answers])
-    ours, theirs, untouched = np.mean(found, axis=0)
+        found.append([psnr(model(noisy).image, clean) for model in (photo, color)])
+        if number % 4 == 0:
+            untouched.append(psnr(photo(clean).image, clean))
+    ours, theirs = np.mean(found, axis=0)
     assert ours > theirs - 0.4
     assert theirs > 30.4
-    assert untouched >= 38
+    assert np.mean(untouched) >= 38

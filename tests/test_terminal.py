@@ -121,7 +121,7 @@ def test_interrupted_with_json_is_one_document(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err.splitlines() == ["interrupted.", "The same command begins anew; no half files are left."]
         assert (json.loads(out)["error"]["exit_code"] == 130) if flags else out == ""

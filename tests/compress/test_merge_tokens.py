@@ -32,7 +32,7 @@ from pocketvit.models.trained import Trained, save_checkpoint
 from pocketvit.spec.recipe import Recipe, load_recipe
 from pocketvit.tasks.load import at_size, load_checkpoint
 from tests.compress.helpers import apply
-from tests.compress.training import answer, given, restoring, teach
+from tests.compress.training import answer, given, restoring
 from tests.export.nets import classifier, inputs
 from tests.models.test_backbone import HYBRID, check_files, one_batch, trained, trained_as
 from tests.models.test_merge import by_hand
@@ -40,11 +40,6 @@ from tests.tiny import run_onnx
 
 NOWHERE = Context((), Path())
 MOVES = {"ScatterND", "ScatterElements", "Scatter", "NonZero", "Shape", "If", "Loop", "Where"}
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Recipe]:
-    return teach(tmp_path_factory.mktemp("taught"))
 
 
 def four_blocks(**options: Any) -> Trained:

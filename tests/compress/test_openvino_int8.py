@@ -197,11 +197,11 @@ def test_the_shipped_denoiser_in_int8_answers_as_its_float_file_at_every_size(tm
     """On one processor attention over channels in int8 crashed, or answered wrongly by 1.4 to 2.8 of 255."""
     trained = load_checkpoint("denoise-color")
     built = exporter("openvino")(pixel_model_of(trained), trained.preprocess.size, tmp_path, "net")
-    images = [noisy(photo(256, 256, seed)) for seed in range(3)]
+    images = [noisy(photo(128, 128, seed)) for seed in range(2)]
     report = next(nncf_int8(NncfInt8(), built, Context(images, tmp_path, threads=1)))
     core = openvino.Core()
     graph, plain = (core.read_model(str(file.path)) for file in (report.built, built))
     for precision in ("int8", *(["int8-bf16"] if "BF16" in openvino_module.capabilities() else [])):
-        for size in ((64, 64), (128, 128), (128, 192), (192, 256), (256, 256), (320, 480)):
+        for size in ((64, 64), (128, 128), (128, 192), (192, 256)):
             found = fault(core, graph, plain, Target("openvino", precision, 1), [noisy(photo(*size))])
             assert found == "", (precision, report.told)

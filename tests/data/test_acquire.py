@@ -330,7 +330,7 @@ def test_a_process_that_ends_in_the_middle_is_gone_on_with(
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        said = process.communicate(timeout=30)[1]
+        said = process.communicate(timeout=60)[1]
         assert process.returncode == code
         there = part.stat().st_size
         assert 20_000 < there < len(content)

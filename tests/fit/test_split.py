@@ -62,8 +62,9 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best", restorer())
     (tmp_path / "photos").mkdir()
     Image.fromarray(photo(64, 72)).save(tmp_path / "photos" / "a.png")
-    with pytest.raises(UsageError, match="is not cut in two"):
-        split(str(tmp_path), data=str(tmp_path / "photos"))
+    for data in (str(tmp_path / "photos"), None):  # also where nobody says which photos
+        with pytest.raises(UsageError, match="is not cut in two"):
+            split(str(tmp_path), data=data)
 
 
 @pytest.mark.slow
@@ -74,19 +75,19 @@ def test_every_cut_is_measured_over_a_slow_link(tmp_path: Path) -> None:
         (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo(64, 72, seed=i)).save(tmp_path / "photos" / label / f"{i}.png")
     given: dict[str, Any] = {"data": str(tmp_path / "photos"), "layout": "classes", "cuts": (1, 3), "photos": 4}
-    report = split(str(tmp_path / "run"), links=("0.05/1/20",), seconds=0.5, out=str(tmp_path / "out"), **given)
+    report = split(str(tmp_path / "run"), links=("0.2/1/20",), seconds=0.5, out=str(tmp_path / "out"), **given)
     (result,) = report.links
     assert list(result.ways) == ["photo", "shrunk", "block 1", "block 3", "here"]
     ways = result.ways
     assert ways["here"].bytes == 0 < ways["block 3"].bytes < 100 < ways["block 1"].bytes < ways["photo"].bytes
     for name in ("photo", "block 1", "block 3"):
-        assert ways[name].link.p50 >= 20 + ways[name].bytes * 8 / 50  # kbit/s: never faster than the link
+        assert ways[name].link.p50 >= 20 + ways[name].bytes * 8 / 200  # kbit/s: never faster than the link
     assert ways["here"].total.p50 < ways["block 3"].total.p50 < ways["block 1"].total.p50 < ways["photo"].total.p50
     assert result.best == "here"
     assert report.values["photo"] == report.values["here"]
     assert len(ways["photo"].total.times_ms) >= 5
     text = rendered(report.render())
-    assert "Best over 0.05/1/20: here" in text
+    assert "Best over 0.2/1/20: here" in text
     document = json.loads((tmp_path / "out" / "split.json").read_text())
     assert document["links"][0]["best"] == "here"
     assert Image.open(tmp_path / "out" / "split.png").width > 500

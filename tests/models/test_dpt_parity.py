@@ -142,15 +142,26 @@ def test_depth_anything_small_in_full_answers_as_transformers(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), [("dpt_hybrid", 384), ("dpt_large", 96)])
-def test_a_dpt_in_full_answers_as_transformers(name: str, size: int, tmp_path: Path) -> None:
-    reference = randomised(full(name))
-    model = ours(reference, name, (size, size), tmp_path, {})
+def test_dpt_hybrid_in_full_answers_as_transformers(tmp_path: Path) -> None:
+    reference = randomised(full("dpt_hybrid"))
+    model = ours(reference, "dpt_hybrid", (384, 384), tmp_path, {})
     torch.manual_seed(1)
-    image = torch.randn(1, 3, size, size)
+    image = torch.randn(1, 3, 384, 384)
     with torch.inference_mode():
         expected = score_of(reference)(image).predicted_depth
         torch.testing.assert_close(model(image)[:, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "hooks"), [("dpt_base", 12, (2, 5, 8, 11)), ("dpt_large", 24, (5, 11, 17, 23))]
+)
+def test_rows_read_the_blocks_that_transformers_reads(
+    name: str, depth: int, hooks: tuple[int, ...], tmp_path: Path
+) -> None:
+    """All of the row but its widths; in full only the number of parameters is compared, below."""
+    reference = dpt(image_size=64, num_hidden_layers=depth, backbone_out_indices=list(hooks))
+    options = {"backbone_options": {**VIT, "depth": depth}, "reassemble": [8, 8, 16, 16], "width": 16}
+    compare(reference, ours(reference, name, (64, 64), tmp_path, options), (64, 64))
 
 
 def full(name: str) -> nn.Module:

@@ -17,7 +17,7 @@ from pocketvit.errors import DataError, UsageError, VerificationError
 from pocketvit.report.command import golden_pictures, report
 from pocketvit.report.data import CandidateRow, ReportData, figure, load_report, save_report
 from pocketvit.report.html import limits, picture_uri, render_html, write_report
-from pocketvit.report.plots import DARK, LIGHT, curves_plot, exits_plot, pareto_front, pareto_plot, read_curves
+from pocketvit.report.plots import DARK, LIGHT, curves_plot, exits_plot, in_dark, pareto_front, pareto_plot, read_curves
 from pocketvit.report.table import candidates_table
 from pocketvit.spec.golden import Golden
 from pocketvit.spec.manifest import LevelSpec, Manifest
@@ -257,6 +257,19 @@ def test_pareto_plot_draws_each_theme_and_skips_what_was_not_measured() -> None:
     assert DARK.limit not in dark
     assert pareto_plot(ROWS[3:], metric_label="psnr") is None
     assert pareto_plot([ROWS[0]], metric_label="psnr", percentile="p90") is not None
+
+
+def test_a_plot_in_the_dark_is_the_one_that_would_be_drawn_for_it(data: ReportData, tmp_path: Path) -> None:
+    def shapes(svg: str | None) -> str:
+        assert svg is not None
+        return re.sub(r"\bm[0-9a-f]{10}\b", "m", svg)  # markers are named after their shape and colour
+
+    limits = {"metric_label": "psnr, dB", "latency_limit": 33.0, "floor": 29.9}
+    assert shapes(in_dark(pareto_plot(ROWS, **limits) or "")) == shapes(pareto_plot(ROWS, **limits, theme=DARK))
+    curves = tmp_path / "metrics.csv"
+    assert shapes(in_dark(curves_plot(curves) or "")) == shapes(curves_plot(curves, theme=DARK))
+    drawn = exits_plot(exit_points(), metric_label="top1, %")
+    assert shapes(in_dark(drawn or "")) == shapes(exits_plot(exit_points(), metric_label="top1, %", theme=DARK))
 
 
 def test_curves_are_read_and_drawn(data: ReportData, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_sigterm_finishes_what_is_inside_and_refuses_what_is_new() -> None:
         expected = pocketvit.load("denoise-color", "onnxruntime:fp32:1")(noisy(photo(400, 500))).image
         for answer in answers:
             np.testing.assert_array_equal(pixels_of(answer.content), expected)
-        assert one.process.wait(30) == 0
+        assert one.process.wait(60) == 0
         assert one.process.stdout is not None
         assert "all that were taken in were answered" in one.process.stdout.read()
     requests = [line for line in one.lines if line["event"] == "request" and line["path"] == "/v1/restore"]
@@ -224,7 +224,7 @@ def test_idle_and_slow_connections_are_closed(monkeypatch: pytest.MonkeyPatch, c
         assert kept.startswith(b"HTTP/1.1 200 ")
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(60)
 
 
 def test_a_port_that_is_taken_is_a_usage_error(classifier: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def following(world: World, *more: str) -> list[str | Path]:
     return [world.folder / "base", "--updates.channel", str(world.channel), *paths, "--updates.seconds", "0.2", *more]
 
 
-def answers_with(url: str, version: str, seconds: float = 30) -> bool:
+def answers_with(url: str, version: str, seconds: float = 90) -> bool:
     """Whether a server comes to answer with this version."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:

@@ -213,9 +213,9 @@ def test_minutes_are_wall_time_with_validation(tmp_path: Path, monkeypatch: pyte
     best = run(recipe, tmp_path / "run")
     rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert rows[0]["seconds"] >= 0.3  # the first epoch's validation is in it
-    assert time.monotonic() - began < 10  # with a validation of 0.3 s after each short epoch not counted: half a minute
+    assert time.monotonic() - began < 20  # with a validation of 0.3 s after each short epoch not counted: half a minute
     assert best.info["minutes"] == pytest.approx(rows[-1]["seconds"] / 60, abs=0.002)
-    assert 1.5 < rows[-1]["seconds"] < 8
+    assert 1.5 < rows[-1]["seconds"] < 16
 
 
 def test_the_best_model_and_patience_follow_the_direction_of_the_metric(

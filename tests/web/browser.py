@@ -94,6 +94,7 @@ def phone(browser: Any, url: str, query: str = "", held: str = "", **options: An
     """The app on a phone's screen; what it throws fails the test. Requests for ``held`` wait in ``page.held``."""
     options = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "locale": "en-US", **options}
     context = browser.new_context(**options)
+    context.set_default_timeout(90_000)  # a busy machine
     page = context.new_page()
     page.thrown = []
     page.on("pageerror", lambda error: page.thrown.append(str(error)))
@@ -172,4 +173,4 @@ def in_thread(app: FastAPI) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(60)

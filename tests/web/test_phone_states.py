@@ -158,7 +158,7 @@ def test_a_server_that_is_silent_keeps_nobody_waiting(chromium: Any, folder: Pat
         one.process.send_signal(signal.SIGSTOP)
         page.reload()
         web.ready(page)
-        assert "Offline" in web.problem(page, "offline", seconds=20)
+        assert "Offline" in web.problem(page, "offline")
         one.process.send_signal(signal.SIGCONT)
         page.click("#update")
         web.until(page, "document.querySelector('[data-id=offline]') === null")

@@ -16,7 +16,7 @@ from PIL import Image
 from pocketvit import __version__
 from pocketvit.files import write_text
 from pocketvit.report.data import CandidateRow, ReportData, figure
-from pocketvit.report.plots import DARK, LIGHT, curves_plot, exits_plot, pareto_plot, waterfall_plot
+from pocketvit.report.plots import LIGHT, curves_plot, exits_plot, in_dark, pareto_plot, waterfall_plot
 from pocketvit.spec.tasks import TASKS
 
 __all__ = ["CandidateRow", "ReportData", "render_html", "write_report"]
@@ -138,10 +138,11 @@ def _pareto(data: ReportData, theme: Any) -> str | None:
 
 def _both_themes(draw: Any) -> dict[str, str] | None:
     """The plot as data addresses for a light and a dark page."""
-    drawn = {name: draw(theme) for name, theme in (("light", LIGHT), ("dark", DARK))}
-    if not all(drawn.values()):
+    light = draw(LIGHT)
+    if not light:
         return None
-    return {name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for name, svg in drawn.items()}
+    both = {"light": light, "dark": in_dark(light)}
+    return {name: f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}" for name, svg in both.items()}
 
 
 def _bars(rows: Any, most: int = 16) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,13 @@ _LIGHT_LINES = ("#2459a8", "#c2410c", "#0b7a4b", "#7c3aed", "#a16207")
 _DARK_LINES = ("#7fb0ff", "#ff8a5c", "#3ddc97", "#c4a5ff", "#e6c15a")
 LIGHT = Theme("#1c2430", "#6b7685", "#e3e7ec", "#7a8fb0", "#0b7a4b", "#c2410c", _LIGHT_LINES)
 DARK = Theme("#e7ecf3", "#93a0b2", "#2c3645", "#7f96bb", "#3ddc97", "#ff8a5c", _DARK_LINES)
+
+
+def in_dark(svg: str) -> str:
+    """A plot that was drawn in ``LIGHT``, in the colours of ``DARK``: drawing it again would give the same shapes."""
+    light, dark = ((*vars(theme).values(),) for theme in (LIGHT, DARK))
+    colours = dict(zip((*light[:-1], *light[-1]), (*dark[:-1], *dark[-1]), strict=True))
+    return re.sub("|".join(colours), lambda found: colours[found.group()], svg)
 
 
 def pareto_plot(

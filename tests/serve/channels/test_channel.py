@@ -288,7 +288,7 @@ def test_it_polls_by_itself_says_an_error_once_and_ends(world: World, caplog: py
     caplog.set_level(logging.INFO, "pocketvit")
     with world.open() as channel:
         channel.start(0.01)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while channel.status()["error"] is None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert "no such folder" in channel.status()["error"]
@@ -296,7 +296,7 @@ def test_it_polls_by_itself_says_an_error_once_and_ends(world: World, caplog: py
         while not world.switched and time.monotonic() < deadline:
             time.sleep(0.01)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert channel.current.version == "0.2.0"
     assert caplog.text.count("no such folder") == 1
     assert not any(thread.name == "channel" for thread in threading.enumerate())

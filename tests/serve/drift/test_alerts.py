@@ -44,7 +44,7 @@ def hook(*statuses: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
     ends = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < ends

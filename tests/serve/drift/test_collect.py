@@ -151,7 +151,7 @@ def test_without_the_option_there_is_no_such_address(models: Models) -> None:
 def test_posts_side_by_side_do_not_wait_for_each_other_and_never_exceed_the_bounds(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served, meet, real = models.find("tiny-classify"), threading.Barrier(2, timeout=10), collect.write_image
+    served, meet, real = models.find("tiny-classify"), threading.Barrier(2, timeout=60), collect.write_image
     monkeypatch.setattr(collect, "write_image", lambda *given: (meet.wait(), real(*given)))
     kept = Collection(tmp_path / "n", most=2)
     for _ in range(5):

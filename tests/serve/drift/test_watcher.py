@@ -271,13 +271,13 @@ def test_a_reference_that_the_end_of_the_server_cuts_off_is_not_kept_and_is_made
         def read(path: Path, last: int = last, count: Any = count, reached: Any = reached, ended: Any = ended) -> Any:
             if next(count) == last:
                 reached.set()
-                ended.wait(10)
+                ended.wait(60)
             return real(path)
 
         monkeypatch.setattr(watching_module, "read_image", read)
         watcher = Watcher(tmp_path / "d.db", folder)
         watcher.begin(table)
-        assert reached.wait(10)
+        assert reached.wait(60)
         image = photos(1)[0]
         watcher(Ran(Served.of(models["classify"]), 0.01, Outcome(b"", {}, image, models["classify"](image))))
         watcher._stop = True

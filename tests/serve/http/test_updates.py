@@ -190,7 +190,7 @@ def test_a_server_takes_a_signed_version_under_load_and_refuses_a_changed_one(wo
 
 
 def wait_for_error(url: str) -> dict[str, object]:
-    for _ in range(300):
+    for _ in range(1200):
         (found,) = httpx.get(f"{url}/v1/updates").json()
         if found["error"] or found["refused"]:
             return found

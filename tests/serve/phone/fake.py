@@ -105,7 +105,7 @@ class Invited:
         self.work: Callable[[dict[str, Any]], None] | None = None
         """What the phone does with its jobs, where it is not what they ask for."""
         (folder / "index.html").write_text("<title>page</title>", encoding="utf-8")
-        self.contact = ContactConfig("127.0.0.1", 0, "none", app=str(folder), wait_seconds=20)
+        self.contact = ContactConfig("127.0.0.1", 0, "none", app=str(folder), wait_seconds=60)
         monkeypatch.setattr(remote, "invite", self._invite)
 
     def _invite(self, listener: Any, host: str, token: str, *, secure: bool) -> None:

@@ -48,7 +48,7 @@ class Measuring:
             self.errors.append(error)
 
     def until(self, ready: Any) -> None:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not ready():
             assert time.monotonic() < end
             time.sleep(0.005)
