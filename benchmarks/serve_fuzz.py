@@ -41,6 +41,7 @@ TYPES += ("multipart/form-data; boundary=b", "multipart/form-data; boundary=", "
 INFER = "/v2/models/tiny-classify/infer"
 CLASSIFY = "/v1/classify?model=tiny-classify"
 PATHS = (CLASSIFY, "/v1/restore", f"{CLASSIFY}&format=png", INFER, "/v2/models/denoise-color/infer", "/v1/x")
+PATHS += ("/v1/segment", "/v1/detect", "/v1/segment?format=values", "/v1/detect?format=png")
 PATHS += ("/v2/models/cut1-tail/infer", "/v1/feedback?model=tiny-classify&label=red")
 NO_ANSWER = 0
 """In place of a status: the server closed the connection without one."""

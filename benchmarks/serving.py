@@ -105,11 +105,13 @@ class Everything:
 
 
 def everything(folder: Path, artifact: str = "denoise-color") -> Everything:
-    """A restorer, a classifier that follows a channel, and the tail of a split one; watched, with corrections, and with
-    the phone app (a stand-in where it is not built). Needs torch, which the split network comes from."""
+    """A restorer, a classifier that follows a channel, the tail of a split one, masks, boxes; watched, with corrections
+    and the phone app (a stand-in where it is not built). Needs torch, which the split network comes from."""
     from tests.halves import write_halves
     from tests.serve.phone.app import built
     from tests.tiny import make_tiny_artifact
+    from tests.web.detect_artifact import make_detect_artifact
+    from tests.web.segment_artifact import make_segment_artifact
 
     classifier, tail = tiny_classifier(folder), write_halves(folder / "halves", (1,)) / "cut1" / "tail"
     split = read_artifact(tail).manifest.split
@@ -124,7 +126,8 @@ def everything(folder: Path, artifact: str = "denoise-color") -> Everything:
     options = ("--phone", "--phone_app", app, "--watch.folder", folder / "watched", "--collect", folder / "corrections")
     options += ("--watch.alert_url", "http://127.0.0.1:9/", "--updates.channel", f"tiny-classify={folder / 'channel'}")
     options += ("--updates.key", folder / "key.pub", "--updates.folder", folder / "updates", "--updates.seconds", "1")
-    artifacts = (artifact, classifier, tail)
+    more = (make_segment_artifact(folder / "segment").path, make_detect_artifact(folder / "detect").path)
+    artifacts = (artifact, classifier, tail, *more)
     names = tuple(read_artifact(str(each)).manifest.name for each in artifacts)
     restorer = make_tiny_artifact(folder / "tiny-restore").path
     return Everything(folder, artifacts, tuple(map(str, options)), encode(features, split), names, restorer, app)

@@ -260,10 +260,11 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
         OSError: it is missing, no regular file (pipes and devices may block or never end), or above ``limit`` bytes.
         UnicodeDecodeError: it is no UTF-8.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
-        content = file.read(limit + 1)
+        content = file.read(min(limit, status.st_size) + 1)  # memory for all of that is asked for at once
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit / 1e6:g} MB")
     return content.decode("utf-8-sig")

@@ -11,7 +11,7 @@ import pytest
 import pocketvit
 from pocketvit.bench.elsewhere import check_sustained, device_for
 from pocketvit.bench.remote import here, prove
-from pocketvit.errors import UsageError, VerificationError
+from pocketvit.errors import PocketvitError, UsageError, VerificationError
 from pocketvit.runtimes.model import load
 from pocketvit.spec import devices
 from pocketvit.spec.artifact import read_artifact
@@ -81,6 +81,23 @@ def test_what_a_device_slows_down_by_is_warned_of(tmp_path: Path, monkeypatch: p
     report = pocketvit.bench(str(artifact.path), target="toaster", size="48x64", seconds=0.1, sustained_seconds=1)
     assert any("slows down as the toaster gets warm" in warning for warning in report.warnings)
     assert calls[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "openvino:fp32@phone"}, "phone runs no files of openvino"),
+        ({"target": "onnxruntime:bf16@phone"}, "holds no variant onnxruntime:bf16@phone"),
+        ({"target": "onnxruntime:fp32:1@phone", "other_target": "onnxruntime:fp32:2@phone"}, "differ in threads"),
+        ({"target": "phone", "artifact": "nowhere"}, "no artifact there"),
+    ],
+)
+def test_nobody_is_asked_to_open_an_address_for_what_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], words: str
+) -> None:
+    monkeypatch.setattr("pocketvit.bench.command.connect", None)
+    with pytest.raises(PocketvitError, match=words):
+        pocketvit.bench(options.pop("artifact", "denoise-color"), **options)
 
 
 def test_targets_and_devices() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvit.data.box_augment import LEAST_SEEN, cut, mirrored
+from pocketvit.data.augment import settle
+from pocketvit.data.box_augment import LEAST_SEEN, cut, mirrored, vary_boxes
 from pocketvit.data.collections import Collection, load_collection
 from pocketvit.data.crops import training_sample
 from pocketvit.data.decode import ImageCache
@@ -44,6 +45,32 @@ def test_the_pixels_in_a_box_have_its_colour(collection: Collection, augment: st
                 assert abs(colour - detect_data._COLOURS[int(kind)]).max() < 12
                 seen += 1
     assert 25 < seen <= 36
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop"])
+def test_a_box_is_the_box_of_its_pixels(augment: str) -> None:
+    """To a pixel of the sample: half of one for what antialiasing mixes at each side, and the rounding of a shrunk
+    photo."""
+    rng = np.random.default_rng(0)
+    train, seen = TrainConfig(augment=augment, jitter=0.0, crop_scale=(0.2, 1.0)), 0  # type: ignore[arg-type]
+    for size in ((128, 128), (96, 160), (100, 60)):
+        spec = Preprocess(size=size, resize="stretch", interpolation="bilinear")
+        for _ in range(40):
+            height, width = (int(x) for x in rng.integers(30, 700, 2))
+            x0, x1, y0, y1 = (int(x) for side in (width, height) for x in np.sort(rng.choice(side + 1, 2, False)))
+            photo = np.zeros((height, width, 3), np.uint8)
+            photo[y0:y1, x0:x1] = 255
+            truth = np.array([[0, x0 / width, y0 / height, x1 / width, y1 / height]], np.float32)
+            image, moved = vary_boxes(settle(photo, spec, train), truth, spec, train, rng)
+            assert moved is not None
+            for left, top, right, bottom in moved[:, 1:] * np.tile(size[::-1], 2):
+                if min(right - left, bottom - top) < 3:
+                    continue
+                rows, columns = np.nonzero(image[..., 0] > 127)
+                found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                np.testing.assert_allclose(found, (left, top, right, bottom), atol=0.75)
+                seen += 1
+    assert seen > 60
 
 
 def test_a_sample_is_the_same_for_the_same_epoch_and_differs_between_epochs(collection: Collection) -> None:

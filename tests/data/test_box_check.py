@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from pocketvit.data.box_check import check_boxes
 from pocketvit.data.doctor import doctor
+from pocketvit.data.entries import Entry
 from pocketvit.errors import DataError, UsageError
 from tests import detect_data
 
@@ -49,3 +52,15 @@ def test_what_is_wrong_is_an_error(tmp_path: Path) -> None:
     (root / "labels" / "000.txt").write_text("0 0.5 0.5 2 0.2\n")
     with pytest.raises(DataError, match=r"000\.txt, line 1: the box reaches out"):
         doctor(str(root), boxes="yolo")
+
+
+def test_thousands_of_boxes_are_held_against_each_other_with_little_memory() -> None:
+    sides = [(k / 3000, 0.1, (k + 1) / 3000, 0.9) for k in range(3000)]
+    readers = {"x": lambda root, split: ([Entry(root, boxes=tuple(("a", *box) for box in sides))], [])}
+    tracemalloc.start()
+    assert check_boxes([Path("1.png")], "x", readers).twice == ()
+    sides.append(sides[700])
+    assert check_boxes([Path("1.png")], "x", readers).twice == ("1.png",)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6

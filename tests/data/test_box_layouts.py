@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ def first(**fields: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda x: x["images"][1].update(file_name="gone.png"), r"1 of 3 photos do not exist, first .*gone.png"),
         (lambda x: x["images"][1].update(width=97), r"image 1: .*001.png is 96x64, the file says 97x64"),
         (lambda x: x["images"].clear(), r"lists no images"),
+        (first(bbox=[10**400, 1, 2, 3]), r"annotation 0: the box holds NaN, infinity or far too large numbers"),
+        (lambda x: x["annotations"][0].pop("bbox"), r"annotation 0: bbox must be x, y, width, height"),
+        (lambda x: x["images"][1].update(id=0), r"image 0: another of the images has this id"),
+        (lambda x: x["images"][1].update(width=10**400), r"image 1: its height and width are those of no photo"),
+        (lambda x: x["images"][1].update(height=math.nan), r"image 1: its height and width are those of no photo"),
+        (lambda x: x["images"][1].update(file_name="a" * 5000), r"1 of 3 photos do not exist, first"),
+        (lambda x: x["images"][1].update(file_name="a\0b"), r"1 of 3 photos do not exist, first"),
+        (lambda x: x["categories"][1].update(id=3), r"category 3: another of the categories has this id"),
+        (lambda x: x["categories"][1].update(name=" "), r"category 7: the name of a class is empty"),
+        (lambda x: x["categories"][1].update(name="a\ud800b"), r"category 7: the class 'a.*' holds characters"),
+        (lambda x: x["categories"][1].update(name="a\nb"), r"category 7: the class 'a.*' holds characters"),
     ],
 )
 def test_faults_of_coco_are_named(how: Callable[[dict[str, Any]], Any], said: str, tmp_path: Path) -> None:
@@ -112,7 +124,7 @@ def test_faults_of_coco_are_named(how: Callable[[dict[str, Any]], Any], said: st
         read_coco(root, "train")
 
 
-@pytest.mark.parametrize("text", ['{"images": [}', "[1, 2]", "\x00\xff"])
+@pytest.mark.parametrize("text", ['{"images": [}', "[1, 2]", "\x00\xff", "9" * 5000, "[" * 10**5 + "]" * 10**5])
 def test_broken_json_is_named_with_its_line(text: str, tmp_path: Path) -> None:
     root = detect_data.coco(tmp_path / "d", 1)
     (root / "instances.json").write_bytes(text.encode("latin-1"))
@@ -125,11 +137,27 @@ def test_broken_json_is_named_with_its_line(text: str, tmp_path: Path) -> None:
 def test_crowds_and_boxes_without_area_are_left_out_with_a_note(tmp_path: Path) -> None:
     root = detect_data.coco(tmp_path / "d", 3)
     everything = sum(len(row.boxes or ()) for row in read_coco(root, "train")[0])
-    change(root, first(iscrowd=1))
+    change(root, first(iscrowd=1, bbox=None))
     change(root, lambda x: x["annotations"][1].update(bbox=[5, 5, 0, 9]))
     rows, notes = read_coco(root, "train")
     assert sum(len(row.boxes or ()) for row in rows) == everything - 2
     assert [note.split(" are left out")[0] for note in notes] == ["1 boxes of crowds", "1 boxes without an area"]
+
+
+def test_a_small_file_is_read_with_little_memory(tmp_path: Path) -> None:
+    root = detect_data.coco(tmp_path / "d", 1)
+    tracemalloc.start()
+    read_coco(root, "train")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_a_photo_that_is_listed_twice_with_other_boxes_is_told(tmp_path: Path) -> None:
+    root = detect_data.coco(tmp_path / "d", 3)
+    change(root, lambda x: x["images"][1].update(file_name="000.png"))
+    found = load_collection([str(root)], DataConfig(layout="coco"), "detect", "train")
+    assert found.notes == ("1 repeated images are left out, 1 of them with other labels: the first mention counts.",)
 
 
 def test_of_several_json_files_that_of_the_split_is_read(tmp_path: Path) -> None:
@@ -157,6 +185,9 @@ def test_of_several_json_files_that_of_the_split_is_read(tmp_path: Path) -> None
         ("0 0.5 0.5 0.1", "line 2: 4 columns"),
         ("0 0.1 0.1 0.2 0.2 0.3 0.3", "line 2: 7 columns"),
         ("0 a b c d", "line 2: a b c d are no numbers"),
+        ("9" * 5000 + " 0.5 0.5 0.1 0.1", "line 2: class 99999999999999999999 is none of the 2"),
+        ("0 1e308 1e308 1e308 1e308", r"line 2: the box reaches out of the photo .*: 5e\+307"),
+        ("0,0.5,0.5,0.1,0.1", "line 2: 1 columns"),
     ],
 )
 def test_faults_of_yolo_are_named_by_file_and_line(line: str, said: str, tmp_path: Path) -> None:
@@ -171,17 +202,43 @@ def test_names_of_yolo_stand_in_a_text_or_yaml_file(tmp_path: Path) -> None:
     (root / "classes.txt").unlink()
     with pytest.raises(DataError, match="the classes have no names"):
         read_yolo(root, "train")
-    for names in ("[red, blue]", "{0: red, 1: blue}"):
+    for names, wanted in (("[red, blue]", "red blue"), ("{0: red, 1: blue}", "red blue"), ("[no, 1e3]", "no 1e3")):
         (root / "data.yaml").write_text(f"nc: 2\nnames: {names}\n")
-        assert read_yolo(root, "train")[0][0].classes == ("red", "blue")
+        assert read_yolo(root, "train")[0][0].classes == tuple(wanted.split())
     for wrong, said in (
         ("{1: red, 2: blue}", "do not count from 0"),
         ("[red, red]", "one name"),
         ("[", "cannot be read"),
+        ("{0: red, x: blue}", "do not count from 0"),
+        ("[[red], blue]", "no list of names"),
+        ("['', blue]", "the name of a class is empty"),
+        ("[" * 5000, "cannot be read"),
     ):
         (root / "data.yaml").write_text(f"names: {wrong}\n")
         with pytest.raises(DataError, match=said):
             read_yolo(root, "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"red\n\nblue\n", "line 2: is empty"),
+        (b"red\nred\n", "'red' stands twice"),
+        (b"\xff\xfe", "as text"),
+        (b"", "the classes have no names"),
+    ],
+)
+def test_lists_of_names_that_are_none(text: bytes, said: str, tmp_path: Path) -> None:
+    root = detect_data.yolo(tmp_path / "d", 1)
+    (root / "classes.txt").write_bytes(b"\xef\xbb\xbfred\r\ne\xcc\x81\r\n\r\n")
+    assert read_yolo(root, "train")[0][0].classes == ("red", "\xe9")
+    (root / "classes.txt").write_bytes(text)
+    (tmp_path / "other.yaml").write_text("no names: [\n")  # one folder above lie files of all kinds
+    with pytest.raises(DataError, match=said):
+        read_yolo(root, "train")
+    (root / "classes.txt").rename(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert read_yolo(root, "train")[0][0].classes == ("a", "b")
 
 
 def test_photos_without_labels_are_samples_and_labels_without_photos_are_noted(tmp_path: Path) -> None:

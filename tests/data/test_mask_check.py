@@ -14,6 +14,7 @@ from pocketvit.data.collections import load_collection
 from pocketvit.data.doctor import doctor
 from pocketvit.data.mask_check import check_masks, mask_entries
 from pocketvit.errors import DataError
+from pocketvit.spec.mask_files import read_mask
 from pocketvit.spec.recipe import DataConfig
 from tests import segment_net
 from tests.data.helpers import write
@@ -32,6 +33,15 @@ def test_classes_share_the_pixels(tmp_path: Path) -> None:
     assert "1 classes have hardly a pixel: never" in "\n".join(check_masks(mask_entries([root])[0]).lines(8))
     (root / "classes.txt").unlink()
     assert list(check_masks(mask_entries([root])[0]).classes) == ["0", "1", "2"]
+
+
+def test_masks_of_0_and_255_are_told(tmp_path: Path) -> None:
+    root = segment_net.folder(tmp_path / "d", 3)
+    assert "must be written" not in "\n".join(check_masks(mask_entries([root])[0]).lines(8))
+    for file in (root / "masks").iterdir():
+        Image.fromarray(255 * (read_mask(file) == 1).astype(np.uint8)).save(file)
+    said = "\n".join(check_masks(mask_entries([root])[0]).lines(8))
+    assert "no class but ground has a pixel, and 255 is no class: masks of 0 and 255 must be" in said
 
 
 def test_parts_in_folders_are_found_and_other_folders_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pocketvit.cli import main
 from pocketvit.data.begin import first_recipe
 from pocketvit.data.cases import eval_cases
 from pocketvit.data.collections import load_collection, load_splits
@@ -83,6 +84,8 @@ def test_the_list_of_classes_may_lie_one_folder_above_or_in_the_recipe(tmp_path:
         ("a\n\nb\n", "line 2: is empty"),
         ("a\nb\na\n", "class 'a' stands twice"),
         ("a\n", "names 1 class"),
+        ("a\0b\nc\n", r"line 1: the class 'a\\x00b' holds characters"),
+        ("a\x0cb\nc\n", r"line 1: the class 'a\\x0cb' holds characters"),
         ("\n".join(f"c{k}" for k in range(256)), "names 256 classes"),
     ],
 )
@@ -122,6 +125,35 @@ def test_what_is_wrong_with_a_mask_is_said_with_its_name(tmp_path: Path) -> None
         with pytest.raises(DataError, match=named) as caught:
             read_item(part, part.items[1])
         assert str(file) in caught.value.what
+
+
+def test_the_way_out_looks_at_masks_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = segment_net.folder(tmp_path, 3)
+    Image.fromarray(segment_net.scene(1)[0]).save(root / "masks" / "001.png")
+    part = load(root)
+    with pytest.raises(DataError, match="holds colours") as caught:
+        read_item(part, part.items[1])
+    said, _, command = caught.value.todo.partition(" Leave damaged files out with: pocketvit ")
+    assert said.startswith("A mask is an 8-bit PNG")
+    assert main(command.split()) == 0
+    assert [item.path.stem for item in load(root).items] == ["000", "002"]
+
+
+def test_a_photo_that_exif_turns_has_a_mask_as_it_is_shown(tmp_path: Path) -> None:
+    root, exif = segment_net.folder(tmp_path, 2), Image.Exif()
+    exif[0x0112] = 6
+    (photo, mask), file = segment_net.scene(1), root / "masks" / "001.png"
+    Image.fromarray(photo).save(root / "images" / "001.png", exif=exif)
+    part = load(root)
+    Image.fromarray(mask).save(file)
+    with pytest.raises(DataError, match="48x64, but its mask") as caught:
+        read_item(part, part.items[1])
+    assert "EXIF" in caught.value.todo
+    for stored, options in ((np.rot90(mask, -1), {}), (mask, {"exif": exif})):
+        Image.fromarray(stored).save(file, **options)
+        image, truth = read_item(part, part.items[1])
+        np.testing.assert_array_equal(truth, np.rot90(mask, -1))
+        np.testing.assert_array_equal(image, np.rot90(photo, -1))
 
 
 def test_folders_without_masks_are_refused(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_a_stream_of_masks_is_drawn(run: str, roots: dict[str, str], tmp_path: P
     document = report.to_dict()
     assert (document["frames_in"], document["frames_out"]) == (6, 6)
     assert document["flicker_percent"]["pairs"] == 5
+    assert " % of the pixels change their class" in str(report.render())
+    assert "Depth" not in str(report.render())
     assert (tmp_path / "o.mp4").stat().st_size > 1000
 
 

@@ -62,8 +62,9 @@ def test_mistakes_are_named_before_anything_is_done(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best", restorer())
     (tmp_path / "photos").mkdir()
     Image.fromarray(photo(64, 72)).save(tmp_path / "photos" / "a.png")
-    with pytest.raises(UsageError, match="is not cut in two"):
-        split(str(tmp_path), data=str(tmp_path / "photos"))
+    for data in (str(tmp_path / "photos"), None):  # also where nobody says which photos
+        with pytest.raises(UsageError, match="is not cut in two"):
+            split(str(tmp_path), data=data)
 
 
 @pytest.mark.slow

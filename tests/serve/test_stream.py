@@ -146,7 +146,7 @@ def test_depth_is_smoothed_coloured_and_its_flicker_measured(video: str, fake: A
     flicker = report.to_dict()["flicker_percent"]
     assert flicker["pairs"] == 29
     assert flicker["after"] < flicker["before"] / 2
-    assert "flicker" in str(report.render())
+    assert "Measured: flicker" in str(report.render())
     frames = read_video(Path("a.mp4"))[0]
     assert frames[0].shape == (48, 128, 3)
     assert frames[20][:8, 70:].mean() > frames[20][-8:, 70:].mean() + 50  # near, above, is bright

@@ -12,6 +12,8 @@ from pocketvit.spec.artifact import Artifact
 from pocketvit.spec.golden import Golden, contract_difference, golden_faults, read_golden
 from pocketvit.spec.manifest import Manifest
 from tests.tiny import make_tiny_artifact
+from tests.web.detect_artifact import make_detect_artifact
+from tests.web.segment_artifact import make_segment_artifact
 
 
 @pytest.fixture(scope="module", params=["restore", "classify"])
@@ -61,6 +63,27 @@ def test_classes_out_of_range(tmp_path: Path, value: int) -> None:
     truth = golden.truth.copy()
     truth[3, 1] = value
     assert "not a class of each of 2 levels" in golden_faults(artifact.manifest, replace(golden, truth=truth))[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "says"),
+    [
+        (make_detect_artifact, 2, "the golden truth holds class 2, of 2 classes"),
+        (make_detect_artifact, 1e30, "the golden truth holds class 1e+30"),
+        (make_segment_artifact, 3, "the golden truth holds class 3"),
+        (make_segment_artifact, None, "all pixels of the golden masks are ignored"),
+    ],
+)
+def test_classes_of_parts_out_of_range(
+    tmp_path: Path, make: Callable[[Path], Artifact], value: float | None, says: str
+) -> None:
+    artifact = make(tmp_path / "a")
+    golden = read_golden(artifact)
+    assert golden_faults(artifact.manifest, golden) == []
+    truth = golden.truth.copy()
+    truth[0, 0, 0] = truth[0, 0, 0] if value is None else value
+    truth = np.full_like(truth, 255) if value is None else truth
+    assert says in golden_faults(artifact.manifest, replace(golden, truth=truth))[0]
 
 
 def changed(artifact: Artifact, change: Callable[[dict], object]) -> Manifest:

@@ -63,6 +63,18 @@ def test_pictures_are_no_masks(tmp_path: Path, pixels: np.ndarray, named: str) -
     assert "8-bit PNG" in caught.value.todo
 
 
+def test_what_is_stored_with_loss_is_no_mask_whatever_it_is_called(tmp_path: Path) -> None:
+    Image.fromarray(MASK).save(tmp_path / "m.png", format="JPEG")
+    with pytest.raises(DataError, match="is JPEG, which changes values"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_a_colour_that_is_transparent_is_an_index_as_any_other(tmp_path: Path) -> None:
+    image = Image.open(palette_png(tmp_path / "p.png", MASK))
+    image.save(tmp_path / "m.png", transparency=bytes([0, 128, 255]))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), MASK)
+
+
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     palette_png(tmp_path / "m.png", np.zeros((64, 64), np.uint8))
     (tmp_path / "m.png").write_bytes((tmp_path / "m.png").read_bytes()[:-40])

@@ -37,6 +37,22 @@ def test_many_classes_that_are_nowhere_change_nothing() -> None:
     assert (classes_at(probs, (90, 120)) == large.argmax(0).numpy()).mean() > 0.999
 
 
+def test_classes_that_are_in_a_corner_alone_are_decided_as_if_they_were_looked_at_everywhere() -> None:
+    rng = np.random.default_rng(4)
+    for size in ((60, 90), (6, 7), (3, 40), (1, 1)):
+        raw = rng.normal(0, 1, (12, 9, 11))
+        for k in range(2, 12):
+            row, column = rng.integers(0, (7, 9))
+            inside = np.zeros((9, 11), bool)
+            inside[row : row + 3, column : column + 3] = True
+            raw[k] += np.where(inside, 4, -12)
+        probs = (np.exp(raw) / np.exp(raw).sum(axis=0)).astype(np.float32)
+        large = F.interpolate(torch.from_numpy(probs)[None], size=size, mode="bilinear", align_corners=False)[0].numpy()
+        first, second = np.sort(large, axis=0)[[-1, -2]]
+        sure = first - second > 1e-5
+        np.testing.assert_array_equal(classes_at(probs, size)[sure], large.argmax(axis=0)[sure])
+
+
 def test_of_equal_classes_the_first_wins() -> None:
     assert classes_at(np.full((3, 2, 2), 1 / 3, np.float32), (5, 5)).max() == 0
 

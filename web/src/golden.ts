@@ -1,32 +1,17 @@
 // The golden check of pocketvit's spec/parity.py in the page: a file answers its golden inputs as the trained model did,
 // within the task's limits and those of the manifest where they are tighter.
-//
-// Left out: the metric of relative depth, which needs a fit; the limits on its outputs themselves are checked.
-import { averagePrecision, found } from "./detect";
-import { decide, leafPaths } from "./hierarchy";
+import { FIGURES, type Golden, type Limits, type Outputs } from "./figures";
 import table from "./limits.json";
 import type { Manifest } from "./manifest";
 import { readNpz, type Arrays } from "./npz";
-import { prepare, roundEven } from "./preprocess";
+import { prepare } from "./preprocess";
 import type { Data, Proof, Tensors } from "./protocol";
-import { segmentFigures } from "./segment";
 
-type Limits = Record<string, number>;
 type Table = Record<string, { relative: boolean; precisions: Record<string, Limits> }>;
-type Outputs = Record<string, Data[]>;
 export type RunPixels = (data: Uint8Array, dims: number[]) => Promise<Tensors>;
 
 const UPPER = ["max_abs", "mean_abs", "metric_drop"];
 const LOWER = ["min_cosine", "mean_cosine", "min_agreement"];
-const MOST_PSNR = 100;
-
-export interface Golden {
-  count: number;
-  dims: number[];
-  input(index: number): Uint8Array;
-  outputs: Outputs;
-  arrays: Arrays;
-}
 
 export function limitsOf(manifest: Manifest, precision: string): Limits {
   const own = (table as Table)[manifest.task].precisions[precision];
@@ -117,7 +102,7 @@ export function faultsOf(manifest: Manifest, precision: string, outputs: Outputs
     if (!lengths) return [`output ${name} has another shape than the golden one`];
     faults.push(...violations(compared(outputs[name], golden.outputs[name], relative), limits, `${name}: `));
   }
-  return [...faults, ...violations(taskFigures(manifest, outputs, golden), limits, "")];
+  return [...faults, ...violations(FIGURES[manifest.task](manifest, outputs, golden), limits, "")];
 }
 
 function violations(figures: Limits, limits: Limits, prefix: string): string[] {
@@ -152,78 +137,6 @@ function compared(answers: Data[], goldens: Data[], relative: boolean): Limits {
     figures.mean_cosine += cosine / answers.length;
   });
   return figures;
-}
-
-function taskFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {
-  const truth = golden.arrays.truth;
-  if (manifest.task === "restore") {
-    const name = manifest.outputs[0].name;
-    return { metric_drop: meanPsnr(golden.outputs[name], truth.data) - meanPsnr(outputs[name], truth.data) };
-  }
-  if (manifest.task === "classify") return classFigures(manifest, outputs, golden);
-  if (manifest.task === "detect") return boxFigures(manifest, outputs, golden);
-  const name = manifest.outputs[0].name;
-  if (manifest.task === "segment") {
-    return segmentFigures(outputs[name], golden.outputs[name], manifest.outputs[0], truth);
-  }
-  if (name !== "depth") return {};
-  return { metric_drop: meanAbsRel(outputs[name], truth.data) - meanAbsRel(golden.outputs[name], truth.data) };
-}
-
-function meanPsnr(answers: Data[], truth: Data): number {
-  const each = answers.map((answer, i) => {
-    let sum = 0;
-    const from = i * answer.length;
-    for (let k = 0; k < answer.length; k++) {
-      const pixel = Math.min(255, Math.max(0, roundEven(Number(answer[k]))));
-      sum += (pixel - Number(truth[from + k])) ** 2;
-    }
-    return Math.min(MOST_PSNR, 10 * Math.log10(255 ** 2 / (sum / answer.length)));
-  });
-  return mean(each);
-}
-
-function meanAbsRel(answers: Data[], truth: Data): number {
-  const each = answers.map((answer, i) => {
-    let sum = 0, count = 0;
-    for (let k = 0, from = i * answer.length; k < answer.length; k++) {
-      const wanted = Number(truth[from + k]);
-      if (!(wanted > 0)) continue;
-      sum += Math.abs(Math.max(Number(answer[k]), 1e-3) - wanted) / wanted;
-      count++;
-    }
-    return count ? sum / count : null;
-  });
-  return mean(each.filter((value) => value !== null));
-}
-
-function boxFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {
-  const [, classes, rows, columns] = manifest.outputs.find(({ name }) => name === "heat")!.shape;
-  const precision = ({ heat, sides }: Outputs) => averagePrecision(
-    heat.map((one, i) => found(one, sides[i], rows, columns)), golden.arrays.truth, classes);
-  return { metric_drop: precision(golden.outputs) - precision(outputs) };
-}
-
-function classFigures(manifest: Manifest, outputs: Outputs, golden: Golden): Limits {
-  const { levels } = manifest, paths = leafPaths(levels), last = levels.length - 1;
-  const finest = (all: Outputs, i: number) => decide(
-    levels.map((level) => all[`probs_${level.name}`][i] as Float32Array), paths)[last];
-  const best = (all: Outputs, i: number) => argmax(all[`probs_${levels[last].name}`][i]);
-  const each = Array.from({ length: golden.count }, (_, i) => i);
-  const truth = (i: number) => Number(golden.arrays.truth.data[i * levels.length + last]);
-  const hits = (all: Outputs) => 100 * mean(each.map((i) => Number(finest(all, i) === truth(i))));
-  const equal = each.map((i) => Number(best(outputs, i) === best(golden.outputs, i)));
-  return { metric_drop: hits(golden.outputs) - hits(outputs), min_agreement: 100 * mean(equal) };
-}
-
-function argmax(values: Data): number {
-  let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
-  return best;
-}
-
-function mean(values: number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 export async function prove(

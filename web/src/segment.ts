@@ -48,16 +48,19 @@ export function classesAt(probs: Data, dims: number[], height: number, width: nu
   const across = new Float32Array(h * width);
   const least = leastBest(probs, count, h * w);
   for (let k = 0; k < count; k++) {
-    if (highest(probs, k * h * w, h * w) < least) continue; // it can win nowhere: see Python's classes_at
-    for (let y = 0; y < h; y++) {
-      for (let x = 0, from = (k * h + y) * w; x < width; x++) {
+    const strong = strongPart(probs, k * h * w, h, w, least); // elsewhere it cannot win: see Python's classes_at
+    if (!strong) continue;
+    const [top, bottom] = between(rows.low, strong.top, strong.bottom);
+    const [left, right] = between(columns.low, strong.left, strong.right);
+    for (let y = Math.max(0, strong.top - 1); y <= Math.min(h - 1, strong.bottom + 1); y++) {
+      for (let x = left, from = (k * h + y) * w; x < right; x++) {
         const a = Number(probs[from + columns.low[x]]), b = Number(probs[from + columns.high[x]]);
         across[y * width + x] = fround(a + fround(columns.part[x] * fround(b - a)));
       }
     }
-    for (let y = 0, to = 0; y < height; y++) {
+    for (let y = top; y < bottom; y++) {
       const low = rows.low[y] * width, high = rows.high[y] * width, part = rows.part[y];
-      for (let x = 0; x < width; x++, to++) {
+      for (let x = left, to = y * width + left; x < right; x++, to++) {
         const a = across[low + x], value = fround(a + fround(part * fround(across[high + x] - a)));
         if (value > best[to]) {
           best[to] = value;
@@ -69,10 +72,27 @@ export function classesAt(probs: Data, dims: number[], height: number, width: nu
   return which;
 }
 
-function highest(probs: Data, from: number, length: number): number {
-  let found = -Infinity;
-  for (let i = from; i < from + length; i++) found = Math.max(found, Number(probs[i]));
-  return found;
+/** The rectangle of places (h, w) with at least `least`, its sides among them; none where no place has. */
+function strongPart(probs: Data, from: number, h: number, w: number, least: number) {
+  const found = { top: h, bottom: -1, left: w, right: -1 };
+  for (let y = 0, i = from; y < h; y++) {
+    for (let x = 0; x < w; x++, i++) {
+      if (Number(probs[i]) < least) continue;
+      if (y < found.top) found.top = y;
+      if (x < found.left) found.left = x;
+      if (x > found.right) found.right = x;
+      found.bottom = y;
+    }
+  }
+  return found.bottom < 0 ? null : found;
+}
+
+/** From which to before which of the places with these first neighbours (rising) one lies in first to last. */
+function between(low: Int32Array, first: number, last: number): [number, number] {
+  let from = 0, to = low.length;
+  while (low[from] < first - 1) from++;
+  while (low[to - 1] > last) to--;
+  return [from, to];
 }
 
 /** What the best class of any pixel has at least. */

@@ -45,12 +45,21 @@ export interface BoxAnswer extends Base {
 }
 
 export type Answer = PictureAnswer | LabelAnswer | BoxAnswer;
+type Fixed = Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base> | Omit<BoxAnswer, keyof Base>;
 export type Run = (inputs: Tensors) => Promise<Tensors>;
 
 /** What is kept from frame to frame. */
 export interface Follow {
   range: Range | null;
 }
+
+/** Of each task that resizes a photo to the model's input: outputs to an answer. */
+const ANSWERS: Record<string, (outputs: Tensors, manifest: Manifest, image: Picture, follow: Follow) => Fixed> = {
+  classify: labelled,
+  depth: depthPicture,
+  segment: maskPicture,
+  detect: boxed,
+};
 
 export async function answerFrame(
   run: Run, manifest: Manifest, variant: Variant, frame: Frame, strength: number | null, follow: Follow,
@@ -76,15 +85,11 @@ export async function answerFrame(
 
 async function answerFixed(
   run: Run, manifest: Manifest, image: Picture, follow: Follow, ms: Spent,
-): Promise<Omit<PictureAnswer, keyof Base> | Omit<LabelAnswer, keyof Base> | Omit<BoxAnswer, keyof Base>> {
+): Promise<Fixed> {
   const began = performance.now(), input = prepare(image, manifest.preprocess);
   ms.pre += performance.now() - began;
   const outputs = await run(pixelsOf(input));
-  if (manifest.task === "segment") return maskPicture(outputs, manifest, image);
-  if (manifest.task === "detect") return boxed(outputs, manifest);
-  return manifest.task === "classify"
-    ? labelled(outputs, manifest)
-    : depthPicture(outputs, manifest, image, follow);
+  return ANSWERS[manifest.task](outputs, manifest, image, follow);
 }
 
 export function pixelsOf(image: Picture): Tensors {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketvit.bench.elsewhere import Plan, bench_elsewhere, check_sustained, device_for, told
+from pocketvit.bench.elsewhere import Plan, bench_elsewhere, check_sustained, device_for, targets_there, told
 from pocketvit.bench.load import quiet
 from pocketvit.bench.memory import DEFAULT_SIZE, FreshRun, fresh_run, parse_size, timing_image
 from pocketvit.bench.remote import connect
@@ -109,11 +109,13 @@ def bench(
         sides.append((other or artifact, other_target))
     if (device := device_for([wanted for _, wanted in sides])) is not None:
         plan = Plan(timing_image(image, shape), seconds, check_sustained(sustained_seconds), store)
+        there = [(path, str(wanted)) for path, wanted in sides]
+        targets_there(device, there)  # what cannot be is told before anybody opens an address
         with connect(device, contact, told) as remote:
-            return bench_elsewhere(remote, device, [(path, str(wanted)) for path, wanted in sides], plan)
-    there: dict[str, object] = {"sustained_seconds": sustained_seconds, "store": None if store else False}
-    there |= {"contact": contact if contact != _CONTACT else None}
-    if alone := [name for name, value in there.items() if value is not None]:
+            return bench_elsewhere(remote, device, there, plan)
+    given: dict[str, object] = {"sustained_seconds": sustained_seconds, "store": None if store else False}
+    given |= {"contact": contact if contact != _CONTACT else None}
+    if alone := [name for name, value in given.items() if value is not None]:
         what = f"{alone[0]} is about a device that is not of this machine."
         raise UsageError(what, "Leave it out, or add --target phone.")
     pixels = timing_image(image, shape)

@@ -81,11 +81,8 @@ def bench_elsewhere(remote: Remote, device: Device, sides: Sequence[tuple[str, s
         VerificationError: a file's answers to the golden inputs are wrong there.
         PocketvitError: the device does not come, or goes away for good.
     """
-    targets = [Target.parse(text) for _, text in sides]
-    if len({target.threads for target in targets}) > 1:
-        what = f"{' and '.join(map(str, targets))} differ in threads, and a {device.name} runs both with the same."
-        raise UsageError(what, "Time them one after the other, or with one number of threads.")
-    models = [_opened(remote, device, path, target) for (path, _), target in zip(sides, targets, strict=True)]
+    targets = targets_there(device, sides)
+    models = [_opened(remote, path, target) for (path, _), target in zip(sides, targets, strict=True)]
     for model in models:
         _prove(model)
     rounds = Rounds(plan.seconds, warmup=WARMUP)
@@ -103,11 +100,23 @@ def bench_elsewhere(remote: Remote, device: Device, sides: Sequence[tuple[str, s
     return BenchReport(results, ratio, where, (*warnings_of(results, ratio), *said), kept, stored)
 
 
-def _opened(remote: Remote, device: Device, path: str, target: Target) -> Model:
+def targets_there(device: Device, sides: Sequence[tuple[str, str]]) -> list[Target]:
+    """The target of each artifact, with its own runtime and precision where they are left open.
+
+    Raises:
+        UsageError: an artifact is not there or holds no file that runs on the device, or the targets differ in threads.
+        VerificationError: a manifest is damaged.
+    """
+    targets = [Target.parse(text) for _, text in sides]
+    if len({target.threads for target in targets}) > 1:
+        what = f"{' and '.join(map(str, targets))} differ in threads, and a {device.name} runs both with the same."
+        raise UsageError(what, "Time them one after the other, or with one number of threads.")
+    return [_wanted(read_artifact(path), device, target) for (path, _), target in zip(sides, targets, strict=True)]
+
+
+def _opened(remote: Remote, path: str, wanted: Target) -> Model:
     """The variant in the device's engine; on the way its file is opened here and held against the manifest."""
-    artifact = read_artifact(path)
-    wanted = _wanted(artifact, device, target)
-    local = open_variant(artifact, here(wanted))
+    local = open_variant(read_artifact(path), here(wanted))
     session = remote.open(local.file, wanted, local.manifest)
     return replace(local, session=session, target=wanted, memory_mb=remote.memory_mb)
 
@@ -117,6 +126,7 @@ def _wanted(artifact: Artifact, device: Device, target: Target) -> Target:
     there, else the first that does."""
     if ANY not in (target.runtime, target.precision):
         check_device(device, target.runtime)
+        artifact.variant(target.key)
         return target
     default = artifact.variant()
     for variant in (default, *artifact.manifest.variants):

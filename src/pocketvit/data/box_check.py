@@ -19,6 +19,8 @@ SMALL = 0.02
 """Of the photo's side: a smaller box is one or two cells of an answer, or less."""
 SAME = 0.95
 """Overlap from which two boxes of one class are taken as one that was drawn twice."""
+_AT_ONCE = 256
+"""Boxes that are held against all others: thousands on a photo would ask for gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,13 @@ def check_boxes(
 
 
 def _twice(row: Entry) -> bool:
-    boxes = row.boxes or ()
-    shared = overlaps(*[np.array([box[1:] for box in boxes])] * 2)
-    pairs = zip(*np.nonzero(np.triu(shared >= SAME, 1)), strict=True)
-    return any(boxes[i][0] == boxes[k][0] for i, k in pairs)
+    by_class: dict[str, list[tuple[float, ...]]] = {}
+    for label, *sides in row.boxes or ():
+        by_class.setdefault(label, []).append(tuple(sides))
+    for rows in by_class.values():
+        boxes = np.array(rows)
+        for start in range(0, len(boxes), _AT_ONCE):
+            shared = overlaps(boxes[start : start + _AT_ONCE], boxes[start:])
+            if np.triu(shared >= SAME, 1).any():
+                return True
+    return False

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from pocketvit.data.entries import Entry, Found, left_out, need_folder
+from pocketvit.data.entries import Entry, Found, class_name, left_out, need_folder, read_names
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
-from pocketvit.spec.images import list_images, open_image
+from pocketvit.spec.images import CLASS_LIST, list_images, open_image
 
 Box = tuple[str, float, float, float, float]
 OVERHANG = 0.01
@@ -27,6 +27,8 @@ KITTI_CLASSES = ("Car", "Pedestrian", "Cyclist")
 """The three that KITTI scores (Geiger et al. 2012); others and DontCare are no classes here."""
 MOST_JSON = 2_000_000_000
 """Bytes; that of COCO 2017 has 448 million."""
+_MOST_SIDE = 1e9
+_SINGULAR = {"images": "image", "categories": "category"}
 _TURNED, _ORIENTATION = (5, 6, 7, 8), 0x0112
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
@@ -54,7 +56,7 @@ def checked(label: str, sides: Sequence[float], where: str) -> Box:
     if not (left < right and top < bottom):
         raise DataError(f"{where}: the box has no area.", "Correct the label, or remove it.")
     if min(left, top) < -OVERHANG or max(right, bottom) > 1 + OVERHANG:
-        shares = ", ".join(f"{x:.3f}" for x in sides)
+        shares = ", ".join(f"{x:.3f}" if abs(x) < 1e6 else f"{x:.3g}" for x in sides)
         what = f"{where}: the box reaches out of the photo (left, top, right, bottom in shares of it: {shares})."
         raise DataError(what, "Correct the label; has the photo been resized or turned since?")
     inside = [min(1.0, max(0.0, x)) for x in sides]
@@ -74,10 +76,10 @@ def read_coco(root: Path, split: str) -> Found:
     file = root if root.suffix.lower() == ".json" else _coco_file(root, split)
     document = _json(file)
     names = _categories(document, file)
-    photos = {}
-    for number, row in enumerate(_list(document, "images", file)):
-        where = f"{file}, image {row.get('id', number)}"
-        photos[_field(row, "id", (int, str), where)] = (_field(row, "file_name", str, where), row)
+    photos = {
+        key: (_field(row, "file_name", str, f"{file}, image {key}"), row)
+        for key, row in _by_id(document, "images", file).items()
+    }
     base = _photo_folder(file, root, split, [name for name, _ in photos.values()])
     sizes = {key: _stated_size(base / name, row, f"{file}, image {key}") for key, (name, row) in photos.items()}
     found: dict[Any, list[Box]] = {key: [] for key in photos}
@@ -89,10 +91,11 @@ def read_coco(root: Path, split: str) -> Found:
             raise DataError(f"{where}: there is no image {photo}.", "Copy the file again.")
         if category not in names:
             raise DataError(f"{where}: there is no category {category}.", "Copy the file again.")
-        x, y, wide, tall = _numbers(row.get("bbox"), where)
         if row.get("iscrowd"):
             crowds.append(where)
-        elif wide <= 0 or tall <= 0:
+            continue
+        x, y, wide, tall = _numbers(row.get("bbox"), where)
+        if wide <= 0 or tall <= 0:
             empty.append(where)
         else:
             height, width = sizes[photo]
@@ -116,7 +119,7 @@ def _coco_file(root: Path, split: str) -> Path:
     if len(chosen) != 1:
         names = ", ".join(path.name for path in chosen or instances) or "none"
         what = f"{root}: which JSON file has the boxes of {split} is not clear (there is {names})."
-        raise DataError(what, "Name the JSON file itself.")
+        raise DataError(what, "Name the JSON file itself, or the layout that the data have (yolo, kitti-objects).")
     return chosen[0]
 
 
@@ -126,25 +129,27 @@ def _photo_folder(file: Path, root: Path, split: str, names: Sequence[str]) -> P
     own = file.stem.removeprefix("instances_")
     folders = [top / inner for top in tops for inner in ("", "images", own, f"images/{own}", *_SPLITS[split])]
     missing = {
-        folder: [name for name in names if not (folder / name).is_file()] for folder in folders if folder.is_dir()
+        folder: [name for name in names if not os.path.isfile(folder / name)] for folder in folders if folder.is_dir()
     }
     best = min(missing, key=lambda folder: len(missing[folder]))
     if not names:
         raise DataError(f"{file}: lists no images.", "Name another file.")
     if lost := missing[best]:
-        what = f"{file}: {len(lost)} of {len(names)} photos do not exist, first {best / lost[0]}."
+        what = f"{file}: {len(lost)} of {len(names)} photos do not exist, first {str(best / lost[0])[:300]}."
         raise DataError(what, "Lay the photos beside the JSON file or in images/.")
     return best
 
 
 def _stated_size(photo: Path, row: dict[str, Any], where: str) -> tuple[int, int]:
-    """Height and width as the JSON states them. Raises DataError: the photo has others."""
+    """Height and width as the JSON states them. Raises DataError: they are none, or the photo has others."""
     stated = tuple(_field(row, key, (int, float), where) for key in ("height", "width"))
+    if not all(0 < side < _MOST_SIDE for side in stated):
+        raise DataError(f"{where}: its height and width are those of no photo.", "Correct them.")
     try:
         real = size_of(photo)
     except DataError:
         real = stated  # a damaged photo is told by whoever decodes it, and may be in a quarantine list
-    if real != stated or min(stated) <= 0:
+    if real != stated:
         what = f"{where}: {photo} is {real[1]}x{real[0]}, the file says {stated[1]}x{stated[0]}."
         raise DataError(what, "The boxes are of another version of the photo: take that one.")
     return stated
@@ -155,7 +160,7 @@ def _json(file: Path) -> dict[str, Any]:
         document = json.loads(read_text(file, MOST_JSON))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read ({error}).", "Check the path.") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of nesting without end, and of numbers
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DataError(f"{file}{line}: is no JSON ({error}).", "Copy the file again.") from error
     if not isinstance(document, dict):
@@ -178,19 +183,30 @@ def _field(row: dict[str, Any], key: str, kinds: Any, where: str) -> Any:
     return value
 
 
+def _by_id(document: dict[str, Any], key: str, file: Path) -> dict[Any, dict[str, Any]]:
+    """Rows of a list by their ids. Raises DataError: one has none, or that of another."""
+    rows: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(_list(document, key, file)):
+        where = f"{file}, {_SINGULAR[key]} {row.get('id', number)}"
+        if rows.setdefault(_field(row, "id", (int, str), where), row) is not row:
+            raise DataError(f"{where}: another of the {key} has this id.", "Give every one an id of its own.")
+    return rows
+
+
 def _numbers(value: Any, where: str) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(x, (int, float)) for x in value):
-        raise DataError(f"{where}: bbox must be x, y, width, height.", "Correct the annotation.")
-    if not all(math.isfinite(x) for x in value):
-        raise DataError(f"{where}: the box holds NaN or infinity.", "Correct the annotation.")
+    if not isinstance(value, list) or len(value) != 4 or not all(type(x) in (int, float) for x in value):
+        todo = "Correct the annotation; outlines without a box are not read."
+        raise DataError(f"{where}: bbox must be x, y, width, height.", todo)
+    if not all(-_MOST_SIDE < x < _MOST_SIDE for x in value):
+        raise DataError(f"{where}: the box holds NaN, infinity or far too large numbers.", "Correct the annotation.")
     return [float(x) for x in value]
 
 
 def _categories(document: dict[str, Any], file: Path) -> dict[Any, str]:
-    names: dict[Any, str] = {}
-    for number, row in enumerate(_list(document, "categories", file)):
-        where = f"{file}, category {row.get('id', number)}"
-        names[_field(row, "id", (int, str), where)] = _field(row, "name", str, where)
+    names = {
+        key: class_name(_field(row, "name", str, f"{file}, category {key}"), f"{file}, category {key}")
+        for key, row in _by_id(document, "categories", file).items()
+    }
     if len(set(names.values())) != len(names) or not names:
         raise DataError(f"{file}: has no categories, or two of one name.", "Give every category a name of its own.")
     return names
@@ -209,7 +225,7 @@ def read_yolo(root: Path, split: str) -> Found:
         raise DataError(f"{root}: has no images/ and labels/ side by side.", "Name the folder that holds both.")
     part = next((name for name in _SPLITS[split] if (photos / name).is_dir()), "")
     photos, labels = photos / part, labels / part
-    classes = _class_names([root, base, root.parent])
+    classes = _class_names(root, base)
     files = list_images(photos)
     rows, used = [], set[Path]()
     for path in files:
@@ -217,35 +233,44 @@ def read_yolo(root: Path, split: str) -> Found:
         used.add(label)
         boxes = tuple(_yolo_boxes(label, classes)) if label.is_file() else ()
         rows.append(Entry(path, origin=str(label), classes=classes, boxes=boxes))
-    lonely = [path for path in sorted(labels.rglob("*.txt")) if path not in used and path.name != "classes.txt"]
+    lonely = [path for path in sorted(labels.rglob("*.txt")) if path not in used and path.name != CLASS_LIST]
     return rows, left_out(lonely, f"label files of {labels} without a photo")
 
 
-def _class_names(folders: Sequence[Path]) -> tuple[str, ...]:
-    for folder in dict.fromkeys(folders):
-        for file in (folder / "classes.txt", *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])):
-            if file.is_file() and (names := _names_in(file)):
-                if len(set(names)) != len(names):
-                    raise DataError(f"{file}: two classes have one name.", "Give every class a name of its own.")
-                return names
-    what = f"{folders[0]}: the classes have no names."
+def _class_names(root: Path, base: Path) -> tuple[str, ...]:
+    """Names in ``root`` or ``base``, or in the two files of the usual names one folder above."""
+    inside = [
+        file
+        for folder in dict.fromkeys((root, base))
+        for file in (folder / CLASS_LIST, *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]))
+    ]
+    above = root.absolute().parent
+    for file in (*inside, above / CLASS_LIST, above / "data.yaml"):
+        if file.is_file() and (names := read_names(file) if file.suffix == ".txt" else _names_in(file)):
+            return names
+    what = f"{root}: the classes have no names."
     raise DataError(what, "Write them into classes.txt, one a line, or into data.yaml as names.")
 
 
 def _names_in(file: Path) -> tuple[str, ...]:
+    """Names of a YAML file; none where it holds none."""
     try:
-        text = read_text(file)
-        if file.suffix == ".txt":
-            return tuple(line.strip() for line in text.splitlines() if line.strip())
-        document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = yaml.load(read_text(file), yaml.BaseLoader)  # text alone: `no` is a name, and tags make nothing
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())[:200]}).", "Correct it.") from error
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if names.keys() != {str(k) for k in range(len(names))}:
             raise DataError(f"{file}: names do not count from 0.", "Number the classes 0, 1, ...")
-        names = [names[k] for k in range(len(names))]
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+        names = [names[str(k)] for k in range(len(names))]
+    if not isinstance(names, list):
+        return ()
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: names are no list of names.", "Write names: [first, second].")
+    found = tuple(class_name(name, f"{file}, names") for name in names)
+    if len(set(found)) != len(found):
+        raise DataError(f"{file}: two classes have one name.", "Give every class a name of its own.")
+    return found
 
 
 def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
@@ -270,8 +295,10 @@ def _yolo_boxes(file: Path, classes: Sequence[str]) -> Iterator[Box]:
     for where, words in _lines(file):
         if len(words) != 5:
             what = f"{where}: {len(words)} columns, not class, centre x, centre y, width, height."
-            raise DataError(what, "Outlines and points of other YOLO tasks are not read: write boxes.")
-        if not words[0].isdecimal() or int(words[0]) >= len(classes):
+            comma = "Write spaces between the columns, no commas."
+            todo = "Outlines and points of other YOLO tasks are not read: write boxes."
+            raise DataError(what, comma if "," in words[0] else todo)
+        if not words[0].isdecimal() or len(words[0]) > 9 or int(words[0]) >= len(classes):
             known = f"the {len(classes)} that have names (0 to {len(classes) - 1})"
             what = f"{where}: class {words[0][:20]} is none of {known}."
             raise DataError(what, "Correct the label, or the list of names.")

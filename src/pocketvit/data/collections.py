@@ -162,14 +162,14 @@ def load_collection(
                 excluded += 1
             elif rows.setdefault(file, row) is not row:
                 repeated += 1
-                contradicting += rows[file].labels != row.labels
+                contradicting += _differ(rows[file], row)
         notes += remarks
         if os.path.isdir(root) and record.geometry != "boxes":  # files of labels are no photos that somebody misses
             notes += [f"{root}: {line}." for line in not_looked_at(Path(root))]
     first = first_of(list(rows))
     copies = [file for file in rows if first[file] != file]
     repeated += len(copies)
-    contradicting += sum(rows[file].labels != rows[first[file]].labels for file in copies)
+    contradicting += sum(_differ(rows[file], rows[first[file]]) for file in copies)
     rows = {file: row for file, row in rows.items() if first[file] == file}
     if repeated:
         other = f", {contradicting} of them with other labels" if contradicting else ""
@@ -182,6 +182,10 @@ def load_collection(
     items, found_levels = _items(tuple(rows.values()), data, task, levels)
     notes += () if levels else labels.alike(found_levels)
     return Collection(_name(paths), task, layout, items, found_levels, split, tuple(paths), tuple(notes))
+
+
+def _differ(one: Entry, other: Entry) -> bool:
+    return (one.labels, one.boxes) != (other.labels, other.boxes)
 
 
 def split_off(collection: Collection, share: float) -> Splits:

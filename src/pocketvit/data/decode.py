@@ -31,19 +31,27 @@ def read_item(collection: Collection, item: Item) -> Decoded:
         image = read_image(item.path)
         clean = partner.read(item.clean, item.unit) if item.clean is not None else None
     except DataError as error:
-        first, *rest = collection.roots or (str(item.path.parent),)
-        others = f" --others {' '.join(rest)}" if rest else ""
-        what = error.what
-        raise DataError(what, f"Leave damaged files out with: pocketvit doctor {first}{others} --quarantine") from error
+        raise DataError(error.what, _left_out(collection, item, error.todo)) from error
     if clean is not None and not partner.fits(image.shape[:2], clean.shape[:2]):
         sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, clean)]
         what = f"{item.path}: {sizes[0]}, but its {partner.name} {item.clean} is {sizes[1]}."
-        raise DataError(what, "Remove the pair or cut both to one size.")
+        turned = "Turn it: of a photo that EXIF turns the size is that which is shown."
+        todo = turned if image.shape[:2] == clean.shape[1::-1] else "Remove the pair or cut both to one size."
+        raise DataError(what, todo)
     if clean is not None and (fault := partner.fault(clean, collection.levels)):
         raise DataError(f"{item.clean}: {fault}.", f"Correct the {partner.name}, or the list of classes.")
     if item.boxes is not None:
         return image, np.asarray(item.boxes, np.float32).reshape(-1, 5)
     return image, clean
+
+
+def _left_out(collection: Collection, item: Item, todo: str) -> str:
+    """What to do about a file that cannot be used: what its reader says, and how to leave out all such files."""
+    first, *rest = collection.roots or (str(item.path.parent),)
+    others = f" --others {' '.join(rest)}" if rest else ""
+    also = task_of(collection.task).partner.doctor.format(layout=collection.layout) if item.clean is not None else ""
+    own = "" if "pocketvit doctor" in todo else f"{todo} "
+    return f"{own}Leave damaged files out with: pocketvit doctor {first}{others}{also} --quarantine"
 
 
 class ImageCache:

@@ -59,6 +59,10 @@ class MaskReport:
         rare = [name for name, share in self.classes.items() if share < FEW]
         if rare:
             lines.append(f"warning: {len(rare)} classes have hardly a pixel: {shown(', '.join(rare[:most]))}")
+        present = [name for name, share in self.classes.items() if share]
+        if self.ignored and len(present) == 1 < len(self.classes):
+            what = f"no class but {shown(present[0])} has a pixel, and {IGNORED} is no class"
+            lines.append(f"warning: {what}: masks of 0 and {IGNORED} must be written with 0 and 1")
         if self.faults:
             lines.append(f"error: masks that cannot be used: {len(self.faults)}")
             lines += [f"  {shown(path)}: {shown(reason)}" for path, reason in list(self.faults.items())[:most]]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pocketvit.data.entries import Entry, Found, left_out, need_folder
+from pocketvit.data.entries import Entry, Found, left_out, need_folder, read_names
 from pocketvit.errors import DataError
-from pocketvit.files import read_text
 from pocketvit.spec.images import CLASS_LIST, list_images
 from pocketvit.spec.mask_files import IGNORED, MOST_CLASSES, SUFFIX, read_mask
 
@@ -61,20 +58,9 @@ def read_classes(root: Path) -> tuple[str, ...]:
     file = next((path for path in (root / CLASS_LIST, root.absolute().parent / CLASS_LIST) if path.is_file()), None)
     if file is None:
         return ()
-    try:
-        lines = read_text(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as text ({error}).", "Write UTF-8, one class a line.") from error
-    names = [unicodedata.normalize("NFC", line.strip()) for line in lines]
-    while names and not names[-1]:
-        names.pop()
-    if "" in names:
-        what = f"{file}, line {names.index('') + 1}: is empty, and the names behind it would mean other classes."
-        raise DataError(what, "Name every class, the first line for index 0.")
-    if twice := [name for name, uses in Counter(names).items() if uses > 1]:
-        raise DataError(f"{file}: class {twice[0][:60]!r} stands twice.", "Give every class its own name.")
+    names = read_names(file)
     check_count(len(names), str(file))
-    return tuple(names)
+    return names
 
 
 def check_count(count: int, where: str) -> None:

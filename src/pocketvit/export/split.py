@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,19 +94,29 @@ class SplitReport:
         return "\n".join(lines)
 
 
+def cutter_of(trained: Trained) -> Callable[[nn.Module, int], tuple[nn.Module, nn.Module]]:
+    """What cuts networks of this task in two: ``TorchTask.halves``.
+
+    Raises:
+        UsageError: they are not cut.
+    """
+    record = TORCH_TASKS[trained.task.name]
+    if record.halves is None:
+        what = f"a network that {TASKS[trained.task.name].purpose} is not cut in two: {record.uncut}."
+        raise UsageError(what, "Export it whole, without --split_at.")
+    return record.halves
+
+
 def halve(trained: Trained, after: int, bits: int, inputs: NDArray[np.uint8]) -> Cut:
     """Both halves of a network and its features for (N, H, W, 3) uint8 prepared photos.
 
     Raises:
         UsageError: this network cannot be cut there.
     """
-    record = TORCH_TASKS[trained.task.name]
-    if record.halves is None:
-        what = f"a network that {TASKS[trained.task.name].purpose} is not cut in two: {record.uncut}."
-        raise UsageError(what, "Export it whole, without --split_at.")
+    halves = cutter_of(trained)
     if not 2 <= bits <= 8:
         raise UsageError(f"split_bits must be at least 2 and at most 8, not {bits}.", "8 is usual.")
-    front, back = (part.float().cpu().eval() for part in record.halves(trained.model, after))
+    front, back = (part.float().cpu().eval() for part in halves(trained.model, after))
     head_graph = PixelModel(front, trained.preprocess, lambda features, _: features, [FEATURES])
     with torch.inference_mode():
         rows = [head_graph(torch.from_numpy(np.array(image))[None]).numpy() for image in inputs]
@@ -116,7 +126,8 @@ def halve(trained: Trained, after: int, bits: int, inputs: NDArray[np.uint8]) ->
     values: dict[str, Any] = {"id": identity(front, trained, after), "after": after, "bits": bits, "features": spec}
     values["blocks"] = whole.backbone.block_count
     names = pixel_model_of(trained).output_names
-    tail_graph = FeatureModel(spec.shape, back, trained.preprocess, record.graph_output, names)
+    answer = TORCH_TASKS[trained.task.name].graph_output
+    tail_graph = FeatureModel(spec.shape, back, trained.preprocess, answer, names)
     head, tail = Half(Split(part="head", **values), head_graph), Half(Split(part="tail", **values), tail_graph)
     return Cut(head, tail, features)
 

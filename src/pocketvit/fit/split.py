@@ -183,9 +183,11 @@ def _given(checkpoint: str, data: str | None, layout: str | None, photos: int) -
     from pocketvit.data.cases import eval_cases, main_condition
     from pocketvit.data.collections import load_collection
     from pocketvit.export.command import data_settings, recipe_of
+    from pocketvit.export.split import cutter_of
     from pocketvit.tasks.load import load_checkpoint
 
     trained, recipe = load_checkpoint(checkpoint), recipe_of(checkpoint)
+    cutter_of(trained)  # what is never cut is told before photos are asked for
     task = TASKS[trained.task.name]
     settings = data_settings(data, layout, task, recipe)
     collection = load_collection(settings.val or settings.train, settings, task.name, "val", trained.levels)

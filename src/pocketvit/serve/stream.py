@@ -263,7 +263,7 @@ class _Job:
 
     def _measured(self) -> tuple[str, ...]:
         line = self.follower.line if self.follower is not None else ""
-        depth = (f"Depth: {line}.",) if line else ()
+        measured = (f"Measured: {line}.",) if line else ()
         nowhere = self.place is None and not self.window and not self.source.live
         told = "Nothing was written or shown: --output out.mp4 or --output window does."
-        return (*depth, told) if nowhere else depth
+        return (*measured, told) if nowhere else measured

@@ -41,19 +41,21 @@ def peaks(heat: NDArray[np.floating[Any]], least: float, most: int) -> tuple[NDA
     Best first; of equals the first in memory is first.
     """
     padded = np.pad(heat, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    places = np.flatnonzero((heat >= least) & (heat >= windows.max(axis=(3, 4))))
+    columns = np.maximum(np.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
+    around = np.maximum(np.maximum(columns[:, :-2], columns[:, 1:-1]), columns[:, 2:])
+    places = np.flatnonzero((heat >= least) & (heat >= around))
     best = places[np.argsort(-heat.ravel()[places], kind="stable")[:most]]
     return tuple(np.asarray(x, np.int64) for x in np.unravel_index(best, heat.shape))
 
 
 def suppressed(boxes: Boxes, classes: NDArray[np.int64], most_overlap: float) -> list[int]:
     """Which boxes stay, of (N, 4) that are given best first: one of a class that overlaps no better one by more."""
-    shared = overlaps(boxes, boxes)
-    kept: list[int] = []
+    beats = (overlaps(boxes, boxes) > most_overlap) & (classes[:, None] == classes)
+    kept, beaten = list[int](), np.zeros(len(boxes), bool)
     for i in range(len(boxes)):
-        if all(classes[i] != classes[k] or shared[i, k] <= most_overlap for k in kept):
+        if not beaten[i]:
             kept.append(i)
+            beaten |= beats[i]
     return kept
 
 

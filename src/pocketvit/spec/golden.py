@@ -147,6 +147,8 @@ def _truth_faults(manifest: Manifest, golden: Golden) -> Iterator[str]:
             yield f"the ground truth is {truth.dtype} {truth.shape} and not a class of each of {len(sizes)} levels"
     elif fault := task.golden.fault(truth, golden.inputs):
         yield fault
+    elif fault := task.partner.fault(truth, levels):
+        yield f"the golden truth {fault}"
 
 
 def contract_difference(manifest: Manifest, golden: Golden) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pocketvit.errors import DataError
 from pocketvit.spec.images import MAX_PIXELS, open_image
@@ -21,23 +21,27 @@ SUFFIX = ".png"
 _GREY = {"L;2": 85, "L;4": 17}
 """Pillow stretches grey of 2 and 4 bits to 0..255 by these factors."""
 _INDICES = ("1", "L", "P")
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")
 
 
 def read_mask(path: Path, unit: float = 1.0) -> NDArray[np.uint8]:
     """(H, W) uint8, the class of each pixel: the values of a grey PNG, or the indices of one with a palette.
 
-    ``unit`` is not used: classes are counted and not measured.
+    ``unit`` is not used: classes are counted and not measured. Where the file itself says how it is turned (EXIF), it
+    is turned as photos are.
 
     Raises:
-        DataError: no such file, damaged, too large, with more than 8 bits, or in colours.
+        DataError: no such file, damaged, too large, with more than 8 bits, in colours, or stored with loss.
     """
     with open_image(path) as image:
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path}: {image.width}x{image.height} is too large for a mask.", "Leave it out.")
+        if image.format in _LOSSY:
+            raise DataError(f"{path}: is {image.format}, which changes values at every edge.", _TODO)
         if image.mode not in _INDICES:
             raise DataError(f"{path}: {_what(image)}, and no class indices.", _TODO)
         factor = _GREY.get(_stored_as(image), 1)
-        values = np.array(image).astype(np.uint8)
+        values = np.array(ImageOps.exif_transpose(image)).astype(np.uint8)
         return values // np.uint8(factor) if factor > 1 else values
 
 

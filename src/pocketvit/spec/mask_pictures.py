@@ -55,23 +55,33 @@ def classes_at(probs: NDArray[np.float32], size: tuple[int, int]) -> Classes:
     """(K, h, w) float32 to the class (H, W) of each pixel of a picture of ``size`` (height, width).
 
     Probabilities are interpolated bilinearly, not classes, so that borders are smooth; of equal ones the first wins.
-    One class after the other: memory does not grow with their number. Classes that can win nowhere are passed over: a
-    pixel lies between four places, one of which has at least a quarter of the weight, so that its best class has at
-    least a quarter of the least probability with which any place is decided.
+    One class after the other: memory does not grow with their number. A class is looked at only in the rectangle where
+    it can win: a pixel lies between four places, one of which has at least a quarter of the weight, so that its best
+    class has at least a quarter of the least probability with which any place is decided.
     """
     rows, columns = (_axis(have, wanted) for have, wanted in zip(probs.shape[1:], size, strict=True))
     best, which = np.full(size, -np.inf, np.float32), np.zeros(size, np.uint8)
     least = 0.99 * float(probs.max(axis=0).min()) / 4
     for number, each in enumerate(probs):
-        if each.max() < least:
+        strong = each >= least
+        if not strong.any():
             continue
-        across = each[:, columns[0]]
-        across = across + columns[2] * (each[:, columns[1]] - across)
-        full = across[rows[0]]
-        full = full + rows[2][:, None] * (across[rows[1]] - full)
-        np.copyto(which, np.uint8(number), where=full > best)
-        np.maximum(best, full, out=best)
+        tall, wide = (_between(axis[0], strong.any(axis=1 - k)) for k, axis in enumerate((rows, columns)))
+        low, high, part = (x[wide] for x in columns)
+        across = each[:, low]
+        across = across + part * (each[:, high] - across)
+        low, high, part = (x[tall] for x in rows)
+        full = across[low]
+        full = full + part[:, None] * (across[high] - full)
+        np.copyto(which[tall, wide], np.uint8(number), where=full > best[tall, wide])
+        np.maximum(best[tall, wide], full, out=best[tall, wide])
     return which
+
+
+def _between(low: NDArray[np.int64], strong: NDArray[np.bool_]) -> slice:
+    """Which of the places whose first neighbour is ``low`` (rising) have one from the first to the last strong one."""
+    first, last = np.flatnonzero(strong)[[0, -1]].tolist()
+    return slice(int(np.searchsorted(low, first - 1)), int(np.searchsorted(low, last, side="right")))
 
 
 def painted(photo: Pixels, classes: Classes, count: int) -> Pixels:
@@ -79,12 +89,10 @@ def painted(photo: Pixels, classes: Classes, count: int) -> Pixels:
 
     Values of ``count`` and more (255: no class) are left as they are.
     """
-    table = np.zeros((256, 3), np.uint16)
-    table[:count] = colours(count)[:256]
-    tint = np.zeros(256, np.uint16)
-    tint[:count] = _TINT
-    share = tint[classes][..., None]
-    picture = ((photo.astype(np.uint16) * (256 - share) + table[classes] * share + 128) >> 8).astype(np.uint8)
+    added, kept = np.full((256, 3), 128, np.uint16), np.full((256, 1), 256, np.uint16)
+    added[:count] += colours(count).astype(np.uint16) * _TINT
+    kept[:count] -= _TINT
+    picture = ((photo.astype(np.uint16) * kept[classes] + added[classes]) >> 8).astype(np.uint8)
     picture[edges(classes)] = _EDGE
     return picture
 

@@ -107,7 +107,9 @@ def test_signs_of_each_task_are_numbers_of_the_stated_names() -> None:
 
     from pocketvit.spec.tasks.classify import Classification, Level
     from pocketvit.spec.tasks.depth import Depth
+    from pocketvit.spec.tasks.detect import Detections
     from pocketvit.spec.tasks.restore import Restored
+    from pocketvit.spec.tasks.segment import Segmentation
 
     image, scores = photo(60, 80), np.array([0.1, 0.7, 0.2], np.float32)
     level = Level(**{f.name: {"scores": scores, "labels": ["a", "b", "c"], "index": 1, "name": "label"}[f.name]
@@ -116,6 +118,8 @@ def test_signs_of_each_task_are_numbers_of_the_stated_names() -> None:
         "classify": Classification((level,)),
         "restore": Restored(np.clip(image.astype(int) + 3, 0, 255).astype(np.uint8)),
         "depth": Depth(np.linspace(1, 4, 48, dtype=np.float32).reshape(6, 8)),
+        "segment": Segmentation(np.tile(scores[:, None, None], (1, 6, 8)), ("a", "b", "c")),
+        "detect": Detections(("a", "b", "c"), np.array([[0.1, 0.1, 0.5, 0.6]], np.float32), np.array([1]), scores[1:2]),
     }
     assert set(results) == {name for name, task in TASKS.items() if task.signs}
     found = {}
@@ -126,8 +130,10 @@ def test_signs_of_each_task_are_numbers_of_the_stated_names() -> None:
         assert values.keys() == signs.statistics.keys() <= {each.name for each in statistics_of(name)}
         assert embedding.ndim == 1
         assert np.isfinite([*values.values(), *embedding]).all()
-        found |= values
-    assert found["confidence"] == pytest.approx(0.7)
-    assert found["margin"] == pytest.approx(0.5)
-    assert found["removed"] == pytest.approx(3, abs=0.2)
-    assert (found["middle"], found["spread"]) == (pytest.approx(2.5), pytest.approx(np.log2(3.7 / 1.3), rel=1e-3))
+        found[name] = values
+    assert found["classify"] == {"confidence": pytest.approx(0.7), "margin": pytest.approx(0.5)}
+    assert found["restore"]["removed"] == pytest.approx(3, abs=0.2)
+    octaves = pytest.approx(np.log2(3.7 / 1.3), rel=1e-3)
+    assert found["depth"] == {"middle": pytest.approx(2.5), "spread": octaves}
+    assert found["segment"] == {"confidence": pytest.approx(0.7), "unsure": 0}
+    assert found["detect"] == {"boxes": 1, "confidence": pytest.approx(0.7)}

@@ -42,7 +42,8 @@ def test_the_study_tells_what_is_confused_and_shows_the_worst_photos() -> None:
     blank.truth[:] = 255
     study.add(blank, answer)
     known, lost = 8 * 90, 10 * 27
-    least, mistakes = study.lines()
+    absent, least, mistakes = study.lines()
+    assert absent == "Warning: no mask has a pixel of road, tree: the figures say nothing of that."
     assert least == f"Least overlap: road 0.0 %, sky {100 * (known - lost) / known:.1f} %."
     assert mistakes == f"Most frequent mistakes, of all pixels: sky as road ({100 * lost / known:.1f} %)."
     captions = [caption for caption, _ in study.pictures()]

@@ -196,6 +196,8 @@ class Partner:
     """The truth of a part of the photo that is shown larger by this factor, as a longer lens would show it."""
     fault: Callable[[Truth, Sequence[LevelSpec]], str] = lambda truth, levels: ""
     """What is wrong with its content for these classes, in a phrase; empty where nothing is."""
+    doctor: str = ""
+    """Options of ``pocketvit doctor`` that look at these files too; ``{layout}`` is that of the data."""
 
 
 def no_protocols(asked: Sequence[str], layout: str) -> tuple[str, ...]:
@@ -344,8 +346,7 @@ class Task:
     """Python for the card, behind the code that runs a file without pocketvit: from ``outputs`` (arrays with a batch
     dimension of 1; where the geometry is ``pixels`` from ``answer``, one blended image) to what a reader wants."""
     relative: bool = False
-    """Differences from goldens are shares of each golden's mean: answers have a range that differs from photo to
-    photo."""
+    """Differences from goldens are shares of each golden's mean: the range of answers differs between photos."""
     partner: Partner = Partner()
     """How the files are read that lie beside photos."""
     conditions: Callable[[Sequence[str], str], Sequence[str]] = no_protocols
@@ -353,14 +354,13 @@ class Task:
     ``UsageError`` where there are none of these names. Empty where there is one way alone; where photos are degraded
     (``degrades``), how they are is the condition."""
     names_parts: bool = False
-    """Parts of a photo have a class, of one level: samples carry none, and their layout or ``data.class_names`` names
-    them all."""
+    """Parts of a photo have a class, of one level; samples carry none. Layout or ``data.class_names`` name them."""
     names: Callable[[Sequence[LevelSpec]], list[str]] | None = None
     """Full names of the metrics, where they are not those of ``metrics`` for each condition."""
     study: Callable[[Sequence[LevelSpec]], Study] | None = None
     """Collects what is shown beside the metrics."""
     agreement: Callable[[Raw, Raw], float] | None = None
-    """Share in % of (N, ...) answers that decide as a reference does; None where answers are no decisions."""
+    """Share in % of (N, ...) answers that decide as a reference does; None where they decide nothing."""
     strength: Strength | None = None
     """How strongly it may work, where that can be chosen for each image; needs ``adjust``."""
     adjust: Callable[[Pixels, Callable[[Pixels], Result], float], Result] | None = None

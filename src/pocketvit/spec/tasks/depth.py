@@ -348,7 +348,9 @@ DEPTH = base.Task(
     extras=_extras,
     example="model(image).depth  # (H, W) float32 at the model's size; .resized(height, width), .colored()",
     plain='np.save("depth.npy", outputs[0][0])  # (height, width) float32 at the model\'s size\n',
-    partner=base.Partner("depth map", read_depth, same_view, lambda depth, factor: depth / np.float32(factor)),
+    partner=base.Partner(
+        "depth map", read_depth, same_view, lambda depth, factor: depth / np.float32(factor), doctor=" --depth {layout}"
+    ),
     conditions=_conditions,
     follow=DepthStream,
     signs=SIGNS,

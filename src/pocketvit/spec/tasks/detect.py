@@ -207,6 +207,11 @@ def _fault(truths: NDArray[Any], inputs: Pixels) -> str:
     return f"the ground truth is {truths.dtype} {truths.shape}, not rows of a class and a box from 0 to 1"
 
 
+def _unknown(truth: NDArray[Any], levels: Sequence[LevelSpec]) -> str:
+    count = len(levels[-1].labels) if levels else np.inf
+    return f"holds class {truth[..., 0].max():g}, of {count} classes" if (truth[..., 0] >= count).any() else ""
+
+
 def _answer(labels: tuple[str, ...], row: NDArray[Any]) -> Detections:
     """One box, (class, left, top, right, bottom), as an answer that is sure."""
     return Detections(labels, row[None, 1:].astype(np.float32), row[:1].astype(np.int64), np.ones(1, np.float32))
@@ -303,6 +308,7 @@ DETECT = base.Task(
     evaluator=lambda levels, condition: DetectEvaluator(levels),
     truth=_truth,
     stack=stacked,
+    partner=base.Partner("list of boxes", fault=_unknown),
     baseline=_baseline,
     change=_change,
     change_limits=(0.15, 3.0),

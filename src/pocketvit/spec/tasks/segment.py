@@ -189,7 +189,7 @@ def _kept(truth: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 def _fault(truths: NDArray[Any], inputs: Pixels) -> str:
     if truths.dtype == np.uint8 and truths.shape == inputs.shape[:3]:
-        return ""
+        return "" if (truths != IGNORED).any() else f"all pixels of the golden masks are ignored ({IGNORED})"
     return f"the ground truth is {truths.dtype} {truths.shape}, not classes {inputs.shape[:3]} as the inputs"
 
 
@@ -299,7 +299,10 @@ SEGMENT = base.Task(
     example="model(image).classes  # (h, w) uint8 at the answer's size; .resized(height, width), .labels, .draw(photo)",
     plain=_PLAIN,
     partner=base.Partner(
-        "mask", read_mask, fault=lambda mask, levels: unknown_class(mask, len(levels[-1].labels)) if levels else ""
+        "mask",
+        read_mask,
+        fault=lambda mask, levels: unknown_class(mask, len(levels[-1].labels)) if levels else "",
+        doctor=" --masks",
     ),
     study=SegmentStudy,
     agreement=_agreement,

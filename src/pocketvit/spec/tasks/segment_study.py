@@ -60,6 +60,15 @@ class SegmentStudy:
         either = int(self.counts[k].sum() + self.counts[:, k].sum() - self.counts[k, k])
         return 100 * float(self.counts[k, k]) / either if either else None
 
+    def _absent(self) -> list[str]:
+        """A warning where some classes are in no mask."""
+        absent = [self.labels[k] for k in np.flatnonzero(self.counts.sum(axis=1) == 0)]
+        if len(absent) in (0, len(self.labels)):
+            return []
+        more = f" and {len(absent) - MOST_LINES} more" if len(absent) > MOST_LINES else ""
+        names = ", ".join(absent[:MOST_LINES])
+        return [f"Warning: no mask has a pixel of {names}{more}: the figures say nothing of that."]
+
     def _confused(self) -> list[tuple[int, int]]:
         """(truth, answer) of wrong pixels, the most frequent first."""
         wrong = self.counts * (1 - np.eye(len(self.labels), dtype=np.int64))
@@ -68,10 +77,11 @@ class SegmentStudy:
         return [(a, b) for a, b in pairs if wrong[a, b]]
 
     def lines(self) -> list[str]:
-        """The classes of least overlap and the most frequent mistakes."""
+        """Classes that no mask has, the classes of least overlap and the most frequent mistakes."""
+        warnings = self._absent()
         known = [(value, k) for k in range(len(self.labels)) if (value := self._overlap(k)) is not None]
         text = [f"{self.labels[k]} {value:.1f} %" for value, k in sorted(known)[:MOST_LINES]]
-        lines = [f"Least overlap: {', '.join(text)}."] if text else []
+        lines = [*warnings, *([f"Least overlap: {', '.join(text)}."] if text else [])]
         total = max(1, int(self.counts.sum()))
         pairs = self._confused()[:MOST_LINES]
         text = [f"{self.labels[a]} as {self.labels[b]} ({100 * self.counts[a, b] / total:.1f} %)" for a, b in pairs]
