@@ -1,6 +1,10 @@
 # make demo: set up and see it work. make test, make check: what CI runs.
 .PHONY: setup demo test check lock schema web clean
 BIN := .venv/bin
+# What Python compiles is kept, below .venv: each of the many processes of a test run would else compile torch anew where
+# PYTHONDONTWRITEBYTECODE is set, as it is in many containers.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 WEB := $(wildcard web/*.json web/*.ts web/*.html web/src/* web/public/* web/public/*/*)
 
 setup: .venv/setup.stamp
