@@ -22,6 +22,7 @@ from pocketvit.spec.hierarchy import LevelSpec, decide, leaf_paths
 from pocketvit.spec.manifest import Manifest, Memory
 from pocketvit.spec.parity import parity_violations, tolerances
 from pocketvit.spec.preprocess import Preprocess, prepare, resize
+from pocketvit.spec.tasks import TASKS
 from pocketvit.spec.tasks.depth import Depth
 from pocketvit.spec.tasks.detect import DETECT, Detections, stacked
 from pocketvit.spec.tasks.segment import Segmentation
@@ -70,6 +71,14 @@ def pixels(answer: dict[str, Any]) -> np.ndarray:
 @pytest.fixture(autouse=True, scope="module")
 def units() -> None:
     need(("web/build/units.mjs", UNITS.is_file()), ("node", shutil.which("node") is not None))
+
+
+def test_every_task_has_its_rows(tmp_path: Path) -> None:
+    asked = Asked()
+    asked.add("tasks", None)
+    (rows,) = asked.run(tmp_path)
+    assert rows["figures"] == sorted(TASKS)
+    assert rows["answers"] == sorted(name for name, task in TASKS.items() if task.geometry != "pixels")
 
 
 def test_pixels_are_pythons(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ const kinds = {
       [name, all.map((one) => one.map((value, i) => value + arrays[noise].data[i % arrays[noise].data.length]))]));
     return app.faultsOf(manifest, precision, outputs, golden);
   },
+  tasks: () => ({ answers: Object.keys(app.ANSWERS).sort(), figures: Object.keys(app.FIGURES).sort() }),
   variants: ({ artifact }) => {
     const manifest = app.parseManifest(new Uint8Array(readFileSync(join(artifact, "manifest.json"))));
     return app.webVariants(manifest).map(({ precision }) => precision);

@@ -1,5 +1,5 @@
 // What the page reads of an artifact's manifest.json: the fields of docs/manifest.schema.json that it needs.
-import { FIGURES } from "./figures";
+import limits from "./limits.json";
 
 export type Interpolation = "nearest" | "bilinear" | "bicubic" | "lanczos";
 
@@ -76,7 +76,7 @@ export function parseManifest(bytes: Uint8Array): Manifest {
   const found = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)) as Manifest;
   const arrays = [found?.levels, found?.inputs, found?.outputs, found?.files, found?.variants];
   if (found?.schema_version !== 1 || !arrays.every(Array.isArray)) throw new Error("manifest.json is none of version 1");
-  if (!Object.hasOwn(FIGURES, found.task)) throw new Error(`this app does not know the task ${found.task}`);
+  if (!Object.hasOwn(limits, found.task)) throw new Error(`this app does not know the task ${found.task}`);
   if (!found.files.every((entry) => PLAIN_NAME.test(entry.path) && entry.path !== ".." && entry.bytes >= 0)) {
     throw new Error("manifest.json lists a file with no plain name");
   }

@@ -54,7 +54,7 @@ export interface Follow {
 }
 
 /** Of each task that resizes a photo to the model's input: outputs to an answer. */
-const ANSWERS: Record<string, (outputs: Tensors, manifest: Manifest, image: Picture, follow: Follow) => Fixed> = {
+export const ANSWERS: Record<string, (outputs: Tensors, manifest: Manifest, image: Picture, follow: Follow) => Fixed> = {
   classify: labelled,
   depth: depthPicture,
   segment: maskPicture,
