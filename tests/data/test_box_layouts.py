@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from pocketvit.data.box_labels import encode
-from pocketvit.data.box_layouts import has_coco, has_yolo, read_coco, read_kitti_objects, read_yolo, size_of
+from pocketvit.data.box_layouts import has_coco, has_yolo, read_coco, read_kitti_objects, read_yolo
 from pocketvit.data.collections import load_collection, load_splits
 from pocketvit.data.decode import read_item
 from pocketvit.data.fingerprint import differences, fingerprint
 from pocketvit.errors import DataError, UsageError
+from pocketvit.spec.images import size_of
 from pocketvit.spec.recipe import DataConfig
 from tests import detect_data
 

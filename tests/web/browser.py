@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from pocketvit.serve.http.server import listen
+from pocketvit.serve.phone.routes import add_phone
+from tests.serve.asking import app_of
 from tests.tiny import noisy, photo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,3 +177,17 @@ def in_thread(app: FastAPI) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(60)
+
+
+@contextmanager
+def photo_done(model: Any, folder: Path) -> Iterator[tuple[Any, np.ndarray]]:
+    """The page with ``model``'s answer to a photo, and that photo; its camera shows the same frames."""
+    app, picture = app_of(model), frames()[0]
+    add_phone(app, DIST)
+    Image.fromarray(picture).save(folder / "photo.png")
+    camera = write_y4m(folder / "camera.y4m", frames(), fps=5)
+    with chromium(camera) as browser, in_thread(app) as url, phone(browser, url) as page:
+        ready(page)
+        page.set_input_files("#file", folder / "photo.png")
+        until(page, "document.getElementById('status').textContent.startsWith('Photo done')")
+        yield page, picture

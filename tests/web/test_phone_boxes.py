@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import pocketvit
 from pocketvit.runtimes.model import load
-from pocketvit.serve.phone.routes import add_phone
 from pocketvit.spec.boxes import COLOURS
 from pocketvit.spec.golden import read_golden
 from pocketvit.spec.parity import parity_violations, tolerances
 from pocketvit.spec.tasks.detect import SHOWN
-from tests.serve.asking import app_of
 from tests.web import browser as web
 from tests.web.detect_artifact import make_detect_artifact
 from tests.web.test_units import Asked, kind_of, tiled
@@ -42,15 +39,7 @@ def test_the_golden_check_of_boxes_finds_what_python_finds(tmp_path: Path) -> No
 def test_boxes_are_drawn_on_photos_and_frames(tmp_path: Path) -> None:
     web.need_browser()
     model = load(make_detect_artifact(tmp_path / "boxes").path)
-    app = app_of(model)
-    add_phone(app, web.DIST)
-    picture = web.frames()[0]
-    Image.fromarray(picture).save(tmp_path / "photo.png")
-    camera = web.write_y4m(tmp_path / "camera.y4m", web.frames(), fps=5)
-    with web.chromium(camera) as chromium, web.in_thread(app) as url, web.phone(chromium, url) as page:
-        web.ready(page)
-        page.set_input_files("#file", tmp_path / "photo.png")
-        web.until(page, "document.getElementById('status').textContent.startsWith('Photo done')")
+    with web.photo_done(model, tmp_path) as (page, picture):
         found = model(picture).above(SHOWN)
         assert len(found)
         rows = [row.split("\n") for row in page.locator("#answer li").all_inner_texts()]

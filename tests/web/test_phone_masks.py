@@ -6,11 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pocketvit.runtimes.model import load
-from pocketvit.serve.phone.routes import add_phone
-from tests.serve.asking import app_of
 from tests.web import browser as web
 from tests.web.segment_artifact import make_segment_artifact
 
@@ -19,15 +16,7 @@ from tests.web.segment_artifact import make_segment_artifact
 def test_masks_are_drawn_over_photos_and_frames(tmp_path: Path) -> None:
     web.need_browser()
     model = load(make_segment_artifact(tmp_path / "masks").path)
-    app = app_of(model)
-    add_phone(app, web.DIST)
-    picture = web.frames()[0]
-    Image.fromarray(picture).save(tmp_path / "photo.png")
-    camera = web.write_y4m(tmp_path / "camera.y4m", web.frames(), fps=5)
-    with web.chromium(camera) as chromium, web.in_thread(app) as url, web.phone(chromium, url) as page:
-        web.ready(page)
-        page.set_input_files("#file", tmp_path / "photo.png")
-        web.until(page, "document.getElementById('status').textContent.startsWith('Photo done')")
+    with web.photo_done(model, tmp_path) as (page, picture):
         answer = model(picture)
         shown = web.last_frame(page)[1]
         apart = np.abs(shown.astype(int) - answer.tinted(picture)).max(axis=2)

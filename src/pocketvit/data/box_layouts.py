@@ -18,7 +18,7 @@ import yaml
 from pocketvit.data.entries import Entry, Found, class_name, left_out, need_folder, read_names
 from pocketvit.errors import DataError
 from pocketvit.files import read_text
-from pocketvit.spec.images import CLASS_LIST, list_images, open_image
+from pocketvit.spec.images import CLASS_LIST, list_images, size_of
 
 Box = tuple[str, float, float, float, float]
 OVERHANG = 0.01
@@ -29,19 +29,7 @@ MOST_JSON = 2_000_000_000
 """Bytes; that of COCO 2017 has 448 million."""
 _MOST_SIDE = 1e9
 _SINGULAR = {"images": "image", "categories": "category"}
-_TURNED, _ORIENTATION = (5, 6, 7, 8), 0x0112
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of a photo as it is shown, from its header.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    with open_image(path) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION) in _TURNED else (height, width)
 
 
 def checked(label: str, sides: Sequence[float], where: str) -> Box:

@@ -21,15 +21,13 @@ from pocketvit.data.entries import Entry
 from pocketvit.errors import DataError, MissingDependencyError, UsageError, did_you_mean
 from pocketvit.progress import track
 from pocketvit.spec.depth_files import NO_VALUE, read_depth, same_view
-from pocketvit.spec.images import open_image
+from pocketvit.spec.images import size_of
 from pocketvit.terminal import shown
 
 FARTHEST, NEAREST = 200.0, 0.05
 """Metres; no photo has more or less as the median of its depths: then the unit is another one."""
 FEW = 0.001
 """A map with a smaller share of valid pixels says next to nothing; projected laser points have about 0.04."""
-_TURNED, _ORIENTATION = 5, 0x0112
-"""EXIF orientations from 5 on lie on their side."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +225,7 @@ def _neighbours(valid: NDArray[np.bool_]) -> float:
 
 
 def _size(photo: Path) -> tuple[int, int] | None:
-    """Height and width as readers see it, turned by EXIF; of a damaged photo the doctor says so elsewhere."""
-    with suppress(DataError, MissingDependencyError), open_image(photo) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
+    """Height and width as readers see it; of a damaged photo the doctor says so elsewhere."""
+    with suppress(DataError, MissingDependencyError):
+        return size_of(photo)
     return None

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pocketvit.data.entries import Entry
 from pocketvit.data.mask_layouts import read_masks
-from pocketvit.errors import DataError
+from pocketvit.errors import DataError, MissingDependencyError
 from pocketvit.progress import track
-from pocketvit.spec.images import read_image
+from pocketvit.spec.images import size_of
 from pocketvit.spec.mask_files import IGNORED, read_mask, unknown_class
 from pocketvit.terminal import shown
 
@@ -119,8 +119,8 @@ def _look_at(row: Entry, names: Sequence[str]) -> tuple[NDArray[np.int64], str]:
         return nothing, error.what.removeprefix(f"{row.clean}").lstrip(": ").rstrip(".")
     if names and (fault := unknown_class(mask, len(names))):
         return nothing, fault
-    with suppress(DataError):  # of a damaged photo the doctor says so elsewhere
-        height, width = read_image(row.path).shape[:2]
+    with suppress(DataError, MissingDependencyError):  # of a damaged photo the doctor says so elsewhere
+        height, width = size_of(row.path)
         if mask.shape != (height, width):
             return nothing, f"{mask.shape[1]}x{mask.shape[0]}, but its photo {row.path.name} is {width}x{height}"
     return np.bincount(mask.ravel(), minlength=256).astype(np.int64), ""

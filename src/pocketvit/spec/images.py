@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from pocketvit.errors import DataError, MissingDependencyError, PocketvitError
 from pocketvit.files import replacing
-from pocketvit.spec.pixels import to_pixels
+from pocketvit.spec.pixels import shown_size, to_pixels
 
 FORMATS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
@@ -110,6 +110,16 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.errno in _NOWHERE:
             raise DataError(f"{path}: no such file.", "Check the path.") from error
         raise _undecodable(str(path), error) from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image file as :func:`read_image` gives it, from its header.
+
+    Raises:
+        DataError, MissingDependencyError: as :func:`open_image`.
+    """
+    with open_image(path) as image:
+        return shown_size(image)
 
 
 @contextmanager

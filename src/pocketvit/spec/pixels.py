@@ -33,6 +33,8 @@ _INTEROP = 0xA005
 _SRGB_CODES, _SRGB_GAMMA, _NEAR = (1, 13), 0.45455, 0.02
 _SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 """x and y of white, red, green and blue."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations whose height and width change places."""
 # Orientation -> the upright array as the file's rows and columns see it (the tag's definition, turned back).
 _AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],
@@ -80,7 +82,7 @@ def to_pixels(image: Image.Image, name: str) -> Pixels:
         _note("stated", f"{name}: says that its colours are {stated}, without a profile; they are taken for sRGB.")
     width, height = image.size
     turn = _turn(image)
-    upright = np.empty((width, height, 3) if turn in (5, 6, 7, 8) else (height, width, 3), np.uint8)
+    upright = np.empty((width, height, 3) if turn in _ON_ITS_SIDE else (height, width, 3), np.uint8)
     stored = _AS_STORED[turn](upright) if turn in _AS_STORED else upright
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
@@ -111,6 +113,12 @@ def _turn(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return 1
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image as :func:`to_pixels` turns it, without decoding it."""
+    width, height = image.size
+    return (width, height) if _turn(image) in _ON_ITS_SIDE else (height, width)
 
 
 def _check_unsigned(image: Image.Image, name: str) -> None:

@@ -22,6 +22,7 @@ from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.tasks import depth_losses as losses
 from pocketvit.tasks.base import TorchTask
+from pocketvit.tasks.maps import at_size
 
 LEAST_INVERSE = 1e-6
 START_SHARE = 0.25
@@ -144,9 +145,7 @@ def graph_output(answer: Answer, preprocess: Preprocess) -> Tensor:
 
 def _at(depth: Tensor, size: tuple[int, ...]) -> Tensor:
     """(B, 1, h, w) -> (B, H, W)."""
-    if tuple(depth.shape[2:]) != tuple(size):
-        depth = F.interpolate(depth, size=size, mode="bilinear", align_corners=False)
-    return depth[:, 0]
+    return at_size(depth, size)[:, 0]
 
 
 def check(recipe: Recipe) -> None:

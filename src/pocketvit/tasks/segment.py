@@ -23,6 +23,7 @@ from pocketvit.spec.recipe import Recipe
 from pocketvit.spec.tasks import task_of
 from pocketvit.spec.tasks.segment import answer_size
 from pocketvit.tasks.base import TorchTask
+from pocketvit.tasks.maps import at_size
 
 MOST_WEIGHT = 20.0
 """A class that hardly occurs would else make a single pixel outweigh a photo."""
@@ -40,13 +41,7 @@ class SegmentModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits, bilinear from the network's own size where that is another one."""
         size = answer_size((int(image.shape[-2]), int(image.shape[-1])), self.stride)
-        return _at(self.backbone(image).float(), size)
-
-
-def _at(logits: Tensor, size: Sequence[int]) -> Tensor:
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+        return at_size(self.backbone(image).float(), size)
 
 
 def build(backbone: nn.Module, config: Any, levels: Sequence[LevelSpec], preprocess: Preprocess) -> SegmentModel:
@@ -66,7 +61,7 @@ def loss(output: Tensor, target: Tensor, config: Any, state: Tensor | None = Non
 
     The mean over known pixels, each by its class's weight; 0 where there are none.
     """
-    logits, known = _at(output.float(), target.shape[-2:]), target != IGNORED
+    logits, known = at_size(output.float(), target.shape[-2:]), target != IGNORED
     weight = None if state is None else state.to(logits.device)
     each = F.cross_entropy(logits, target, weight, ignore_index=IGNORED, reduction="none")
     count = known.sum() if weight is None else weight[torch.where(known, target, 0)][known].sum()
@@ -89,14 +84,14 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
 def distil(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015), mean over the pixels of
     the student's answer."""
-    other = _at(teacher.detach().float(), output.shape[-2:])
+    other = at_size(teacher.detach().float(), output.shape[-2:])
     p, q = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (output, other))
     return F.kl_div(p, q, reduction="none", log_target=True).sum(dim=1).mean() * temperature**2
 
 
 def distil_hard(output: Tensor, teacher: Tensor) -> Tensor:
     """Cross-entropy with the classes that the teacher decides for."""
-    return F.cross_entropy(output.float(), _at(teacher.detach().float(), output.shape[-2:]).argmax(dim=1))
+    return F.cross_entropy(output.float(), at_size(teacher.detach().float(), output.shape[-2:]).argmax(dim=1))
 
 
 def graph_output(answer: Tensor, preprocess: Preprocess) -> Tensor:

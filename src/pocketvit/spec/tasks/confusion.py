@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pocketvit.spec.hierarchy import LevelSpec
@@ -18,6 +19,22 @@ MOST_CLASSES, MOST_NAMED, MOST_MISTAKES, MOST_LINES = 100, 24, 12, 5
 """Classes of which all counts are listed; that are named in the picture; mistakes kept; lines for people."""
 THUMB = 240
 """Longer side of a kept photo in pixels."""
+
+
+def most_confused(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(truth, answer) of wrong answers in (K, K) counts, rows being the truth, the most frequent first."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[: 4 * MOST_LINES]
+    pairs = [divmod(int(i), len(counts)) for i in order]
+    return [(a, b) for a, b in pairs if wrong[a, b]]
+
+
+def confusions(labels: Sequence[str], counts: NDArray[np.int64], one: str, all_of: str) -> dict[str, Any]:
+    """``confused`` (the most frequent pairs, each number under the name ``one``) and, of up to 100 classes, the whole
+    ``confusion`` (all numbers under the name ``all_of``), in plain types."""
+    pairs = [{"truth": labels[a], "answer": labels[b], one: int(counts[a, b])} for a, b in most_confused(counts)]
+    whole = {"labels": list(labels), "rows": "truth", "columns": "answer", all_of: counts.tolist()}
+    return {"confused": pairs, **({"confusion": whole} if len(labels) <= MOST_CLASSES else {})}
 
 
 class ClassifyStudy:
@@ -52,20 +69,16 @@ class ClassifyStudy:
     def _accuracy(self, k: int) -> float | None:
         return 100 * float(self.counts[k, k]) / float(self._totals[k]) if self._totals[k] else None
 
-    def _confused(self) -> list[tuple[int, int]]:
-        """(truth, answer) of wrong answers, the most frequent first."""
-        wrong = self.counts * (1 - np.eye(len(self.labels), dtype=np.int64))
-        order = np.argsort(-wrong, axis=None, kind="stable")[: 4 * MOST_LINES]
-        pairs = [divmod(int(i), len(self.labels)) for i in order]
-        return [(a, b) for a, b in pairs if wrong[a, b]]
-
     def lines(self) -> list[str]:
         """The weakest classes and the most frequent mistakes."""
         seen = [k for k in range(len(self.labels)) if self._totals[k] and self.counts[k, k] < self._totals[k]]
         weak = sorted(seen, key=lambda k: self._accuracy(k) or 0.0)[:MOST_LINES]
         text = [f"{self.labels[k]} {self.counts[k, k]} of {self._totals[k]}" for k in weak]
         lines = [f"Weakest classes: {', '.join(text)}."] if text else []
-        text = [f"{self.labels[a]} as {self.labels[b]} ({self.counts[a, b]})" for a, b in self._confused()[:MOST_LINES]]
+        text = [
+            f"{self.labels[a]} as {self.labels[b]} ({self.counts[a, b]})"
+            for a, b in most_confused(self.counts)[:MOST_LINES]
+        ]
         return [*lines, f"Most frequent mistakes: {', '.join(text)}."] if text else lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,13 +93,7 @@ class ClassifyStudy:
             }
             for k, label in rows
         ]
-        pairs = [
-            {"truth": self.labels[a], "answer": self.labels[b], "count": int(self.counts[a, b])}
-            for a, b in self._confused()
-        ]
-        whole = {"labels": self.labels, "rows": "truth", "columns": "answer", "counts": self.counts.tolist()}
-        known = len(self.labels) <= MOST_CLASSES
-        return {"per_class": classes, "confused": pairs, **({"confusion": whole} if known else {})}
+        return {"per_class": classes, **confusions(self.labels, self.counts, "count", "counts")}
 
     def pictures(self) -> list[tuple[str, list[base.Panel]]]:
         """The confusion matrix, then the mistakes that the model was most certain of."""

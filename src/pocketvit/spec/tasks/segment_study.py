@@ -14,10 +14,11 @@ from pocketvit.spec.hierarchy import LevelSpec
 from pocketvit.spec.mask_pictures import painted
 from pocketvit.spec.preprocess import Pixels, nearest
 from pocketvit.spec.tasks import base
+from pocketvit.spec.tasks.confusion import MOST_LINES, confusions, most_confused
 from pocketvit.spec.tasks.segment_scores import confusion
 
-MOST_CLASSES, MOST_LINES, MOST_PHOTOS = 100, 5, 6
-"""Classes of which all counts are listed; entries of a line for people; photos kept."""
+MOST_PHOTOS = 6
+"""Photos kept."""
 LONGER = 320
 """Longer side of a kept photo in pixels."""
 
@@ -69,13 +70,6 @@ class SegmentStudy:
         names = ", ".join(absent[:MOST_LINES])
         return [f"Warning: no mask has a pixel of {names}{more}: the figures say nothing of that."]
 
-    def _confused(self) -> list[tuple[int, int]]:
-        """(truth, answer) of wrong pixels, the most frequent first."""
-        wrong = self.counts * (1 - np.eye(len(self.labels), dtype=np.int64))
-        order = np.argsort(-wrong, axis=None, kind="stable")[: 4 * MOST_LINES]
-        pairs = [divmod(int(i), len(self.labels)) for i in order]
-        return [(a, b) for a, b in pairs if wrong[a, b]]
-
     def lines(self) -> list[str]:
         """Classes that no mask has, the classes of least overlap and the most frequent mistakes."""
         warnings = self._absent()
@@ -83,7 +77,7 @@ class SegmentStudy:
         text = [f"{self.labels[k]} {value:.1f} %" for value, k in sorted(known)[:MOST_LINES]]
         lines = [*warnings, *([f"Least overlap: {', '.join(text)}."] if text else [])]
         total = max(1, int(self.counts.sum()))
-        pairs = self._confused()[:MOST_LINES]
+        pairs = most_confused(self.counts)[:MOST_LINES]
         text = [f"{self.labels[a]} as {self.labels[b]} ({100 * self.counts[a, b] / total:.1f} %)" for a, b in pairs]
         return [*lines, f"Most frequent mistakes, of all pixels: {', '.join(text)}."] if text else lines
 
@@ -93,13 +87,7 @@ class SegmentStudy:
             {"label": label, "pixels": int(self.counts[k].sum()), "iou": self._overlap(k)}
             for k, label in enumerate(self.labels)
         ]
-        pairs = [
-            {"truth": self.labels[a], "answer": self.labels[b], "pixels": int(self.counts[a, b])}
-            for a, b in self._confused()
-        ]
-        whole = {"labels": self.labels, "rows": "truth", "columns": "answer", "pixels": self.counts.tolist()}
-        known = len(self.labels) <= MOST_CLASSES
-        return {"per_class": classes, "confused": pairs, **({"confusion": whole} if known else {})}
+        return {"per_class": classes, **confusions(self.labels, self.counts, "pixels", "pixels")}
 
     def pictures(self) -> list[tuple[str, list[base.Panel]]]:
         """The photos with the fewest right pixels, the worst first."""
